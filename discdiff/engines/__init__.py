@@ -1,0 +1,5 @@
+"""Engines: one technique, one file. Importing this package registers them all."""
+
+from . import counts, families, finite, gaussian, particles, replacement, truncated
+
+__all__ = ["counts", "families", "finite", "gaussian", "particles", "replacement", "truncated"]

@@ -1,0 +1,70 @@
+r"""A belief: the posterior law of a categorical :math:`x_0`, site by site.
+
+The statistic of finite processes is :math:`1[x_0 = a]`, so an estimate says what it knows by a
+law on the states. It is either certain of one state (the data) or a table of logits; both answer
+the same questions, and the data never become a one-hot table.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ..laws import draw_categories
+
+
+class Belief(ABC):
+    """A law on the states 0 … K−1 for each site, of shape (B, *sites)."""
+
+    @abstractmethod
+    def log_at(self, state: Tensor) -> Tensor:
+        """Log-probabilities of one state per site; extra leading or last axes broadcast."""
+
+    @abstractmethod
+    def log_table(self, size: int) -> Tensor:
+        """Log-probabilities of all states, shape (B, *sites, K)."""
+
+    @abstractmethod
+    def draw(self, where: Tensor) -> Tensor:
+        """Draws at the sites where the boolean mask is true, flat."""
+
+
+class Certain(Belief):
+    """All mass on one state per site."""
+
+    def __init__(self, state: Tensor) -> None:
+        self.state = state
+
+    def log_at(self, state: Tensor) -> Tensor:
+        own = self.state.unsqueeze(-1) if state.dim() > self.state.dim() else self.state
+        agrees = state == own
+        zero = torch.zeros(agrees.shape, dtype=torch.get_default_dtype(), device=state.device)
+        return torch.where(agrees, zero, zero - torch.inf)
+
+    def log_table(self, size: int) -> Tensor:
+        return self.log_at(torch.arange(size, device=self.state.device).expand(*self.state.shape, size))
+
+    def draw(self, where: Tensor) -> Tensor:
+        return self.state[where]
+
+
+class Spread(Belief):
+    """A table of logits on the last axis; normalised only where it is read."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    def log_at(self, state: Tensor) -> Tensor:
+        table = self.log_table(self.logits.shape[-1])
+        if state.dim() == table.dim():
+            return table.gather(-1, state)
+        table = table.expand(*state.shape, table.shape[-1])
+        return table.gather(-1, state.unsqueeze(-1)).squeeze(-1)
+
+    def log_table(self, size: int) -> Tensor:
+        return self.logits.log_softmax(-1)
+
+    def draw(self, where: Tensor) -> Tensor:
+        return draw_categories(self.logits[where])

@@ -1,0 +1,252 @@
+r"""Dense rate matrices, by uniformization with squaring.
+
+With :math:`P_{s,t}` the transition matrices, at :math:`x_t = x` and a posterior :math:`\mu` of
+:math:`x_0`,
+
+.. math::
+    p(x_s = b \mid x) = \sum_a \mu(a) \frac{P_{0,s}(a, b)\, P_{s,t}(b, x)}{P_{0,t}(a, x)}, \qquad
+    \frac{p_t(y)}{p_t(x)} = \sum_a \mu(a) \frac{P_{0,t}(a, y)}{P_{0,t}(a, x)}.
+
+Ratios of transition probabilities are what everything reads, so entries are computed with small
+*relative* error. Rates that vary in time and do not commute go through a positive product of
+panels instead. Coupled sites are one joint space.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .. import laws
+from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Logits, Posterior, Ratio
+from ..numerics.linalg import Propagator, Uniformized, panels_for
+from ..numerics.special import safe_log
+from ..shapes import span
+from ..solve import Engine, Score, Unsolved, solves
+from ..terms import FiniteJump, RateMatrix
+from ..validation import require, values_are_checked
+from .replacement import atom_log_table, log_ratio_table
+
+TOLERANCE = 1e-10  # of the panels for rates that vary in time
+MARGIN = 4  # more squarings where the rates will be learned and may become slower
+
+
+@solves(FiniteJump)
+class Finite(Engine):
+    """Any chain on finitely many states (a thousand at most, in practice)."""
+
+    technique = "uniformization with squaring"
+
+    def __init__(self, terms: tuple[Any, ...]) -> None:
+        super().__init__(terms)
+        sizes = {(term.size, getattr(term, "sites", ())) for term in terms}
+        require(len(sizes) == 1, f"rate matrices of different spaces in one sum: {sorted(sizes)}")
+        ((self.size, self.sites),) = sizes
+        self.varying = any(getattr(term, "function", None) is not None for term in terms)
+        self._tables: dict[torch.dtype, Uniformized] = {}
+        self._panels: dict[int, tuple[float, int]] = {}
+        if not self.varying:
+            first = Uniformized(self.matrix().detach())
+            self.levels, self.converged = first.levels, first.converged
+            self.limits = first.limit()
+
+    def branch(self) -> str:
+        space = f"{self.size} states" + (f" = sites {self.sites}" if self.sites else "")
+        if self.varying:
+            return f"{space}, rates vary: positive panels"
+        return f"{space}, {self.levels} squarings"
+
+    def matrix(self, t: Tensor | None = None) -> Tensor:
+        """The rate matrix of the sum, (K, K), or (B, K, K) at times that matter."""
+        if t is None:
+            return sum(term.matrix() for term in self.terms)
+        return sum(
+            term.scale * term.function(t)
+            if isinstance(term, RateMatrix) and term.function is not None
+            else term.matrix().expand(t.shape[0], -1, -1)
+            for term in self.terms
+        )
+
+    # -- transition matrices -------------------------------------------------------------------
+
+    def _kernel(self, s: Tensor, t: Tensor) -> _Kernel:
+        if self.varying:
+            rate, panels = self._panels_to(t)
+            return _Varying(Propagator(self.matrix, rate, panels), s, t)
+        return _Homogeneous(self._table(), span(s, t))
+
+    def _table(self) -> Uniformized:
+        Q, dtype = self.matrix(), torch.get_default_dtype()
+        if Q.requires_grad:
+            return Uniformized(Q, self.levels + MARGIN).to(dtype)
+        if dtype not in self._tables:
+            self._tables[dtype] = Uniformized(Q, self.levels).to(dtype)
+        return self._tables[dtype]
+
+    def _panels_to(self, t: Tensor) -> tuple[float, int]:
+        """Rate bound and panels for times up to the next power of two above t."""
+        if values_are_checked(t):
+            end = float(t.detach().max())
+            if end == torch.inf:
+                raise Unsolved("rates that vary in time are solved up to finite times only")
+            horizon = 1
+            while horizon < end:
+                horizon *= 2
+            if horizon not in self._panels:
+                self._panels[horizon] = panels_for(self.matrix, float(horizon), TOLERANCE)
+        elif not self._panels:
+            self._panels[1] = panels_for(self.matrix, 1.0, TOLERANCE)
+        return self._panels[max(self._panels)]
+
+    # -- laws ----------------------------------------------------------------------------------
+
+    def index(self, x: Tensor) -> Tensor:
+        """The joint index of states."""
+        return laws.box_index(x, self.sites)[0] if self.sites else x
+
+    def _law(self, log_probs: Tensor) -> Distribution:
+        if self.sites:
+            law = laws.Indexed(log_probs, self.sites, torch.int64)
+        else:
+            law = laws.Table(log_probs, torch.int64)
+        return law.to_event(log_probs.dim() - 2)
+
+    def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        return self._law(safe_log(self._kernel(s, t).rows(self.index(x))))
+
+    def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        x = self.index(x)
+        zero = torch.zeros_like(s)
+        late = self._kernel(s, t).columns(x)
+        if isinstance(estimate, Data):
+            early = self._kernel(zero, s).rows(self.index(estimate.value))
+        else:
+            weights = self._weights(estimate, x, t)
+            early = self._kernel(zero, s).apply(weights)
+        return self._law(safe_log(early * late).log_softmax(-1))
+
+    def limit(self, shape: tuple[int, ...]) -> Distribution:
+        if self.varying:
+            raise Unsolved("rates that vary in time have no limit law")
+        rows = self.limits
+        apart = float((rows - rows[0]).abs().max())
+        if not self.converged or apart > 1e-9:
+            raise Unsolved(f"the limit depends on the start (by up to {apart:.2g})")
+        table = safe_log(rows[0].to(torch.get_default_dtype()))
+        sites = tuple(shape[:-1]) if self.sites else tuple(shape)
+        return self._law(table.expand(*sites, self.size))
+
+    # -- scores and estimates ------------------------------------------------------------------
+
+    def _posterior(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r"""The posterior :math:`\mu`, shape (B, *sites, K)."""
+        if isinstance(estimate, Data):
+            index = self.index(estimate.value)
+            return torch.nn.functional.one_hot(index, self.size).to(torch.get_default_dtype())
+        if isinstance(estimate, Atoms):
+            atoms = Atoms(estimate.log_weights, self.index(estimate.atoms))
+            return atom_log_table(atoms, self.size).exp()
+        if isinstance(estimate, Posterior):
+            return estimate.log_probs.exp()
+        if isinstance(estimate, LeaveOneOut):
+            joint = estimate.log_probs + safe_log(self._columns(x, t))
+            return joint.softmax(-1)
+        raise Unsolved(
+            f"{type(estimate).__name__} does not determine the posterior of x_0; Posterior, "
+            "LeaveOneOut and Exact do"
+        )
+
+    def _columns(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._kernel(torch.zeros_like(t), t).columns(x)
+
+    def _weights(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\mu(a) / P_{0,t}(a, x)` up to a factor; states that cannot have led to x get 0."""
+        if isinstance(estimate, LeaveOneOut):
+            return estimate.log_probs.exp()
+        column = self._columns(x, t)
+        possible = column > 0
+        mu = self._posterior(estimate, x, t)
+        return torch.where(possible, mu / torch.where(possible, column, 1.0), 0.0)
+
+    def ratio_table(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\log p_t(y) / p_t(x)` for all y; x is a joint index."""
+        if isinstance(estimate, Conditional | Ratio):
+            return log_ratio_table(estimate, x)
+        kernel = self._kernel(torch.zeros_like(t), t)
+        if isinstance(estimate, Data):
+            law = kernel.rows(self.index(estimate.value))
+        else:
+            law = kernel.apply(self._weights(estimate, x, t))
+        table = safe_log(law)
+        return table - table.gather(-1, x.unsqueeze(-1))
+
+    def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
+        table = self.ratio_table(estimate, self.index(x), t)
+        return Score(log_ratio=lambda y: table.gather(-1, self.index(y)))
+
+    def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
+        x = self.index(x)
+        if kind is Ratio:
+            return Ratio(self.ratio_table(estimate, x, t))
+        if kind is Posterior:
+            return Posterior(safe_log(self._posterior(estimate, x, t)))
+        if not issubclass(kind, Logits):
+            raise self.unsolved(f"conversion to {kind.__name__}")
+        left_out = safe_log(self._weights(estimate, x, t)).log_softmax(-1)
+        if kind is LeaveOneOut:
+            return LeaveOneOut(left_out)
+        kernel = self._kernel(torch.zeros_like(t), t)
+        return Conditional(safe_log(kernel.apply(left_out.exp())))
+
+    def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
+        return self._law(safe_log(self._posterior(estimate, self.index(x), t)))
+
+    def decays(self, head: Any) -> bool:
+        return head.kind in (Atoms, Data, LeaveOneOut)
+
+    def starts_at_infinity(self, head: Any) -> bool:
+        return head.kind not in (Ratio, Conditional)
+
+
+class _Kernel:
+    """Transition matrices between two times per batch element."""
+
+    def rows(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def columns(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def apply(self, v: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _Homogeneous(_Kernel):
+    def __init__(self, table: Uniformized, tau: Tensor) -> None:
+        self.table, self.tau = table, tau
+
+    def rows(self, x: Tensor) -> Tensor:
+        return self.table.rows(x, self.tau)
+
+    def columns(self, x: Tensor) -> Tensor:
+        return self.table.columns(x, self.tau)
+
+    def apply(self, v: Tensor) -> Tensor:
+        return self.table.apply(v, self.tau)
+
+
+class _Varying(_Kernel):
+    def __init__(self, propagator: Propagator, s: Tensor, t: Tensor) -> None:
+        self.propagator, self.s, self.t = propagator, s, t
+
+    def rows(self, x: Tensor) -> Tensor:
+        return self.propagator.rows(x, self.s, self.t).to(torch.get_default_dtype())
+
+    def columns(self, x: Tensor) -> Tensor:
+        return self.propagator.columns(x, self.s, self.t).to(torch.get_default_dtype())
+
+    def apply(self, v: Tensor) -> Tensor:
+        return self.propagator.apply(v.double(), self.s, self.t).to(v.dtype)

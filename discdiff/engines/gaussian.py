@@ -1,0 +1,317 @@
+r"""Scalar and diagonal Gaussian processes.
+
+For :math:`dx = (a x + b)\, dt + g\, dW` entry by entry,
+
+.. math::
+    x_t \mid x_s \sim \mathcal{N}(\varphi x_s + m, v), \qquad
+    \varphi = e^{a \tau}, \quad m = b\, \frac{e^{a \tau} - 1}{a}, \quad
+    v = g^2\, \frac{e^{2 a \tau} - 1}{2 a}, \quad \tau = t - s,
+
+and for rates that are functions of time the same with integrals, by Gauss–Legendre quadrature.
+The statistic that closes the heads is :math:`x_0`: the score is
+:math:`(\varphi \hat x_0 + m - x) / v`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as pyro
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .. import estimates, laws
+from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Velocity
+from ..numerics.quadrature import gauss_legendre
+from ..numerics.special import expm1_ratio
+from ..shapes import along, span
+from ..solve import Engine, Score, Unsolved, solves
+from ..terms import Linear, Noise
+from ..validation import require
+
+NODES = 64
+
+
+@dataclass(frozen=True)
+class Moments:
+    r""":math:`\varphi, m, v` of shape (B,), or (B, k) where a diagonal was declared."""
+
+    phi: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+@solves(Linear, Noise)
+class Gaussian(Engine):
+    """Scalar and diagonal linear diffusions, solved in closed form."""
+
+    technique = "closed form"
+    deterministic = True
+
+    def __init__(self, terms: tuple[Any, ...]) -> None:
+        super().__init__(terms)
+        self.drifts = [term for term in terms if isinstance(term, Linear)]
+        self.noises = [term for term in terms if isinstance(term, Noise)]
+        self.varying = any(d.functions for d in self.drifts) or any(
+            n.function is not None for n in self.noises
+        )
+        zero = torch.zeros(1, dtype=torch.float64)
+        a, b, g2 = self._rates(zero)
+        shapes = {v.shape[1:] for v in (a, b, g2) if v.dim() > 1}
+        self.diagonal = bool(shapes)
+        self.drifting = bool(b.detach().ne(0).any()) or self.varying
+        if not self.varying:
+            self.stable = bool((a.detach() < 0).all())
+        else:
+            self.stable = False
+            self._require_smooth()
+
+    def branch(self) -> str:
+        if self.varying:
+            return f"rates vary: Gauss–Legendre, {NODES} nodes"
+        form = "diagonal" if self.diagonal else "scalar"
+        return f"{form}, {'stable' if self.stable else 'no limit'}"
+
+    # -- moments -------------------------------------------------------------------------------
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """a, b and g² at times (B,), each of shape (1 or B,) or (1 or B, k)."""
+        a = b = g2 = torch.zeros(1, dtype=torch.float64, device=t.device)
+        for drift in self.drifts:
+            a = _plus(a, drift.scale * self._number(drift.at("A", t), "A" in drift.functions, t))
+            b = _plus(b, drift.scale * self._vector(drift.at("b", t), "b" in drift.functions, t))
+        for noise in self.noises:
+            B = self._number(noise.at(t), noise.function is not None, t)
+            g2 = _plus(g2, noise.scale * B**2)
+        return a, b, g2
+
+    def _number(self, value: Tensor, per_time: bool, t: Tensor) -> Tensor:
+        if value.dim() - (per_time and value.dim() > 0) == 2:
+            raise Unsolved(
+                "matrices in Linear or Noise have no engine yet: scalars and diagonals (vectors on "
+                "the last axis) are solved; simulate the process with matrices instead"
+            )
+        return self._vector(value, per_time, t)
+
+    def _vector(self, value: Tensor, per_time: bool, t: Tensor) -> Tensor:
+        if per_time:
+            return value.expand(t.shape) if value.dim() == 0 else value
+        return value.reshape(1, *value.shape)
+
+    def moments(self, s: Tensor, t: Tensor) -> Moments:
+        """The moments of the transition from s to t."""
+        if self.varying:
+            return self._integrated(s, t)
+        tau = span(s, t)
+        a, b, g2 = self._rates(t)
+        if self.diagonal:
+            tau = tau.unsqueeze(-1)
+            a, b, g2 = (v.unsqueeze(-1) if v.dim() == 1 else v for v in (a, b, g2))
+        growth = torch.where(a == 0, torch.ones_like(a * tau), (a * tau).exp())
+        return Moments(growth, b * expm1_ratio(a, tau), g2 * expm1_ratio(2 * a, tau))
+
+    def _integrated(self, s: Tensor, t: Tensor, nodes: int = NODES) -> Moments:
+        """The moments for rates that vary, by nested quadrature."""
+        u, w = _panel(s, t, nodes)
+        a, b, g2 = (self._on_nodes(u, i) for i in range(3))
+        v, w_inner = _panel(u.reshape(-1), t.repeat_interleave(nodes), nodes)
+        inner = self._on_nodes(v, 0)
+        left = torch.einsum("mn,mn...->m...", w_inner, inner).reshape(*u.shape, *inner.shape[2:])
+        rest = left.exp()
+        phi = torch.einsum("bn,bn...->b...", w, a).exp()
+        mean = torch.einsum("bn,bn...->b...", w, rest * b)
+        variance = torch.einsum("bn,bn...->b...", w, rest**2 * g2)
+        return Moments(phi, mean, variance)
+
+    def _on_nodes(self, u: Tensor, which: int) -> Tensor:
+        value = self._rates(u.reshape(-1))[which]
+        value = value.expand(u.numel(), *value.shape[1:]).reshape(*u.shape, *value.shape[1:])
+        return value.unsqueeze(-1) if self.diagonal and value.dim() == 2 else value
+
+    def _require_smooth(self) -> None:
+        """Raises unless the quadrature of the functions has converged on [0, 1]."""
+        zero = torch.zeros(1, dtype=torch.float64)
+        fine, coarse = self._integrated(zero, zero + 1), self._integrated(zero, zero + 1, 40)
+        gap = max(
+            float((getattr(fine, k) - getattr(coarse, k)).detach().abs().max())
+            for k in ("phi", "mean", "variance")
+        )
+        require(gap < 1e-9, f"the functions in Linear or Noise are not smooth on [0, 1]: {gap:.1e}")
+
+    def _fit(self, value: Tensor, x: Tensor) -> Tensor:
+        """Numbers (B,) or (B, k) against a state."""
+        if value.dim() == 2:
+            shape = (value.shape[0],) + (1,) * (x.dim() - 2) + value.shape[1:]
+            return value.to(x.dtype).reshape(shape)
+        return along(value, x)
+
+    # -- laws ----------------------------------------------------------------------------------
+
+    def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        moments = self.moments(s, t)
+        return _normal(self._centre(x, moments), self._fit(moments.variance.sqrt(), x))
+
+    def _centre(self, x_0: Tensor, moments: Moments) -> Tensor:
+        centre = self._fit(moments.phi, x_0) * x_0
+        return centre + self._fit(moments.mean, x_0) if self.drifting else centre
+
+    def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        return self.step(estimate, x, s, t, 1.0)
+
+    def step(
+        self, estimate: Estimate, x: Tensor, s: Tensor, t: Tensor, eta: float
+    ) -> Distribution:
+        r"""The step to s that keeps the marginal, with noise :math:`\eta` times the bridge's.
+
+        .. math:: x_s = \varphi_s \hat x_0 + m_s + \sqrt{v_s - \eta^2 w}\, \hat\varepsilon
+                  + \eta \sqrt{w}\, \xi, \qquad w = v_s v_{t|s} / v_t
+
+        References:
+            | Denoising Diffusion Implicit Models (Song et al., 2021)
+        """
+        whole = self.moments(torch.zeros_like(s), t)
+        early, late = self.moments(torch.zeros_like(s), s), self.moments(s, t)
+        bridge = early.variance * late.variance / whole.variance
+        kept = (early.variance - eta**2 * bridge).clamp(min=0)  # ≥ 0 exactly: v_{t|s} ≤ v_t
+        x_0 = self.mean_of(estimate, x, t)
+        if eta == 1.0:  # √(v_s − w) ε̂ = φ_{t|s} v_s (x − φ x̂_0 − m) / v_t, with no root to take
+            gain = late.phi * early.variance / whole.variance
+        else:
+            gain = (kept / whole.variance).sqrt()
+        rest = x - self._centre(x_0, whole)
+        centre = self._centre(x_0, early) + self._fit(gain, x) * rest
+        if eta == 0.0:
+            return laws.point(centre)
+        return _normal(centre, self._fit(eta * bridge.sqrt(), x))
+
+    def limit(self, shape: tuple[int, ...]) -> Distribution:
+        if not self.stable:
+            raise Unsolved("there is no limit law: a drift coefficient is ≥ 0 (or varies in time)")
+        a, b, g2 = self._rates(torch.zeros(1, dtype=torch.float64))
+        like = torch.zeros(shape, device=a.device)
+        mean, std = self._fit(-b / a, like), self._fit((g2 / (-2 * a)).sqrt(), like)
+        return _normal(mean.expand(shape), std.expand(shape))
+
+    # -- scores and estimates ------------------------------------------------------------------
+
+    def mean_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\hat x_0`, the statistic, from any estimate that determines it."""
+        if isinstance(estimate, Data | Mean):
+            return estimate.value
+        if isinstance(estimate, Atoms):
+            return estimate.average(estimate.atoms)
+        moments = self.moments(torch.zeros_like(t), t)
+        phi, std = self._fit(moments.phi, x), self._fit(moments.variance.sqrt(), x)
+        centred = x - self._fit(moments.mean, x) if self.drifting else x
+        if isinstance(estimate, Epsilon):
+            return (centred - std * estimate.value) / phi
+        if isinstance(estimate, estimates.Score):
+            return (centred + std**2 * estimate.value) / phi
+        if isinstance(estimate, Velocity):
+            return (phi * centred - std * estimate.value) / (phi**2 + std**2)
+        raise self.refused(estimate)
+
+    def epsilon_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\hat\varepsilon = (x - \varphi \hat x_0 - m) / \sqrt v`."""
+        if isinstance(estimate, Epsilon):
+            return estimate.value
+        moments = self.moments(torch.zeros_like(t), t)
+        std = self._fit(moments.variance.sqrt(), x)
+        if isinstance(estimate, estimates.Score):
+            return -std * estimate.value
+        if isinstance(estimate, Velocity):
+            phi = self._fit(moments.phi, x)
+            centred = x - self._fit(moments.mean, x) if self.drifting else x
+            return (std * centred + phi * estimate.value) / (phi**2 + std**2)
+        return (x - self._centre(self.mean_of(estimate, x, t), moments)) / std
+
+    def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
+        if isinstance(estimate, estimates.Score):
+            return Score(gradient=estimate.value)
+        moments = self.moments(torch.zeros_like(t), t)
+        return Score(
+            gradient=-self.epsilon_of(estimate, x, t) / self._fit(moments.variance.sqrt(), x)
+        )
+
+    def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
+        if kind is Mean:
+            return Mean(self.mean_of(estimate, x, t))
+        if kind is Epsilon:
+            return Epsilon(self.epsilon_of(estimate, x, t))
+        if kind is estimates.Score:
+            return estimates.Score(self.score(estimate, x, t).gradient)
+        if kind is Velocity:
+            moments = self.moments(torch.zeros_like(t), t)
+            phi, std = self._fit(moments.phi, x), self._fit(moments.variance.sqrt(), x)
+            x_0, epsilon = self.mean_of(estimate, x, t), self.epsilon_of(estimate, x, t)
+            return Velocity(phi * epsilon - std * x_0)
+        raise self.unsolved(f"conversion to {kind.__name__}")
+
+    def kl_rate(
+        self, target: Any, estimate: Any, x: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        if self.diagonal:
+            return None
+        error = self.epsilon_of(estimate, x, t) - self.epsilon_of(target, x, t)
+        return error.square(), self.coefficient(t)
+
+    def coefficient(self, t: Tensor) -> Tensor:
+        g2 = self._rates(t)[2]
+        return g2 / (2 * self.moments(torch.zeros_like(t), t).variance)
+
+    def snr(self, t: Tensor) -> Tensor:
+        r"""The signal-to-noise ratio :math:`\varphi^2 / v`."""
+        moments = self.moments(torch.zeros_like(t), t)
+        return moments.phi**2 / moments.variance
+
+    def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
+        r""":math:`\mathcal{N}(\hat x_0, v / \varphi^2)`."""
+        moments = self.moments(torch.zeros_like(t), t)
+        std = self._fit(moments.variance.sqrt() / moments.phi.abs(), x)
+        return _normal(self.mean_of(estimate, x, t), std)
+
+    def survival(self, t: Tensor) -> Tensor:
+        r""":math:`\varphi^2 v_\infty / v`-like share of the signal: :math:`e^{-\Lambda}` for VP."""
+        return self.moments(torch.zeros_like(t), t).phi ** 2
+
+    def decays(self, head: Any) -> bool:
+        return head.kind is Atoms or head.kind is Data
+
+    def starts_at_infinity(self, head: Any) -> bool:
+        return head.kind not in (Epsilon, estimates.Score)
+
+    def profile(self, z: Tensor) -> Tensor:
+        # The loss of a network is flat in z where noise is low, and falls as e^{-z} where it is high.
+        return (-z).sigmoid() * torch.where(z < -12, ((z + 12) / 2).exp(), torch.ones_like(z)) + (
+            -(z.abs() / 2)
+        ).exp() / 8
+
+    def refused(self, estimate: Estimate) -> Unsolved:
+        return Unsolved(
+            f"{type(estimate).__name__} does not determine E[x_0 | x_t]; Mean, Epsilon, Velocity, "
+            "Score and Exact do"
+        )
+
+
+def _normal(mean: Tensor, std: Tensor) -> Distribution:
+    law = pyro.Normal(mean, std.expand(mean.shape), validate_args=False)
+    return law.to_event(mean.dim() - 1)
+
+
+def _plus(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of numbers (1 or B,) and (1 or B, k)."""
+    if a.dim() < b.dim():
+        a = a.unsqueeze(-1)
+    elif b.dim() < a.dim():
+        b = b.unsqueeze(-1)
+    return a + b
+
+
+def _panel(s: Tensor, t: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    """Gauss–Legendre nodes and weights on [s, t], shape (B, nodes)."""
+    unit, weight = gauss_legendre(nodes, 0.0, 1.0)
+    unit, weight = unit.to(t), weight.to(t)
+    length = (t - s).unsqueeze(-1)
+    return s.unsqueeze(-1) + length * unit, length * weight

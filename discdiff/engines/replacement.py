@@ -1,0 +1,391 @@
+r"""Replacement by draws from a fixed law: rank-one chains at any vocabulary size.
+
+With :math:`\alpha = e^{-\tau}` the chance that a site was not touched,
+
+.. math:: P_\tau = \alpha I + (1 - \alpha)\, \mathbf{1} \pi^\top,
+
+so that nothing of size K×K is ever formed. With :math:`\mu` the posterior of :math:`x_0`, at
+:math:`x_t = x`, and :math:`\rho_x = (1 - \alpha)\pi_x / (\alpha + (1 - \alpha) \pi_x)` the chance
+that a site that agrees with the data was touched, the reverse rates and the step to s are
+
+.. math::
+    r(y) &= \pi_y \,[1 - \mu(x) (1 - \rho_x)] + \mu(y)\, \frac{\alpha}{1 - \alpha}, \\
+    p(x_s = b) &= \kappa \,[\alpha_s\, \mu(b) + (1 - \alpha_s)\, \pi_b\, h], \quad
+    \kappa = \frac{1 - \alpha_{t|s}}{1 - \alpha_t}, \quad h = 1 - \mu(x)(1 - \rho_x)
+
+for y, b other than x. A site whose state :math:`\pi` cannot produce was never touched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as pyro
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints, register_kl
+
+from .. import estimates
+from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Posterior, Ratio, without
+from ..laws import _Law
+from ..numerics.special import log1mexp, times_log
+from ..shapes import along, span
+from ..solve import Engine, Score, Unsolved, solves
+from ..terms import Replace
+from .belief import Belief, Certain, Spread
+
+
+class Replaced(_Law):
+    r"""The law :math:`\alpha \delta_x + (1 - \alpha) \pi`, entry by entry.
+
+    Arguments:
+        x: Where the mass α stays, int64.
+        tau: :math:`-\log \alpha`, float64, aligned with x.
+        engine: Knows π and how to draw from it.
+    """
+
+    def __init__(self, x: Tensor, tau: Tensor, engine: Replacement) -> None:
+        self.x, self.tau, self.engine = x, tau, engine
+        super().__init__(x.shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.engine.size - 1)
+
+    @property
+    def probs(self) -> Tensor:
+        """All probabilities, shape (*x.shape, K)."""
+        states = torch.arange(self.engine.size, device=self.x.device)
+        x, tau = self.x.unsqueeze(-1), self.tau.unsqueeze(-1)
+        stay = torch.where(states == x, (-tau).exp(), torch.zeros_like(tau))
+        return (stay - torch.expm1(-tau) * self.engine.pi).to(torch.get_default_dtype())
+
+    def _draw(self, shape: Size) -> Tensor:
+        shape = shape + self.x.shape
+        u = torch.rand(shape, device=self.x.device)
+        touched = u < -torch.expm1(-self.tau).to(u.dtype)
+        if self.engine.target is not None:
+            return self.x.masked_fill(touched, self.engine.target)
+        return torch.where(touched, self.engine.draw(shape, self.x.device), self.x)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        pi = self.engine.log_pi_at(x) + log1mexp(self.tau)
+        stay = torch.where(x == self.x, -self.tau, torch.full_like(self.tau, -torch.inf))
+        return torch.logaddexp(stay, pi).to(torch.get_default_dtype())
+
+
+@register_kl(Replaced, Replaced)
+def _kl_replaced(p: Replaced, q: Replaced) -> Tensor:
+    """In closed form where q is the replacement law itself; only the kept state differs."""
+    if p.engine.size <= 64 or bool((q.tau < torch.inf).any()):
+        states = torch.arange(p.engine.size, device=p.x.device)
+        states = states.reshape((-1,) + (1,) * p.x.dim()).expand(-1, *p.x.shape)
+        return xlogx_ratio(p.log_prob(states), q.log_prob(states)).sum(0)
+    log_touched, pi = log1mexp(p.tau), p.engine.pi[p.x]
+    log_same = torch.logaddexp(-p.tau, log_touched + pi.log())
+    kept = xlogx_ratio(log_same, pi.log())
+    rest = times_log((1 - pi) * log_touched.exp(), log_touched)
+    return (kept + rest).to(torch.get_default_dtype())
+
+
+def xlogx_ratio(log_p: Tensor, log_q: Tensor) -> Tensor:
+    r""":math:`p \log(p / q)`, zero at p = 0."""
+    none = log_p == -torch.inf
+    return log_p.exp() * torch.where(none, torch.zeros_like(log_p), log_p - log_q)
+
+
+class Restored(_Law):
+    """The law of x_s given x_t and a belief about x_0, entry by entry.
+
+    Arguments:
+        x: The state at t.
+        belief: The posterior of x_0; sites whose state cannot be a replacement stay.
+        s, t: Own times, aligned with x.
+        engine: Knows π and how to draw from it.
+    """
+
+    def __init__(
+        self, x: Tensor, belief: Belief, s: Tensor, t: Tensor, engine: Replacement
+    ) -> None:
+        self.x, self.belief, self.s, self.t, self.engine = x, belief, s, t, engine
+        super().__init__(x.shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.engine.size - 1)
+
+    def _touch(self) -> Tensor:
+        """κ, the chance that a touched site was touched between s and t; 0 where untouched."""
+        share = torch.expm1(-span(self.s, self.t)) / torch.expm1(-self.t)
+        share = torch.where(self.t == 0, torch.zeros_like(share), share)
+        return torch.where(self.engine.can_be(self.x), share, torch.zeros_like(share))
+
+    def _draw(self, shape: Size) -> Tensor:
+        if shape:
+            raise NotImplementedError("draw once per batch element; repeat the batch for more")
+        touch, u = self._touch(), torch.rand(self.x.shape, device=self.x.device).to(self.t)
+        restores = u < touch * (-self.s).exp()
+        result = self.x.masked_scatter(restores, self.belief.draw(restores))
+        if self.engine.target is not None:
+            return result  # a second touch returns the mask, which x is
+        other = ~restores & (u < touch * ((-self.s).exp() + self._again()))
+        return torch.where(other, self.engine.draw(self.x.shape, self.x.device), result)
+
+    def _again(self) -> Tensor:
+        """(1 − α_s) h: the share of the touched that was touched before s as well."""
+        mu = self.belief.log_at(self.x).exp().to(self.t)
+        return -torch.expm1(-self.s) * self.engine.h(mu, self.x, self.t)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        states = torch.arange(self.engine.size, device=x.device)
+        table = self.log_table()
+        x = x.unsqueeze(-1) if x.dim() == self.x.dim() else x
+        assert states.numel() == table.shape[-1]
+        return table.expand(*x.shape[:-1], -1).gather(-1, x).squeeze(-1)
+
+    def log_table(self) -> Tensor:
+        """All log-probabilities, shape (*x.shape, K)."""
+        mu = self.belief.log_table(self.engine.size).exp().to(self.t)
+        mu_x = mu.gather(-1, self.x.unsqueeze(-1)).squeeze(-1)
+        again = -torch.expm1(-self.s) * self.engine.h(mu_x, self.x, self.t)
+        kappa = self._touch().unsqueeze(-1)
+        pi = self.engine.pi.to(self.t)
+        moved = kappa * ((-self.s).exp().unsqueeze(-1) * mu + again.unsqueeze(-1) * pi)
+        moved = moved.scatter(-1, self.x.unsqueeze(-1), 0.0)
+        stays = (1 - moved.sum(-1, keepdim=True)).clamp(min=0)  # rounding of a sum that is ≤ 1
+        return moved.scatter(-1, self.x.unsqueeze(-1), stays).log().to(torch.get_default_dtype())
+
+
+@solves(Replace)
+class Replacement(Engine):
+    """Rank-one chains: closed forms at any vocabulary size."""
+
+    technique = "closed form, no K×K matrix"
+
+    def __init__(self, terms: tuple[Any, ...]) -> None:
+        super().__init__(terms)
+        sizes = {term.size for term in terms}
+        if len(sizes) > 1:
+            raise ValueError(f"replacement laws of different sizes in one sum: {sorted(sizes)}")
+        (self.size,) = sizes
+        pi = self.pi.detach()
+        top = pi.max(0)
+        learns = any(term.pi.requires_grad for term in terms)
+        self.target = int(top.indices) if float(top.values) == 1.0 and not learns else None
+        self.uniform = bool((pi == pi[0]).all()) and not learns
+        self.full = bool((pi > 0).all()) or learns
+
+    def branch(self) -> str:
+        if self.target is not None:
+            return f"one-hot π: state {self.target} is the mask"
+        return "uniform π" if self.uniform else "general π"
+
+    @property
+    def rate(self) -> Tensor:
+        return torch.stack([term.scale for term in self.terms]).sum(0)
+
+    @property
+    def pi(self) -> Tensor:
+        """The replacement law of the sum: the mean of the laws by their rates."""
+        if len(self.terms) == 1:
+            return self.terms[0].pi
+        return sum(term.scale * term.pi for term in self.terms) / self.rate
+
+    def log_pi_at(self, x: Tensor) -> Tensor:
+        return self.pi.log()[x]
+
+    def can_be(self, x: Tensor) -> Tensor:
+        """Where a state can be a replacement."""
+        if self.target is not None:
+            return x == self.target
+        return torch.ones_like(x, dtype=torch.bool) if self.full else self.pi[x] > 0
+
+    def draw(self, shape: Size, device: torch.device) -> Tensor:
+        """Draws from π, in float64 where they go through its distribution function."""
+        if self.uniform:
+            return torch.randint(self.size, shape, device=device)
+        cdf = self.pi.detach().cumsum(0)
+        u = torch.rand(shape, dtype=torch.float64, device=device) * cdf[-1]
+        return torch.searchsorted(cdf, u, right=True).clamp(max=self.size - 1)
+
+    def h(self, mu_x: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`1 - \mu(x)(1 - \rho_x)`, the chance that a site was touched."""
+        pi = self.pi[x].to(t)
+        again = -torch.expm1(-t) * pi
+        agrees = (-t).exp() / ((-t).exp() + again)
+        agrees = torch.where(pi == 0, torch.ones_like(agrees), agrees)
+        return 1 - mu_x * agrees
+
+    # -- laws ----------------------------------------------------------------------------------
+
+    def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        tau = along(self.rate * span(s, t), x, torch.float64)
+        return Replaced(x, tau, self).to_event(x.dim() - 1)
+
+    def limit(self, shape: tuple[int, ...]) -> Distribution:
+        x = torch.zeros(shape, dtype=torch.int64, device=self.pi.device)
+        tau = torch.full((1,) * len(shape), torch.inf, dtype=torch.float64, device=x.device)
+        return Replaced(x, tau, self).to_event(len(shape) - 1)
+
+    def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        belief = self.belief(estimate, x, t)
+        s, t = (along(self.rate * v, x, torch.float64) for v in (s, t))
+        return Restored(x, belief, s, t, self).to_event(x.dim() - 1)
+
+    # -- scores and estimates ------------------------------------------------------------------
+
+    def belief(self, estimate: Estimate, x: Tensor, t: Tensor) -> Belief:
+        """The posterior of x_0 that an estimate determines."""
+        if isinstance(estimate, Data):
+            return Certain(estimate.value)
+        if isinstance(estimate, Atoms):
+            return Spread(atom_log_table(estimate, self.size))
+        if isinstance(estimate, Posterior):
+            return Spread(estimate.masked_logits)
+        if isinstance(estimate, LeaveOneOut):
+            return Spread(self._seen(estimate.masked_logits, x, t, 1))
+        raise Unsolved(
+            f"{type(estimate).__name__} does not determine the posterior of x_0; Posterior, "
+            "LeaveOneOut and Exact do"
+        )
+
+    def _seen(self, logits: Tensor, x: Tensor, t: Tensor, sign: int) -> Tensor:
+        r"""Logits times :math:`P_t(a, x)^{\pm 1}`: from leave-one-out to posterior and back."""
+        log_stay = along(self.rate * t, x, torch.float64)
+        other = log1mexp(log_stay) + self.log_pi_at(x)
+        same = torch.logaddexp(-log_stay, other)
+        gain = (sign * (same - other)).to(logits.dtype).unsqueeze(-1)
+        own = torch.arange(self.size, device=x.device) == x.unsqueeze(-1)
+        return torch.where(own, logits + gain, logits)
+
+    def log_rates(self, belief: Belief, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\log r(y)` for all y, per unit own time of a unit-rate chain; −∞ at x itself."""
+        tau = along(self.rate * t, x, torch.float64)
+        table = belief.log_table(self.size)
+        mu_x = table.gather(-1, x.unsqueeze(-1)).squeeze(-1)
+        h = self.h(mu_x.exp().to(tau), x, tau).log().unsqueeze(-1)
+        odds = (-tau - log1mexp(tau)).unsqueeze(-1)
+        rates = torch.logaddexp(h + self.pi.log(), odds + table.to(tau))
+        own = torch.arange(self.size, device=x.device) == x.unsqueeze(-1)
+        silent = own | ~self.can_be(x).unsqueeze(-1)
+        return rates.masked_fill(silent, -torch.inf).to(table.dtype)
+
+    def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
+        if isinstance(estimate, Conditional | Ratio):
+            return Score(log_ratio=ratio_from_table(log_ratio_table(estimate, x)))
+        if self.full:
+            belief = self.belief(estimate, x, t)
+            table = self.log_rates(belief, x, t) - self.log_pi_at(x).unsqueeze(-1).to(
+                torch.get_default_dtype()
+            )
+            return Score(log_ratio=ratio_from_table(table))
+        return Score(log_ratio=ratio_from_table(self._ratio_table(estimate, x, t)))
+
+    def _ratio_table(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        """Log-ratios where π has zeros: a site that π cannot produce is untouched."""
+        belief = self.belief(estimate, x, t)
+        rates = self.log_rates(belief, x, t)
+        tau = along(self.rate * t, x, torch.float64)
+        untouched = (log1mexp(tau) + tau).unsqueeze(-1) + self.pi.log()
+        touched = rates.double() - self.log_pi_at(x).unsqueeze(-1)
+        table = torch.where(self.can_be(x).unsqueeze(-1), touched, untouched)
+        return table.to(rates.dtype)
+
+    def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
+        if kind is Ratio:
+            score = self.score(estimate, x, t)
+            states = torch.arange(self.size, device=x.device).expand(*x.shape, self.size)
+            table = score.log_ratio(states)
+            own = states == x.unsqueeze(-1)
+            return Ratio(torch.where(own, torch.zeros_like(table), table))
+        table = self.belief(estimate, x, t).log_table(self.size)
+        if kind is Posterior:
+            return Posterior(table)
+        if kind not in (LeaveOneOut, Conditional):
+            raise self.unsolved(f"conversion to {kind.__name__}")
+        if not self.full:
+            raise Unsolved("leave-one-out laws are not determined where π has zeros")
+        left_out = self._seen(table, x, t, -1).log_softmax(-1)
+        if kind is LeaveOneOut:
+            return LeaveOneOut(left_out)
+        tau = along(self.rate * t, x, torch.float64).unsqueeze(-1)
+        mixed = torch.logaddexp(left_out.to(tau) - tau, log1mexp(tau) + self.pi.log())
+        return Conditional(mixed.to(table.dtype))
+
+    def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
+        table = self.belief(estimate, x, t).log_table(self.size)
+        law = pyro.Categorical(logits=table, validate_args=False)
+        return law.to_event(x.dim() - 1)
+
+    # -- loss ----------------------------------------------------------------------------------
+
+    def kl_rate(
+        self, target: Any, estimate: Any, x: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        masked = self.target is not None and isinstance(estimate, Posterior | LeaveOneOut)
+        if not masked or not isinstance(target, Data):
+            return None
+        return self._masked_loss(target.value, estimate, x), self.coefficient(t)
+
+    def _masked_loss(self, x_0: Tensor, estimate: Any, x: Tensor) -> Tensor:
+        r""":math:`-\log \mu(x_0) - \mu(\mathrm{mask})` at masked sites, 0 elsewhere.
+
+        On the CPU only the masked rows are touched; elsewhere, and while compiling, all are and
+        the others are thrown away, which needs no synchronisation.
+        """
+        hidden = x == self.target
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            loss = self._row_loss(estimate.logits, estimate.absent, x_0)
+            return torch.where(hidden & (x_0 != self.target), loss, torch.zeros_like(loss))
+        rows = (hidden & (x_0 != self.target)).reshape(-1).nonzero().squeeze(-1)
+        logits = estimate.logits.reshape(-1, self.size).index_select(0, rows)
+        loss = self._row_loss(logits, estimate.absent, x_0.reshape(-1).index_select(0, rows))
+        zeros = torch.zeros(x.numel(), dtype=loss.dtype)
+        return zeros.index_put((rows,), loss).reshape(x.shape)
+
+    def _row_loss(self, logits: Tensor, absent: tuple[int, ...], x_0: Tensor) -> Tensor:
+        table = without(logits, absent).log_softmax(-1)
+        loss = -table.gather(-1, x_0.unsqueeze(-1)).squeeze(-1)
+        return loss if self.target in absent else loss - table[..., self.target].exp()
+
+    def coefficient(self, t: Tensor) -> Tensor:
+        tau = self.rate * t
+        return self.rate * (-tau).exp() / -torch.expm1(-tau)
+
+    def survival(self, t: Tensor) -> Tensor:
+        return (-self.rate * t).exp()
+
+    def decays(self, head: Any) -> bool:
+        if head.kind in (Atoms, Data, LeaveOneOut):
+            return True
+        return head.kind is Posterior and self.target is not None and self.target in head.absent
+
+    def starts_at_infinity(self, head: Any) -> bool:
+        return head.kind not in (Ratio, Conditional)
+
+
+def atom_log_table(estimate: Atoms, size: int) -> Tensor:
+    """The log-posterior per site of a finite law, shape (B, *sites, K)."""
+    atoms = estimate.atoms.reshape(estimate.atoms.shape[0], -1)
+    index = atoms.T.expand(estimate.log_weights.shape[0], -1, -1)
+    weights = estimate.log_weights.exp().unsqueeze(1).expand(index.shape)
+    table = torch.zeros(*index.shape[:2], size, dtype=weights.dtype, device=index.device)
+    table = table.scatter_add(-1, index, weights)
+    shape = (index.shape[0], *estimate.atoms.shape[1:], size)
+    return table.reshape(shape).log().to(torch.get_default_dtype())
+
+
+def log_ratio_table(estimate: Estimate, x: Tensor) -> Tensor:
+    """Log-ratios to all states from a conditional or a ratio head, zero at the state itself."""
+    if isinstance(estimate, Conditional):
+        table = estimate.log_probs
+    elif isinstance(estimate, estimates.Ratio):
+        table = estimate.log_ratio
+    else:
+        raise Unsolved(f"{type(estimate).__name__} holds no ratios")
+    return table - table.gather(-1, x.unsqueeze(-1))
+
+
+def ratio_from_table(table: Tensor) -> Any:
+    """The function y ↦ log p(y)/p(x) for points of shape (B, *sites, M)."""
+    return lambda y: table.gather(-1, y)

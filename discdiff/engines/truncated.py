@@ -1,0 +1,139 @@
+r"""Any jumps between counts, exact on a truncated space with a proved bound on the mass lost.
+
+The generator is restricted to a box; what leaves it goes to one absorbing state. The restricted
+probabilities are below the true ones at every point, and the mass in the absorbing state bounds
+the sum of all differences (finite state projection). The box grows until that mass is below the
+bound; where it does not, the process is refused.
+
+References:
+    | The finite state projection algorithm for the solution of the chemical master equation
+      (Munsky & Khammash, 2006)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .. import laws
+from ..numerics.linalg import Uniformized
+from ..numerics.special import safe_log
+from ..shapes import span
+from ..solve import Unsolved, solves
+from ..terms import Jump, Reaction
+from ..validation import require
+from .boxes import POINTS, Boxes, box_points
+
+BOUND = 1e-10  # the most mass that may be lost
+
+
+@solves(Jump)
+class Truncated(Boxes):
+    """Jumps of any rates on a box of counts, by uniformization."""
+
+    technique = "truncated space, mass lost < 1e-10"
+
+    def __init__(self, terms: tuple[Any, ...]) -> None:
+        super().__init__(terms)
+        axes = {term.event_axes for term in terms}
+        require(len(axes) == 1, "reactions and jumps of single entries do not add up")
+        (self.axes,) = axes
+        self.species = next((term.species for term in terms if hasattr(term, "species")), 1)
+        self._tables: dict[tuple[int, ...], Uniformized] = {}
+
+    def branch(self) -> str:
+        return f"{self.species} species" if self.axes else "one entry at a time"
+
+    @property
+    def moves(self) -> Tensor:
+        changes = [-term.change for term in self.terms if isinstance(term, Reaction)]
+        return torch.stack(changes) if changes else super().moves
+
+    def generator(self, box: tuple[int, ...]) -> Tensor:
+        """The rate matrix on a box, with one more state for what leaves it."""
+        points = box_points(box, torch.float64)
+        count = len(points)
+        states = points if self.axes else points[:, 0]
+        Q = torch.zeros(count + 1, count + 1, dtype=torch.float64)
+        source = torch.arange(count)
+        for term in self.terms:
+            targets, rates = term.out(states)
+            targets = targets if self.axes else targets.unsqueeze(-1)
+            for m in range(rates.shape[-1]):
+                index, inside = laws.box_index(targets[:, m], box)
+                index = torch.where(inside, index, count)
+                rate = term.scale * rates[:, m].to(torch.float64)
+                require(bool((rate >= 0).all()), f"{term!r} has a negative rate in {box}")
+                Q = Q.index_put((source, index), rate, accumulate=True)
+        Q = Q - Q.diagonal().diag()
+        return Q - Q.sum(1).diag()
+
+    def table(self, box: tuple[int, ...]) -> Uniformized:
+        """The transition matrices on a box."""
+        if any(term.scale.requires_grad for term in self.terms):
+            return Uniformized(self.generator(box))
+        if box not in self._tables:
+            self._tables[box] = Uniformized(self.generator(box))
+        return self._tables[box]
+
+    def box_for(self, x: Tensor, y: Tensor, s: Tensor, t: Tensor) -> tuple[int, ...]:
+        """A box that holds both states and loses less than the bound.
+
+        Raises:
+            Unsolved: If no box of the largest size does.
+        """
+        both = torch.cat([x.reshape(-1, self.species), y.reshape(-1, self.species)])
+        box = tuple(_power_of_two(int(m) + 2) for m in both.clamp(min=0).amax(0))
+        tau = span(s, t)
+        while True:
+            lost = float(self._lost(box, x, tau).max())
+            if lost < BOUND:
+                return box
+            box = tuple(2 * side for side in box)
+            if torch.Size(box).numel() > POINTS:
+                raise Unsolved(
+                    f"a space of {POINTS} states loses a mass of {lost:.1e} > {BOUND:g}: "
+                    "simulate the process, or bound its growth"
+                )
+
+    def _lost(self, box: tuple[int, ...], x: Tensor, tau: Tensor) -> Tensor:
+        index = laws.box_index(x if self.axes else x.unsqueeze(-1), box)[0]
+        return self.table(box).rows(index, tau)[..., -1].detach()
+
+    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        box = self.box_for(x, x, s, t)
+        return self._law_on(box, x, s, t)
+
+    def log_pmf(self, x: Tensor, s: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self._law_on(self.box_for(x, y, s, t), x, s, t).log_prob(y)
+
+    def _law_on(self, box: tuple[int, ...], x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        index = laws.box_index(x if self.axes else x.unsqueeze(-1), box)[0]
+        rows = self.table(box).rows(index, span(s, t))[..., :-1]
+        log_probs = safe_log(rows).to(x.dtype)
+        return laws.Indexed(log_probs, box, x.dtype) if self.axes else laws.Table(log_probs, x.dtype)
+
+    def limit(self, shape: tuple[int, ...]) -> Distribution:
+        require(not self.axes or shape[-1] == self.species, f"the last axis must be {self.species}")
+        box = (32,) * self.species if self.species == 1 else (8,) * self.species
+        table = self.table(box)
+        rows = table.limit()[:-1]
+        apart = float((rows - rows[0]).abs().max())
+        if not table.converged or apart > 1e-9 or float(rows[0, -1]) > BOUND:
+            raise Unsolved("no limit law was found: it depends on the start, or mass escapes")
+        log_probs = safe_log(rows[0, :-1]).to(torch.get_default_dtype())
+        sites = shape[:-1] if self.axes else shape
+        log_probs = log_probs.expand(*sites, -1)
+        dtype = torch.get_default_dtype()
+        law = laws.Indexed(log_probs, box, dtype) if self.axes else laws.Table(log_probs, dtype)
+        return law.to_event(len(sites) - 1)
+
+
+def _power_of_two(n: int) -> int:
+    side = 8
+    while side < n:
+        side *= 2
+    return side

@@ -1,0 +1,269 @@
+r"""Heads: what the output of a network means.
+
+A head wraps a network ``net(x, t)`` or ``net(x, t, context)`` and returns a typed estimate of the
+data :math:`x_0` given the noisy state :math:`x_t`. It sees neither process nor data; t has shape
+(B,). `Exact` is the head of a finite data law: its estimate is the posterior over the atoms, from
+which every other estimate follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from . import estimates
+from .estimates import Atoms, Estimate, Parts
+from .numerics.special import log_softplus
+from .process import Process, batch_size, first_tensor, map_state
+from .validation import require
+
+State = Any
+
+
+class Head(nn.Module):
+    """A network with a meaning.
+
+    Arguments:
+        net: A module (or function) of a state, a time (B,) and, if given, a context.
+    """
+
+    kind: ClassVar[type[Estimate]]
+    absent: tuple[int, ...] = ()
+
+    def __init__(self, net: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
+        require(self.net is not None, f"{type(self).__name__} was given no network")
+        output = self.net(x, t) if context is None else self.net(x, t, context)  # type: ignore
+        return self.read(output, x)
+
+    def read(self, output: Any, x: State) -> Estimate:
+        """The network's output as an estimate."""
+        raise NotImplementedError
+
+
+class _Like(Head):
+    """A head whose output has the state's shape."""
+
+    def read(self, output: Tensor, x: Tensor) -> Estimate:
+        return self.kind(_shaped(output, x.shape, type(self)))  # type: ignore[call-arg]
+
+
+class Mean(_Like):
+    r"""The network predicts :math:`\mathbb{E}[x_0 \mid x_t]`."""
+
+    kind = estimates.Mean
+
+
+class Epsilon(_Like):
+    r"""The network predicts :math:`\mathbb{E}[\varepsilon \mid x_t]`, the noise."""
+
+    kind = estimates.Epsilon
+
+
+class Velocity(_Like):
+    r"""The network predicts :math:`\mathbb{E}[\alpha \varepsilon - \sigma x_0 \mid x_t]`."""
+
+    kind = estimates.Velocity
+
+
+class Score(_Like):
+    r"""The network predicts :math:`\nabla \log p_t(x_t)`."""
+
+    kind = estimates.Score
+
+
+class Missing(Head):
+    r"""Units that died: :math:`\mathbb{E}[x_0 - x_t \mid x_t] = (1 - e^{-\Lambda})
+    \operatorname{softplus}(\mathrm{net})`, the factor keeps the bound finite."""
+
+    kind = estimates.Missing
+
+    def read(self, output: Tensor, x: Tensor) -> Estimate:
+        return estimates.Missing(log_softplus(_shaped(output, x.shape, type(self))))
+
+
+class Turnover(Head):
+    r"""Expected units lost and gained, :math:`(1 - e^{-\Lambda}) \operatorname{softplus}(\mathrm{net})`
+    each, on a last axis of size 2."""
+
+    kind = estimates.Turnover
+
+    def read(self, output: Tensor, x: Tensor) -> Estimate:
+        return estimates.Turnover(log_softplus(_shaped(output, (*x.shape, 2), type(self))))
+
+
+class _Categorical(Head):
+    """A head whose output holds logits on the last axis.
+
+    Arguments:
+        net: The network.
+        absent: States that data cannot take (the mask): one index or several. They get −∞.
+    """
+
+    def __init__(
+        self, net: Callable[..., Any] | None = None, absent: int | tuple[int, ...] = ()
+    ) -> None:
+        super().__init__(net)
+        self.absent = (absent,) if isinstance(absent, int) else tuple(absent)
+
+    def read(self, output: Tensor, x: Tensor) -> Estimate:
+        size = output.shape[-1]
+        bad = [a for a in self.absent if not 0 <= a < size]
+        require(not bad, f"absent states {bad} lie outside [0, {size - 1}]")
+        return self.kind(output, self.absent)  # type: ignore[call-arg]
+
+
+class Posterior(_Categorical):
+    r"""Logits of :math:`\mu(a) = q(x_0^d = a \mid x_t)`, shape (B, *event, K)."""
+
+    kind = estimates.Posterior
+
+
+class LeaveOneOut(_Categorical):
+    r"""Logits of :math:`\pi(a) = q(x_0^d = a \mid x_t^{\setminus d})`, shape (B, *event, K)."""
+
+    kind = estimates.LeaveOneOut
+
+
+class Conditional(_Categorical):
+    r"""Logits of :math:`p_t(x^d = y \mid x_t^{\setminus d})`, shape (B, *event, K)."""
+
+    kind = estimates.Conditional
+
+
+class Ratio(Head):
+    r"""Log-ratios :math:`\log p_t(y) / p_t(x_t)`: (B, *event, K) on finite spaces, (B, *event, 2)
+    on counts (one unit more, one unit less)."""
+
+    kind = estimates.Ratio
+
+    def read(self, output: Tensor, x: Tensor) -> Estimate:
+        return estimates.Ratio(output)
+
+
+class Product(Head):
+    """One network for a table: ``net(dict, t)`` returns a dict, each part with its own meaning.
+
+    Arguments:
+        net: The network.
+        parts: A dict of head types (or heads without a network, such as
+            ``Posterior(absent=3)``), for names that are no Python identifiers.
+        **named: The same by keyword.
+    """
+
+    kind = Parts
+
+    def __init__(
+        self,
+        net: Callable[..., Any] | None = None,
+        parts: Mapping[str, type[Head] | Head] | None = None,
+        /,
+        **named: type[Head] | Head,
+    ) -> None:
+        super().__init__(net)
+        both = {**(parts or {}), **named}
+        self.names = tuple(both)
+        self.members = nn.ModuleList(h if isinstance(h, Head) else h() for h in both.values())
+
+    @property
+    def parts(self) -> dict[str, Head]:
+        return dict(zip(self.names, self.members, strict=True))  # type: ignore[arg-type]
+
+    def read(self, output: Mapping[str, Any], x: State) -> Estimate:
+        require(
+            isinstance(output, Mapping) and set(output) >= set(self.names),
+            f"the network of a product must return a dict with the keys {list(self.names)}",
+        )
+        return Parts({k: head.read(output[k], x[k]) for k, head in self.parts.items()})
+
+
+class Exact(Head):
+    r"""The exact head of a finite data law :math:`\sum_n w_n \delta_{a_n}`: a perfect network.
+
+    .. math:: P(a_n \mid x_t) \propto w_n\, p(x_t \mid a_n)
+
+    Arguments:
+        process: The process.
+        data: The atoms, shape (N, *event), or a dict of such.
+        weights: Their probabilities, shape (N,); equal if not given.
+
+    Raises:
+        ValueError: If the weights are no probabilities, or data lie outside the support.
+    """
+
+    kind = Atoms
+
+    def __init__(self, process: Process, data: State, weights: Tensor | None = None) -> None:
+        super().__init__(None)
+        self.process = process
+        self.data = process.check_state(data, "data")
+        count = batch_size(data)
+        if weights is None:
+            weights = torch.full((count,), 1 / count, dtype=torch.float64)
+        require(
+            weights.shape == (count,) and bool((weights >= 0).all()),
+            f"weights of shape {tuple(weights.shape)} must be ≥ 0, one per atom ({count})",
+        )
+        total = float(weights.sum())
+        require(abs(total - 1) < 1e-6, f"weights must sum to one; their sum is {total:g}")
+        self.weights = weights.double() / total
+
+    def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
+        batch, count = batch_size(x), batch_size(self.data)
+        device = first_tensor(x).device
+        atoms = map_state(lambda a: a.to(device), self.data)
+
+        def tile(a: Tensor) -> Tensor:
+            return a.repeat((batch,) + (1,) * (a.dim() - 1))
+
+        law = self.process._transition(
+            map_state(tile, atoms), torch.zeros(batch * count).to(t), t.repeat_interleave(count)
+        )
+        many = map_state(lambda v: v.repeat_interleave(count, 0), x)
+        log_prob = law.log_prob(many).reshape(batch, count).double()
+        joint = log_prob + self.weights.to(device).log()
+        return Atoms(joint.log_softmax(1), atoms)
+
+    def as_(self, kind: Any) -> Head:
+        """The same knowledge as a head of another kind: a head type, or a dict of them."""
+        return _Converted(self, kind)
+
+
+class _Converted(Head):
+    """The exact head, speaking as another kind of head."""
+
+    def __init__(self, exact: Exact, kind: Any) -> None:
+        super().__init__(None)
+        self.exact, self.spoken = exact, kind
+        self.kind = _estimate_kind(kind)  # type: ignore[misc]
+        if isinstance(kind, Mapping):
+            self.parts = {k: _Converted(exact, v) for k, v in kind.items()}
+
+    def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
+        estimate = self.exact(x, t)
+        return self.exact.process._convert(estimate, x, t, _converted_kind(self.spoken))
+
+
+def _converted_kind(kind: Any) -> Any:
+    if isinstance(kind, Mapping):
+        return {k: _converted_kind(v) for k, v in kind.items()}
+    return kind.kind
+
+
+def _estimate_kind(kind: Any) -> type[Estimate]:
+    return Parts if isinstance(kind, Mapping) else kind.kind
+
+
+def _shaped(output: Tensor, shape: Any, head: type[Head]) -> Tensor:
+    require(
+        tuple(output.shape) == tuple(shape),
+        f"the network of {head.__name__} must return shape {tuple(shape)}; "
+        f"it returned {tuple(output.shape)}",
+    )
+    return output

@@ -1,0 +1,567 @@
+r"""Distributions that torch and Pyro lack: the answers of the engines.
+
+All are Pyro distributions. An engine builds them entry by entry and calls ``to_event``, so that
+the laws a user sees have batch shape (B,) and the rest as the event. Laws are values: built when
+asked for, without torch's argument checks, and then forgotten.
+
+KL divergences go through torch's registry where a rule is known there; discrete laws on few
+states are enumerated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro.distributions as pyro
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints, kl_divergence
+from torch.distributions.transforms import Transform
+
+from .numerics.special import log_binomial_pmf
+from .shapes import along, sum_event
+
+State = Any
+
+
+def point(value: Tensor) -> Distribution:
+    """The law that is certain of a state of shape (B, *event)."""
+    return pyro.Delta(value, validate_args=False).to_event(value.dim() - 1)
+
+
+class _Law(TorchDistribution):
+    """A law without torch's argument checks; samples carry no gradient."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def __init__(self, batch_shape: Size, event_shape: Size = Size()) -> None:
+        super().__init__(Size(batch_shape), Size(event_shape), validate_args=False)
+
+    def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no reparameterised draws")
+
+    def sample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return self._draw(Size(sample_shape))
+
+    def _draw(self, shape: Size) -> Any:
+        raise NotImplementedError
+
+
+class Joint(_Law):
+    """Independent laws side by side, one per name; draws and values are dicts."""
+
+    def __init__(self, parts: Mapping[str, Distribution]) -> None:
+        self.parts = dict(parts)
+        super().__init__(next(iter(self.parts.values())).batch_shape)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return all(law.has_rsample for law in self.parts.values())
+
+    @property
+    def support(self) -> Any:
+        return {name: law.support for name, law in self.parts.items()}
+
+    def sample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Any:
+        return {name: law.sample(Size(sample_shape)) for name, law in self.parts.items()}
+
+    def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Any:
+        return {name: draw(law, Size(sample_shape)) for name, law in self.parts.items()}
+
+    def log_prob(self, x: State, *args: Any, **kwargs: Any) -> Tensor:
+        terms = [law.log_prob(x[name]) for name, law in self.parts.items()]
+        return torch.stack(terms).sum(0)
+
+
+class Selected(_Law):
+    """One of several laws per batch element, as a label says."""
+
+    def __init__(self, label: Tensor, choices: list[Distribution]) -> None:
+        self.label, self.choices = label, choices
+        super().__init__(choices[0].batch_shape, choices[0].event_shape)
+
+    def _choose(self, each: list[Tensor], lead: int) -> Tensor:
+        result = each[0]
+        for i, value in enumerate(each):
+            is_i = (self.label == i).reshape(self.label.shape + (1,) * (value.dim() - lead - 1))
+            result = torch.where(is_i, value, result)
+        return result
+
+    def _draw(self, shape: Size) -> Tensor:
+        return self._choose([law.sample(shape) for law in self.choices], len(shape))
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        each = [law.log_prob(x) for law in self.choices]
+        return self._choose(each, each[0].dim() - 1)
+
+
+class Labelled(_Law):
+    """A label drawn from weights and a state drawn from the law it names; draws are dicts."""
+
+    def __init__(self, weights: Tensor, choices: list[Distribution]) -> None:
+        self.weights, self.choices = weights, choices
+        super().__init__(choices[0].batch_shape)
+
+    def _draw(self, shape: Size) -> dict[str, Tensor]:
+        law = pyro.Categorical(probs=self.weights, validate_args=False)
+        label = law.sample(shape + self.batch_shape)
+        each = [law.sample(shape) for law in self.choices]
+        state = each[0]
+        for i, value in enumerate(each):
+            is_i = (label == i).reshape(label.shape + (1,) * (value.dim() - label.dim()))
+            state = torch.where(is_i, value, state)
+        return {"label": label, "state": state}
+
+    def log_prob(self, x: State, *args: Any, **kwargs: Any) -> Tensor:
+        each = torch.stack([law.log_prob(x["state"]) for law in self.choices])
+        chosen = each.gather(0, x["label"].unsqueeze(0))[0]
+        return chosen + self.weights.log().to(chosen.dtype)[x["label"]]
+
+
+class Image(_Law):
+    r"""The law of :math:`T(y)` for an invertible map, dicts excluded."""
+
+    def __init__(self, law: Distribution, transform: Transform) -> None:
+        self.law, self.transform = law, transform
+        event = transform.forward_shape(law.batch_shape + law.event_shape)
+        super().__init__(law.batch_shape, Size(event[len(law.batch_shape) :]))
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return self.law.has_rsample
+
+    def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
+        return self.transform(self.law.rsample(Size(sample_shape)))
+
+    def _draw(self, shape: Size) -> Tensor:
+        return self.transform(self.law.sample(shape))
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        y = self.transform.inv(x)
+        jacobian = self.transform.log_abs_det_jacobian(y, x)
+        rest = jacobian.dim() - self.law.log_prob(y).dim()
+        if rest > 0:
+            jacobian = jacobian.flatten(-rest).sum(-1)
+        return self.law.log_prob(y) - jacobian
+
+
+class Stretched(_Law):
+    r"""The law of :math:`\alpha y` with one factor per batch element."""
+
+    def __init__(self, law: Distribution, alpha: Tensor) -> None:
+        self.law, self.alpha = law, alpha
+        super().__init__(law.batch_shape, law.event_shape)
+
+    def _factor(self, x: Tensor) -> Tensor:
+        dims = len(self.event_shape)
+        return self.alpha.to(x.dtype).reshape(self.alpha.shape + (1,) * dims)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return self.law.has_rsample
+
+    @property
+    def mean(self) -> Tensor:
+        return self.law.mean * self._factor(self.law.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.law.variance * self._factor(self.law.variance) ** 2
+
+    def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
+        y = self.law.rsample(Size(sample_shape))
+        return self._factor(y) * y
+
+    def _draw(self, shape: Size) -> Tensor:
+        y = self.law.sample(shape)
+        return self._factor(y) * y
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        log_prob = self.law.log_prob(x / self._factor(x))
+        return log_prob - self.event_shape.numel() * self.alpha.abs().log().to(log_prob.dtype)
+
+
+class Clamped(_Law):
+    """A law of independent entries of which some are known and stand still."""
+
+    def __init__(self, law: Distribution, values: Tensor, mask: Tensor) -> None:
+        shape = law.batch_shape + law.event_shape
+        self.law, self.values, self.mask = law, values.expand(shape), mask.expand(shape)
+        super().__init__(law.batch_shape, law.event_shape)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return self.law.has_rsample
+
+    def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
+        x = self.law.rsample(Size(sample_shape))
+        return torch.where(self.mask, self.values.to(x.dtype), x)
+
+    def _draw(self, shape: Size) -> Tensor:
+        x = self.law.sample(shape)
+        return torch.where(self.mask, self.values.to(x.dtype), x)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        each = entrywise(self.law).log_prob(x)
+        agrees = x == self.values.to(x.dtype)
+        known = torch.where(agrees, torch.zeros_like(each), torch.full_like(each, -torch.inf))
+        total = torch.where(self.mask, known, each)
+        dims = len(self.event_shape)
+        return total.flatten(-dims).sum(-1) if dims else total
+
+
+class AtomMixture(_Law):
+    r"""A mixture over the points of a finite law, joint over all entries.
+
+    Arguments:
+        log_weights: Shape (B, N), normalised.
+        component: From one index per batch element to the law of that component.
+        repeated: From N to the law of batch (B·N,) of all components.
+    """
+
+    def __init__(
+        self,
+        log_weights: Tensor,
+        component: Callable[[Tensor], Distribution],
+        repeated: Callable[[int], Distribution],
+    ) -> None:
+        self.log_weights, self.component, self.repeated = log_weights, component, repeated
+        shape = component(torch.zeros(log_weights.shape[0], dtype=torch.int64)).event_shape
+        super().__init__(log_weights.shape[:1], shape)
+
+    def _draw(self, shape: Size) -> State:
+        if shape:
+            raise NotImplementedError("draw once per batch element; repeat the batch for more")
+        return self.component(draw_categories(self.log_weights)).sample()
+
+    def log_prob(self, x: State, *args: Any, **kwargs: Any) -> Tensor:
+        batch, count = self.log_weights.shape
+        each = self.repeated(count).log_prob(_repeat(x, count)).reshape(batch, count)
+        weights = self.log_weights.to(each.dtype)
+        return torch.logsumexp(each + weights, 1)
+
+
+class Thinned(_Law):
+    r"""Binomial law of the survivors of ``count`` units, each kept with probability p.
+
+    Arguments:
+        count: Units, any shape, non-negative.
+        log_p: :math:`\log p`, broadcastable; −∞ allowed.
+        log_q: :math:`\log (1 - p)`, given apart so that neither end loses accuracy.
+    """
+
+    def __init__(self, count: Tensor, log_p: Tensor, log_q: Tensor) -> None:
+        self.count, self.log_p, self.log_q = torch.broadcast_tensors(count, log_p, log_q)
+        super().__init__(self.count.shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.nonnegative_integer
+
+    @property
+    def mean(self) -> Tensor:
+        return self.count * self.log_p.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        return self.count * (self.log_p + self.log_q).exp()
+
+    def _draw(self, shape: Size) -> Tensor:
+        count = self.count.expand(shape + self.count.shape)
+        return torch.binomial(count, self.log_p.exp().expand(count.shape))
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return log_binomial_pmf(x, self.count, self.log_p, self.log_q)
+
+
+class Rounded(_Law):
+    r"""Thinning of a stochastically rounded number of units.
+
+    With :math:`N \in \{\lfloor y \rfloor, \lfloor y \rfloor + 1\}` and :math:`\mathbb{E} N = y`,
+    the law of Binomial(N, r), which is Binomial(⌊y⌋, r) plus a Bernoulli of mean r times the
+    fractional part of y.
+    """
+
+    def __init__(self, units: Tensor, log_r: Tensor, log_1mr: Tensor) -> None:
+        self.whole = units.floor()
+        self.part = (units - self.whole) * log_r.exp()
+        self.base = Thinned(self.whole, log_r, log_1mr)
+        super().__init__(self.base.batch_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.base.mean + self.part
+
+    @property
+    def variance(self) -> Tensor:
+        return self.base.variance + self.part * (1 - self.part)
+
+    def _draw(self, shape: Size) -> Tensor:
+        return self.base.sample(shape) + torch.bernoulli(
+            self.part.expand(shape + self.part.shape)
+        )
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        stays = self.base.log_prob(x) + torch.log1p(-self.part)
+        return torch.logaddexp(stays, self.base.log_prob(x - 1) + self.part.log())
+
+
+class Shifted(_Law):
+    """The law of a state plus an integer increment."""
+
+    def __init__(self, law: Distribution, by: Tensor) -> None:
+        self.law, self.by = law, by
+        super().__init__(law.batch_shape, law.event_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.law.mean + self.by
+
+    @property
+    def variance(self) -> Tensor:
+        return self.law.variance
+
+    def _draw(self, shape: Size) -> Tensor:
+        return self.law.sample(shape) + self.by
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        increment = x - self.by
+        inside = increment >= 0
+        log_prob = self.law.log_prob(torch.where(inside, increment, torch.zeros_like(increment)))
+        return torch.where(inside, log_prob, torch.full_like(log_prob, -torch.inf))
+
+
+class Convolution(_Law):
+    """The law of the sum of two independent non-negative integers, entry by entry."""
+
+    def __init__(self, first: Distribution, second: Distribution) -> None:
+        self.first, self.second = first, second
+        super().__init__(torch.broadcast_shapes(first.batch_shape, second.batch_shape))
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.nonnegative_integer
+
+    @property
+    def mean(self) -> Tensor:
+        return self.first.mean + self.second.mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.first.variance + self.second.variance
+
+    def _draw(self, shape: Size) -> Tensor:
+        return self.first.sample(shape) + self.second.sample(shape)
+
+    def splits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """All values k of the first summand, shape (M, 1, …), and the log-weights of k at x."""
+        most = int(x.detach().max()) if x.numel() else 0
+        k = torch.arange(most + 1, dtype=x.dtype, device=x.device)
+        k = k.reshape((-1,) + (1,) * x.dim())
+        rest = x - k
+        inside = rest >= 0
+        second = self.second.log_prob(torch.where(inside, rest, torch.zeros_like(rest)))
+        joint = self.first.log_prob(k.expand(rest.shape)) + second
+        return k, torch.where(inside, joint, torch.full_like(joint, -torch.inf))
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.logsumexp(self.splits(x)[1], 0)
+
+
+class Table(_Law):
+    """A law on the states 0 … K−1, given by log-probabilities on the last axis."""
+
+    def __init__(self, log_probs: Tensor, dtype: torch.dtype) -> None:
+        self.log_probs, self.value_dtype = log_probs, dtype
+        super().__init__(log_probs.shape[:-1])
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.log_probs.shape[-1] - 1)
+
+    @property
+    def probs(self) -> Tensor:
+        return self.log_probs.exp()
+
+    @property
+    def mean(self) -> Tensor:
+        return self.probs @ torch.arange(self.probs.shape[-1], dtype=self.probs.dtype)
+
+    @property
+    def variance(self) -> Tensor:
+        squares = torch.arange(self.probs.shape[-1], dtype=self.probs.dtype) ** 2
+        return self.probs @ squares - self.mean**2
+
+    def _draw(self, shape: Size) -> Tensor:
+        log_probs = self.log_probs.expand(shape + self.log_probs.shape)
+        return draw_categories(log_probs).to(self.value_dtype)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        last = self.log_probs.shape[-1] - 1
+        inside = (x >= 0) & (x <= last)
+        index = torch.where(inside, x, torch.zeros_like(x)).long()
+        table = self.log_probs.expand(index.shape + (last + 1,))
+        found = table.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        return torch.where(inside, found, torch.full_like(found, -torch.inf))
+
+
+class Mixed(_Law):
+    """A mixture, entry by entry, over the last batch axis of a law.
+
+    Arguments:
+        log_weights: Shape (*batch, K), normalised.
+        each: A law of batch shape (*batch, K).
+    """
+
+    def __init__(self, log_weights: Tensor, each: Distribution) -> None:
+        self.log_weights, self.each = log_weights, each
+        super().__init__(log_weights.shape[:-1])
+
+    def _draw(self, shape: Size) -> Tensor:
+        weights = self.log_weights.expand(shape + self.log_weights.shape)
+        index = draw_categories(weights).unsqueeze(-1)
+        return self.each.sample(shape).gather(-1, index).squeeze(-1)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.logsumexp(self.log_weights + self.each.log_prob(x.unsqueeze(-1)), -1)
+
+
+class Formula(_Law):
+    """A law given by how to draw from it and by its log-probability, entry by entry."""
+
+    def __init__(
+        self, shape: Size, draw: Callable[[], Tensor], log_prob: Callable[[Tensor], Tensor]
+    ) -> None:
+        self._sampler, self._density = draw, log_prob
+        super().__init__(shape)
+
+    def _draw(self, shape: Size) -> Tensor:
+        if shape:
+            raise NotImplementedError("draw once per batch element; repeat the batch for more")
+        return self._sampler()
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._density(x)
+
+
+class Indexed(_Law):
+    """A law on the points of a box, given by log-probabilities of their joint index.
+
+    Arguments:
+        log_probs: Shape (*batch, K), K the number of points.
+        shape: The sides of the box; states carry the coordinates on their last axis.
+        dtype: Of the states.
+    """
+
+    def __init__(self, log_probs: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.log_probs, self.box, self.value_dtype = log_probs, shape, dtype
+        super().__init__(log_probs.shape[:-1], Size((len(shape),)))
+
+    @property
+    def probs(self) -> Tensor:
+        return self.log_probs.exp()
+
+    def _draw(self, shape: Size) -> Tensor:
+        index = draw_categories(self.log_probs.expand(shape + self.log_probs.shape))
+        return torch.stack(torch.unravel_index(index, self.box), -1).to(self.value_dtype)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        index, inside = box_index(x, self.box)
+        table = self.log_probs.expand(index.shape + self.log_probs.shape[-1:])
+        found = table.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        return torch.where(inside, found, torch.full_like(found, -torch.inf))
+
+
+def box_index(x: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The joint index of points on the last axis of x, and whether they lie in the box."""
+    sides = torch.tensor(box, device=x.device)
+    inside = ((x >= 0) & (x < sides)).all(-1)
+    index = torch.zeros(x.shape[:-1], dtype=torch.int64, device=x.device)
+    for d, side in enumerate(box):
+        index = index * side + x[..., d].long().clamp(0, side - 1)
+    return index, inside
+
+
+def draw_categories(log_probs: Tensor) -> Tensor:
+    """Categories by inverse distribution function in float64, logits on the last axis.
+
+    Gumbel noise in float32 stops at 16.6, and categories of probability below 1e-7 would never
+    be drawn.
+    """
+    cdf = log_probs.detach().double().softmax(-1).cumsum(-1)
+    u = torch.rand(cdf.shape[:-1], dtype=torch.float64, device=cdf.device).unsqueeze(-1)
+    index = torch.searchsorted(cdf, u * cdf[..., -1:], right=True).squeeze(-1)
+    return index.clamp(max=log_probs.shape[-1] - 1)  # u < 1, so this is the last state at most
+
+
+def draw(law: Distribution, shape: Size = Size()) -> State:
+    """A draw that carries gradients where the law can give them."""
+    return law.rsample(shape) if law.has_rsample else law.sample(shape)
+
+
+def entrywise(law: Distribution) -> Distribution:
+    """The law with its entries as batch dimensions.
+
+    Raises:
+        ValueError: If the entries are not declared independent.
+    """
+    if not law.event_shape:
+        return law
+    base = getattr(law, "base_dist", None)
+    if base is None or base.batch_shape != law.batch_shape + law.event_shape:
+        raise ValueError(f"the entries of {type(law).__name__} are not independent")
+    return base
+
+
+def kl(p: Distribution, q: Distribution) -> Tensor:
+    r""":math:`\mathrm{KL}(p \| q)` in nats, shape (B,).
+
+    Rules of torch's registry where there is one; laws on integers are summed point by point until
+    the mass of p that is left out is below 1e-12 (or rounding).
+
+    Raises:
+        NotImplementedError: If neither applies.
+    """
+    if isinstance(p, Joint) and isinstance(q, Joint):
+        return torch.stack([kl(p.parts[k], q.parts[k]) for k in p.parts]).sum(0)
+    try:
+        return kl_divergence(p, q)
+    except NotImplementedError:
+        each = _summed_kl(entrywise(p), entrywise(q))
+        return sum_event(each)
+
+
+def _summed_kl(p: Distribution, q: Distribution) -> Tensor:
+    """The divergence of two laws on integers, entry by entry."""
+    if isinstance(p, Indexed) and isinstance(q, Indexed) and p.box == q.box:
+        return _kl_of_logs(p.log_probs, q.log_probs)
+    like = p.sample()
+    if isinstance(p, Indexed) or p.event_shape:
+        raise NotImplementedError(f"no KL of {type(p).__name__} from {type(q).__name__}")
+    size = 16
+    while True:
+        k = torch.arange(size, dtype=like.dtype, device=like.device)
+        k = k.reshape((-1,) + (1,) * like.dim()).expand(size, *like.shape)
+        inside = getattr(p, "size", size)
+        log_p = p.log_prob(k[:inside]).movedim(0, -1)
+        left = float((1 - log_p.exp().sum(-1)).max())
+        if left < max(1e-12, 1e3 * torch.finfo(log_p.dtype).eps) or size > inside:
+            return _kl_of_logs(log_p, q.log_prob(k[:inside]).movedim(0, -1))
+        if size > 1 << 20:
+            raise NotImplementedError(f"{type(p).__name__} has mass {left:.1e} beyond {size}")
+        size *= 4
+
+
+def _kl_of_logs(log_p: Tensor, log_q: Tensor) -> Tensor:
+    none = log_p == -torch.inf
+    gap = torch.where(none, torch.zeros_like(log_p), log_p - log_q)
+    return (log_p.exp() * gap).sum(-1)
+
+
+def _repeat(x: State, count: int) -> State:
+    if isinstance(x, Mapping):
+        return {k: _repeat(v, count) for k, v in x.items()}
+    return x.repeat_interleave(count, 0)

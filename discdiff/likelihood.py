@@ -1,0 +1,340 @@
+r"""Likelihood: the path-KL, the bound it gives, and the probability flow.
+
+.. math::
+    -\log p(x_0) \le \mathrm{KL}(q(x_1 | x_0) \| \text{prior})
+        + \int_0^1 \mathbb{E}\big[\text{kl rate}\big]\, dt.
+
+The integral is finite down to t = 0 for heads that decay there; for others it stops at a small
+time and a normalised decoder takes over:
+:math:`\log p(x_0) \ge -\text{path-KL on } [s, 1] + \mathbb{E} \log p(x_0 \mid x_s)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torchdiffeq import odeint
+
+from . import laws
+from .heads import Head
+from .loss import integrand
+from .numerics.autodiff import divergence, hutchinson
+from .process import Process, Pushed, batch_size, first_tensor, map_state
+from .reverse import drift_of
+from .shapes import along, sum_event
+from .solve import Unsolved
+from .steppers import Ancestral, Stepper
+from .times import time_density, times
+from .validation import require
+
+State = Any
+STOP = 1e-3
+
+
+def path_kl(
+    process: Process,
+    head: Head,
+    x_0: State,
+    *,
+    stop: float | None = None,
+    nodes: int | None = None,
+    prior: Distribution | None = None,
+    context: Any = None,
+) -> Tensor:
+    r"""The prior's KL plus the time integral of the loss, an unbiased estimate, in nats.
+
+    Arguments:
+        process: The process, on a clock.
+        head: A network with a meaning.
+        x_0: Data, shape (B, *event) or a dict.
+        stop: Where the integral stops: 0 for heads that decay there, else 1e-3 by default.
+        nodes: Number of quadrature nodes in z, each with its own draw of :math:`x_t`; by default
+            one importance-sampled time per batch element.
+        prior: The law at time 1 of the model; the process's own by default. One that cannot have
+            produced :math:`x_1` gives +∞.
+        context: Handed to the network.
+
+    Returns:
+        Shape (B,).
+
+    Raises:
+        ValueError: If stop is 0 and the integral would diverge for this head.
+    """
+    x_0 = process.check_state(x_0, "x_0")
+    stop = stop_for(process, head, stop)
+    start = prior_kl(process, x_0, prior)
+    if nodes is None:
+        t, w = times(process, x_0, stop=stop)
+        return start + w.to(start.dtype) * _draw_rate(process, head, x_0, t, context)
+    total = start
+    for t, w in zip(*quadrature(process, stop, nodes), strict=True):
+        full = t.expand(batch_size(x_0)).to(first_tensor(x_0).device)
+        total = total + w.to(total) * _draw_rate(process, head, x_0, full, context)
+    return total
+
+
+def elbo(
+    process: Process,
+    head: Head,
+    x_0: State,
+    *,
+    stop: float | None = None,
+    nodes: int | None = None,
+    prior: Distribution | None = None,
+    context: Any = None,
+) -> Tensor:
+    r"""A lower bound on :math:`\log p(x_0)`, an unbiased estimate of it, in nats.
+
+    The arguments are those of `path_kl`. Where the integral stops before 0, a normalised decoder
+    of :math:`x_0` given :math:`x_{stop}` completes the bound. For a pushed process the logarithm
+    of the Jacobian is included.
+
+    Returns:
+        Shape (B,).
+    """
+    x_0 = process.check_state(x_0, "x_0")
+    stop = stop_for(process, head, stop)
+    options = {"stop": stop, "nodes": nodes, "prior": prior, "context": context}
+    bound = -path_kl(process, head, x_0, **options)
+    if stop > 0:
+        bound = bound + reconstruction(process, head, x_0, stop, context)
+    return bound + log_jacobian(process, x_0).to(bound.dtype)
+
+
+def stop_for(process: Process, head: Head, stop: float | None) -> float:
+    """The time at which the integral stops.
+
+    Raises:
+        ValueError: If stop is 0 and the integral would diverge for this head.
+    """
+    finite = all(leaf.core.engine.decays(part) for leaf, part in leaf_heads(process, head))
+    if stop is None:
+        return 0.0 if finite else STOP
+    require(
+        stop > 0 or finite,
+        f"stop = 0: the integral diverges like log(1/t) for {type(head).__name__} on this process; "
+        "choose stop > 0, or a head that decays at t = 0",
+    )
+    require(0 <= stop < 1, f"stop must lie in [0, 1); it is {stop}")
+    return stop
+
+
+def leaf_heads(process: Process, head: Head) -> list[tuple[Any, Any]]:
+    """Each leaf with the part of the head that speaks of it."""
+    one = torch.full((1,), 0.5, dtype=torch.float64)
+    pairs = []
+    for leaf in process.leaves(one):
+        part: Any = head
+        for name in leaf.name.split(".") if leaf.name else ():
+            part = getattr(part, "parts", {}).get(name, part)
+        pairs.append((leaf, part))
+    return pairs
+
+
+def prior_kl(process: Process, x_0: State, prior: Distribution | None = None) -> Tensor:
+    r""":math:`\mathrm{KL}(q(x_1 \mid x_0) \| \text{prior})`, shape (B,), in nats."""
+    require(process.timed, "the bound needs a process on a clock: declare .on(clock)")
+    first = first_tensor(x_0)
+    t = torch.ones(first.shape[0], dtype=torch.float64, device=first.device)
+    law = process._transition(x_0, torch.zeros_like(t), t)
+    if prior is None:
+        prior = process.prior(map_state(lambda v: v.shape, x_0))
+    return laws.kl(law, prior).to(_dtype(first))
+
+
+def reconstruction(
+    process: Process, head: Head, x_0: State, stop: float, context: Any = None
+) -> Tensor:
+    r"""One draw of :math:`\log p(x_0 \mid x_{stop})` under the normalised decoders."""
+    first = first_tensor(x_0)
+    t = torch.full((first.shape[0],), stop, dtype=torch.float64, device=first.device)
+    x_t = laws.draw(process._transition(x_0, torch.zeros_like(t), t))
+    estimate = head(x_t, t, context)
+    total = torch.zeros(first.shape[0], dtype=_dtype(first), device=first.device)
+    for leaf, early in zip(process.leaves(t), process.leaves(torch.zeros_like(t)), strict=True):
+        x, data = leaf.get(x_t), early.get(x_0)
+        law = leaf.core.engine.decode(leaf.read(estimate), x, leaf.time)
+        if leaf.moving:
+            values = leaf.still(laws.entrywise(law).log_prob(data), x_t)
+            total = total + sum_event(values)
+        else:
+            total = total + law.log_prob(data)
+    return total
+
+
+def quadrature(process: Process, stop: float, nodes: int) -> tuple[Tensor, Tensor]:
+    """Times and weights of an n-node rule for integrals over t: equal masses of the density."""
+    density = time_density(process, stop)
+    u = (torch.arange(nodes, dtype=torch.float64) + 0.5) / nodes
+    t = density.quantile(u)
+    return t, 1 / density(t) / nodes
+
+
+def _draw_rate(process: Process, head: Head, x_0: State, t: Tensor, context: Any) -> Tensor:
+    law = process._transition(x_0, torch.zeros_like(t), t)
+    x_t = laws.draw(law)
+    estimate = head(x_t, t, context)
+    return integrand(process, process.as_estimate(x_0), estimate, x_t, t)
+
+
+def log_jacobian(process: Process, x: State) -> Tensor:
+    """The logarithm of the Jacobian of the pushes in a process, shape (B,)."""
+    zero = torch.zeros(batch_size(x), dtype=_dtype(first_tensor(x)), device=first_tensor(x).device)
+    if isinstance(process, Pushed):
+        y = process.transform.inv(x)
+        ladj = process.transform.log_abs_det_jacobian(y, x)
+        return log_jacobian(process.process, y) - ladj.reshape(ladj.shape[0], -1).sum(1)
+    inner = getattr(process, "process", None)
+    if inner is not None:
+        return log_jacobian(inner, x)
+    parts = getattr(process, "parts", None)
+    if parts is not None:
+        return sum((log_jacobian(p, x[k]) for k, p in parts.items()), zero)
+    return zero
+
+
+@dataclass(frozen=True)
+class Terms:
+    r"""The terms of a finite-step bound on :math:`-\log p(x_0)`, each of shape (B,), in nats."""
+
+    prior: Tensor
+    steps: Tensor
+    reconstruction: Tensor
+
+    @property
+    def nats(self) -> Tensor:
+        """The bound: the sum of the terms."""
+        return self.prior + self.steps + self.reconstruction
+
+
+def vlb(
+    process: Process,
+    head: Head,
+    x_0: State,
+    times: Tensor,
+    stepper: Stepper | None = None,
+    *,
+    prior: Distribution | None = None,
+    context: Any = None,
+) -> Terms:
+    r"""The finite-step bound of a run through given times, with a stepper's kernel laws.
+
+    .. math::
+        \mathrm{KL}(q(x_{t_n} | x_0) \| \text{prior})
+        + \sum_k \mathbb{E}\, \mathrm{KL}(q(x_{t_{k-1}} | x_{t_k}, x_0) \| p_\theta)
+        - \mathbb{E} \log p(x_0 \mid x_{t_1})
+
+    Arguments:
+        process: The process.
+        head: A network with a meaning.
+        x_0: Data.
+        times: Increasing times without 0, ending at 1.
+        stepper: A stepper whose step is a law (`Ancestral` by default).
+        prior: The law at time 1; the process's own by default.
+        context: Handed to the network.
+
+    Returns:
+        `Terms` with fields ``prior, steps, reconstruction``; ``nats`` is their sum. One draw of
+        each :math:`x_{t_k}` is used; the KL of a step is that of its draw where no closed form
+        is known.
+    """
+    x_0 = process.check_state(x_0, "x_0")
+    stepper = stepper or Ancestral()
+    times = torch.as_tensor(times, dtype=torch.float64)
+    require(
+        times.dim() == 1 and bool((times > 0).all()) and bool((times.diff() > 0).all()),
+        "times must increase and not contain 0",
+    )
+    first = first_tensor(x_0)
+    batch, steps = first.shape[0], torch.zeros(first.shape[0], dtype=_dtype(first))
+    full = [t.expand(batch).to(first.device) for t in times]
+    data = process.as_estimate(x_0)
+    zero = torch.zeros_like(full[0])
+    for s, t in zip(full[:-1], full[1:], strict=True):
+        x_t = laws.draw(process._transition(x_0, zero, t))
+        model = stepper.law(process, head(x_t, t, context), x_t, t, s)
+        exact = process._bridge(data, x_t, s, t)
+        steps = steps + _step_kl(exact, model)
+    x_1 = laws.draw(process._transition(x_0, zero, full[0]))
+    last = stepper.law(process, head(x_1, full[0], context), x_1, full[0], zero)
+    return Terms(prior_kl(process, x_0, prior), steps, -last.log_prob(x_0))
+
+
+def _step_kl(exact: Distribution, model: Distribution) -> Tensor:
+    try:
+        return laws.kl(exact, model)
+    except NotImplementedError:
+        x_s = exact.sample()
+        return exact.log_prob(x_s) - model.log_prob(x_s)
+
+
+def log_prob(
+    process: Process,
+    head: Head,
+    x_0: State,
+    *,
+    context: Any = None,
+    stop: float = 0.0,
+    probes: int = 0,
+    rtol: float = 1e-7,
+    atol: float = 1e-7,
+) -> Tensor:
+    r"""The likelihood of the probability flow of a continuous process, in nats.
+
+    .. math:: \log p(x_0) = \log p_1(x_1) + \int_0^1 \operatorname{div} f\, dt, \qquad
+              f = v - \tfrac12 B B^\top \nabla \log p_t
+
+    Arguments:
+        process: A process on real vectors, on a clock with a finite end.
+        head: A network with a meaning.
+        x_0: Data, shape (B, *event).
+        context: Handed to the network.
+        stop: Where the flow starts; with ``stop > 0`` the data count as :math:`x_{stop}`.
+        probes: Number of Hutchinson probes for the divergence; 0: the exact trace.
+        rtol: Relative tolerance of the solver.
+        atol: Absolute tolerance of the solver.
+
+    Returns:
+        Shape (B,), in the state's dtype.
+
+    Raises:
+        Unsolved: If the state is not continuous.
+    """
+    x_0 = process.check_state(x_0, "x_0")
+    if not isinstance(x_0, Tensor):
+        raise Unsolved("the probability flow of a product is that of its parts: ask for each")
+    signs = None if probes == 0 else _signs(x_0, probes)
+
+    def flow(x: Tensor, t: Tensor) -> Tensor:
+        time = t.to(torch.float64).expand(x.shape[0])
+        (leaf,) = process.leaves(time)
+        estimate = leaf.read(head(x, time, context))
+        backward = drift_of(leaf, estimate, leaf.get(x), noise=0.0)
+        if backward is None:
+            raise Unsolved("a discrete state has no probability flow: use elbo")
+        return -backward * along(leaf.speed, x)
+
+    def joint(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        x, _ = state
+        if signs is None:
+            trace = divergence(lambda y: flow(y, t), x)
+        else:
+            trace = hutchinson(lambda y: flow(y, t), x, signs)[0]
+        return flow(x, t), trace
+
+    span = torch.tensor([max(stop, 1e-5), 1.0], dtype=torch.float64, device=x_0.device)
+    start = (x_0, torch.zeros(x_0.shape[0], dtype=x_0.dtype, device=x_0.device))
+    x, change = odeint(joint, start, span, rtol=rtol, atol=atol, method="dopri5")
+    return process.prior(x_0.shape).log_prob(x[-1]) + change[-1]
+
+
+def _signs(x: Tensor, probes: int) -> Tensor:
+    return torch.randint(0, 2, (probes, *x.shape), device=x.device).to(x.dtype) * 2 - 1
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    return x.dtype if x.is_floating_point() else torch.get_default_dtype()

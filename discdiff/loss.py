@@ -1,0 +1,179 @@
+r"""The loss: the rate at which the reversal given the data departs from the model's.
+
+With :math:`s` the score of :math:`p_t(\cdot \mid x_0)` and :math:`\hat s` what the head makes of
+:math:`x_t`, each term of the generator adds
+
+.. math::
+    \text{drift: } 0, \qquad
+    \text{diffusion: } \tfrac12 \|B^\top (s - \hat s)\|^2, \qquad
+    \text{jump: } \sum_y D(r(y) \| \hat r(y)), \quad
+    D(r \| \hat r) = r \log (r / \hat r) - r + \hat r,
+
+with the reverse rates :math:`r(y) = r(y \to x)\, p_t(y) / p_t(x)`. Terms add up, a clock
+multiplies by its rate, products add over their parts. An engine may know the sum in closed form.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .estimates import Data, Estimate
+from .heads import Head
+from .laws import draw
+from .numerics.special import bregman_log, safe_log
+from .process import Leaf, Process, first_tensor
+from .shapes import sum_event
+from .solve import Score
+from .terms import Diffusion, Drift, Jump
+from .validation import as_time, require, values_are_checked
+from .weights import NLL, Weight
+
+State = Any
+
+
+def loss(
+    process: Process,
+    head: Head,
+    x_0: State,
+    t: float | Tensor,
+    *,
+    weight: Weight | None = None,
+    context: Any = None,
+    x_t: State | None = None,
+) -> Tensor:
+    r"""The integrand of the path-KL at time t, one draw of :math:`x_t` per batch element.
+
+    Arguments:
+        process: The process.
+        head: A network with a meaning.
+        x_0: Data, shape (B, *event) or a dict.
+        t: Times in the open interval, a number or of shape () or (B,); `times` draws them.
+        weight: A `weights` object; the likelihood's by default.
+        context: Handed to the network.
+        x_t: The noisy state; drawn from the marginal if not given.
+
+    Returns:
+        Shape (B,), in nats per unit of clock time, times the weight. Its mean over :math:`x_t`,
+        integrated over t, is the path-KL. Where the process itself is learned on a discrete
+        state, a score-function term makes the gradient unbiased and leaves the value alone.
+
+    Raises:
+        ValueError: If data lie outside the support or a shape does not fit.
+        Unsolved: If the head does not determine the score.
+    """
+    x_0 = process.check_state(x_0, "x_0")
+    t = as_time(t, first_tensor(x_0), "t")
+    if values_are_checked(t):
+        require(bool((t > 0).all()), "loss needs t > 0: at t = 0 nothing is noisy")
+    with torch.autocast(first_tensor(x_0).device.type, enabled=False):
+        drawn = x_t is None
+        law = process._transition(x_0, torch.zeros_like(t), t) if drawn or learns(process) else None
+        x_t = draw(law) if drawn else process.check_state(x_t, "x_t")  # type: ignore[arg-type]
+    estimate = head(x_t, t, context)
+    with torch.autocast(first_tensor(x_0).device.type, enabled=False):
+        value = integrand(process, Data(x_0), estimate, x_t, t, weight or NLL())
+        if drawn and law is not None and not law.has_rsample and learns(process):
+            return value + _score_function(law.log_prob(x_t), value)
+        return value
+
+
+def integrand(
+    process: Process,
+    target: Estimate,
+    estimate: Estimate,
+    x_t: State,
+    t: Tensor,
+    weight: Weight | None = None,
+) -> Tensor:
+    """The divergence rate between the reversals that two estimates determine, shape (B,)."""
+    weight = weight or NLL()
+    total = None
+    for leaf in process.leaves(t):
+        rate = kl_rate(leaf, leaf.read(target), leaf.read(estimate), x_t)
+        rate = rate * (leaf.speed * weight(leaf)).to(rate.dtype)
+        total = rate if total is None else total + rate
+    assert total is not None
+    return total
+
+
+def kl_rate(leaf: Leaf, target: Estimate, estimate: Estimate, x_t: State) -> Tensor:
+    """The divergence rate of one leaf per unit of its own time, shape (B,)."""
+    x, t, engine = leaf.get(x_t), leaf.time, leaf.core.engine
+    closed = engine.kl_rate(target, estimate, x, t)
+    if closed is not None:
+        values, factor = closed
+        values = sum_event(leaf.still(values, x_t))
+        return values * factor.to(values.dtype)
+    return sum_over_terms(leaf, target, estimate, x_t)
+
+
+def sum_over_terms(leaf: Leaf, target: Estimate, estimate: Estimate, x_t: State) -> Tensor:
+    """The divergence rate of one leaf as the sum of its terms' rules, shape (B,)."""
+    x, t, engine = leaf.get(x_t), leaf.time, leaf.core.engine
+    score, score_hat = engine.score(target, x, t), engine.score(estimate, x, t)
+    rates = [rule(term, score, score_hat, x, t) for term in leaf.core.terms]
+    return torch.stack([sum_event(leaf.still(rate, x_t)) for rate in rates]).sum(0)
+
+
+@singledispatch
+def rule(term: Any, score: Score, score_hat: Score, x: Tensor, t: Tensor) -> Tensor:
+    """What one term adds to the divergence rate, per entry."""
+    raise TypeError(f"{type(term).__name__} is neither a drift, a diffusion nor a jump")
+
+
+@rule.register
+def _(term: Drift, score: Score, score_hat: Score, x: Tensor, t: Tensor) -> Tensor:
+    return torch.zeros_like(x)
+
+
+@rule.register
+def _(term: Diffusion, score: Score, score_hat: Score, x: Tensor, t: Tensor) -> Tensor:
+    error = term.unmix(score.gradient - score_hat.gradient, x, t)
+    return term.scale.to(x.dtype) * error.square() / 2
+
+
+@rule.register
+def _(term: Jump, score: Score, score_hat: Score, x: Tensor, t: Tensor) -> Tensor:
+    points, log_rates = jumps_into(term, x, t)
+    log_r, log_r_hat = (
+        reverse_log_rates(s, points, log_rates) for s in (score, score_hat)
+    )
+    return bregman_log(log_r.exp(), log_r_hat).sum(-1)
+
+
+def jumps_into(term: Jump, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The points that jump to x and the logarithms of their rates, −∞ at x itself."""
+    points, rates = term.frozen(t).into(x)
+    own = points == x.unsqueeze(-1 - term.event_axes)
+    own = own.all(-1) if term.event_axes else own
+    rates = torch.where(own, torch.zeros_like(rates), term.scale.to(rates.dtype) * rates)
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    return points, safe_log(rates).to(dtype)
+
+
+def reverse_log_rates(score: Score, points: Tensor, log_rates: Tensor) -> Tensor:
+    r""":math:`\log r(y \to x) + \log p_t(y) / p_t(x)`, −∞ where no jump leads."""
+    none = log_rates == -torch.inf
+    ratio = score.log_ratio(points)
+    return torch.where(none, log_rates, log_rates + torch.where(none, 0.0, ratio))
+
+
+def learns(process: Process) -> bool:
+    """Whether a declared number requires grad."""
+    return any(p.requires_grad for p in process.parameters()) or any(
+        b.requires_grad for b in process.buffers()
+    )
+
+
+def _score_function(log_prob: Tensor, value: Tensor) -> Tensor:
+    r"""Zero, with the gradient :math:`(v - \bar v)\, \nabla \log q(x_t)`.
+
+    The baseline of each batch element is the mean of the others, so that it is independent.
+    """
+    value, count = value.detach(), value.shape[0]
+    others = (value.sum() - value) / max(count - 1, 1)
+    return (log_prob - log_prob.detach()) * (value - others)

@@ -1,0 +1,84 @@
+r"""Derivatives of functions of a batch, sample by sample.
+
+For :math:`f: \mathbb{R}^n \to \mathbb{R}^n` and random v with mean zero and covariance I,
+
+.. math::
+    \nabla \cdot f(x) = \operatorname{tr} \frac{\partial f}{\partial x}
+    = \sum_i e_i^\top \frac{\partial f}{\partial x} e_i
+    = \mathbb{E}_v \left[ v^\top \frac{\partial f}{\partial x} v \right].
+
+The functions act on a batch, (B, *event), each sample by itself. Results can be differentiated
+again, also in the parameters of f.
+
+References:
+    | A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines
+      (Hutchinson, 1990)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    r""":math:`\nabla f(x)` of a function from (B, *event) to (B,), of shape (B, *event).
+
+    Example:
+        >>> gradient(lambda x: (x**3).sum(-1), torch.tensor([[1.0, 2.0]]))
+        tensor([[ 3., 12.]])
+    """
+    return torch.func.grad(lambda at: f(at).sum())(x)
+
+
+def divergence(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    r""":math:`\nabla \cdot f(x)` of a field from (B, *event) to itself, of shape (B,).
+
+    Exact, by one backward pass per entry of the event: for small events.
+
+    Example:
+        >>> divergence(lambda x: x * x.sum(-1, keepdim=True), torch.tensor([[1.0, 2.0]]))
+        tensor([9.])
+    """
+    n = math.prod(x.shape[1:])
+    basis = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, 1, *x.shape[1:])
+    return _quadratic(f, x, basis.expand(n, *x.shape)).sum(0)
+
+
+def hutchinson(
+    f: Callable[[Tensor], Tensor], x: Tensor, probes: int | Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""An unbiased estimate of :math:`\nabla \cdot f(x)` and its standard error, of shape (B,).
+
+    The error comes from the off-diagonal part of the Jacobian only: Rademacher probes have the
+    smallest variance among those with independent entries. One probe says nothing about its error,
+    which is then infinite.
+
+    Arguments:
+        f: A field from (B, *event) to itself.
+        x: Where the divergence is wanted.
+        probes: How many Rademacher probes to draw, or the probes, (n, B, *event): an ODE needs the
+            same ones at each of its steps.
+
+    Example:
+        >>> hutchinson(lambda x: 2 * x, torch.zeros(1, 3), 4)
+        (tensor([6.]), tensor([0.]))
+    """
+    if isinstance(probes, int):
+        bits = torch.randint(2, (probes, *x.shape), device=x.device)
+        probes = (2 * bits - 1).to(x.dtype)
+    values = _quadratic(f, x, probes)
+    n = values.shape[0]
+    if n == 1:
+        return values[0], torch.full_like(values[0], torch.inf)
+    return values.mean(0), values.std(0) / math.sqrt(n)
+
+
+def _quadratic(f: Callable[[Tensor], Tensor], x: Tensor, vectors: Tensor) -> Tensor:
+    """The values vᵀ (∂f/∂x) v for vectors (n, B, *event), of shape (n, B)."""
+    _, pullback = torch.func.vjp(f, x)
+    (rows,) = torch.func.vmap(pullback)(vectors)
+    return (rows * vectors).flatten(2).sum(-1)

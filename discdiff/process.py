@@ -1,0 +1,874 @@
+r"""Processes, and every combinator that their operators return.
+
+A Markov process is a sum of generator terms, run on a clock, over one part or a product of named
+parts. With :math:`L` the generator of the sum, its law solves
+
+.. math:: \partial_t \mathbb{E}[f(X_t) \mid x] = \mathbb{E}[(L f)(X_t) \mid x]
+
+in the generator's own time. The combinators change how the process is seen, never how it is
+solved: a clock sends t to :math:`\Lambda(t)`, a product runs its parts side by side, a push maps
+the state, a scale multiplies it, known entries stand still. So each process is a tree whose
+leaves are sums of terms; a `Leaf` is such a sum with the way it is seen from outside. Everything
+that is linear in the generator (losses, reversal, Euler steps) walks the leaves.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform, constraints
+
+from . import laws
+from .clock import Clock
+from .estimates import Atoms, Data, Epsilon, Estimate, Mean, Parts, Score, Velocity
+from .params import Declared, declare
+from .solve import Engine, Unsolved, engine_for
+from .validation import as_time, require, require_order, require_values, values_are_checked
+
+State = Any
+Shape = Any
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A sum of terms inside a process, and how it is seen from outside at one time.
+
+    Arguments:
+        core: The sum of terms.
+        time: Its own time, shape (B,).
+        speed: The derivative of its own time, shape (B,).
+        get: From the state of the whole to the state of this sum.
+        put: From (state of the whole, new state of this sum) to the new state of the whole.
+        read: From an estimate for the whole to an estimate for this sum.
+        moving: From the state of the whole to masks of the entries that move; none: all do.
+        name: Where the leaf hangs, for messages and tables.
+        clock: The clock of the leaf; None in its own time.
+    """
+
+    core: Generator
+    time: Tensor
+    speed: Tensor
+    get: Callable[[State], Tensor]
+    put: Callable[[State, Tensor], State]
+    read: Callable[[Estimate], Estimate]
+    moving: tuple[Callable[[State], Tensor], ...] = ()
+    name: str = ""
+    clock: Clock | None = None
+
+    def within(
+        self,
+        get: Callable[[State], State],
+        put: Callable[[State, State], State],
+        read: Callable[[Estimate], Estimate],
+    ) -> Leaf:
+        """The leaf seen through one more combinator."""
+        return replace(
+            self,
+            get=lambda x: self.get(get(x)),
+            put=lambda x, y: put(x, self.put(get(x), y)),
+            read=lambda e: self.read(read(e)),
+            moving=tuple(_after(get, mask) for mask in self.moving),
+        )
+
+    def still(self, values: Tensor, x: State) -> Tensor:
+        """Values of shape (B, *event) with zeros at the entries that do not move."""
+        for mask in self.moving:
+            moves = mask(x)
+            moves = moves.reshape(moves.shape + (1,) * (values.dim() - moves.dim()))
+            values = torch.where(moves, values, torch.zeros_like(values))
+        return values
+
+
+class Process(Declared, ABC):
+    r"""A declared Markov process on a state space.
+
+    Dimension 0 of a state is the batch, all others are the event; a `Product`'s state is a dict.
+    On a clock, data stand at t = 0 and noise at t = 1; without one, time runs on [0, ∞).
+    """
+
+    # -- verbs ---------------------------------------------------------------------------------
+
+    def transition(self, x_s: State, s: float | Tensor, t: float | Tensor) -> Distribution:
+        r"""The law :math:`p(x_t \mid x_s)`, batch shape (B,).
+
+        Arguments:
+            x_s: State at time s.
+            s: Earlier time, a number or a tensor of shape () or (B,).
+            t: Later time, likewise.
+
+        Raises:
+            ValueError: If s > t, a shape does not fit, or x_s lies outside the support.
+            Unsolved: If no engine knows the transition law.
+        """
+        x_s = self.check_state(x_s, "x_s")
+        s, t = self._times(x_s, s, t)
+        return self._transition(x_s, s, t)
+
+    def marginal(self, x_0: State, t: float | Tensor) -> Distribution:
+        r"""The law :math:`p(x_t \mid x_0)` of the noisy state given the data."""
+        x_0 = self.check_state(x_0, "x_0")
+        s, t = self._times(x_0, 0.0, t)
+        return self._transition(x_0, s, t)
+
+    def bridge(
+        self, x_0: State | Estimate, x_t: State, s: float | Tensor, t: float | Tensor
+    ) -> Distribution:
+        r"""The law :math:`p(x_s \mid x_0, x_t)`, or its mixture over an estimate of x_0.
+
+        Arguments:
+            x_0: The data, or what a head says of it. Posterior-like estimates give the exact
+                mixture, `Mean` the plug-in, `Missing` stochastic rounding.
+            x_t: State at time t.
+            s: Earlier time.
+            t: Later time.
+
+        Raises:
+            ValueError: If s > t, a shape does not fit, or a state lies outside the support.
+            Unsolved: If the estimate does not determine the bridge.
+        """
+        x_t = self.check_state(x_t, "x_t")
+        s, t = self._times(x_t, s, t)
+        return self._bridge(self.as_estimate(x_0), x_t, s, t)
+
+    def limit(self, shape: Shape) -> Distribution:
+        r"""The stationary law that is reached from every state, for states of this shape.
+
+        Raises:
+            Unsolved: If there is none.
+        """
+        return self._limit(shape)
+
+    def prior(self, shape: Shape) -> Distribution:
+        """Where sampling starts: the limit if there is one, else the law at 1 from 0."""
+        try:
+            return self._limit(shape)
+        except Unsolved:
+            origin = self.origin(shape)
+            batch = batch_size(origin)
+            zero = torch.zeros(batch, dtype=torch.float64)
+            return self._transition(origin, zero, zero + 1)
+
+    def score(self, x_t: State, x_0: State | Estimate, t: float | Tensor) -> Any:
+        r"""The score of :math:`p_t(\cdot \mid x_0)`, or what an estimate of x_0 makes of it.
+
+        Returns:
+            A `Score` with readings ``gradient`` and ``log_ratio``; a dict of them for a product.
+        """
+        x_t = self.check_state(x_t, "x_t")
+        _, t = self._times(x_t, 0.0, t)
+        estimate = self.as_estimate(x_0)
+        scores = {
+            leaf.name: leaf.core.engine.score(leaf.read(estimate), leaf.get(x_t), leaf.time)
+            for leaf in self.leaves(t)
+        }
+        return scores[""] if set(scores) == {""} else scores
+
+    def convert(self, estimate: State | Estimate, x_t: State, t: float | Tensor, kind: Any) -> Any:
+        """What an estimate says, as another kind of estimate (a dict of kinds for a product)."""
+        x_t = self.check_state(x_t, "x_t")
+        _, t = self._times(x_t, 0.0, t)
+        return self._convert(self.as_estimate(estimate), x_t, t, kind)
+
+    # -- operators -----------------------------------------------------------------------------
+
+    def on(self, clock: Clock) -> Process:
+        """The process run on a clock: data at t = 0, noise at t = 1."""
+        return Timed(self, clock)
+
+    def push(self, transform: Transform) -> Process:
+        """The image of the process under a fixed invertible map of the state."""
+        return Pushed(self, transform)
+
+    def scaled(self, alpha: Callable[[Tensor], Tensor]) -> Process:
+        r"""The process :math:`x_t = \alpha(t)\, y_t`, with :math:`\alpha(0) = 1`."""
+        return Scaled(self, alpha)
+
+    def given(self, known: tuple[Tensor, Tensor]) -> Process:
+        """The process with known entries clamped: known is (values, mask), mask true where known."""
+        return Given(self, known)
+
+    # -- what a process must say ---------------------------------------------------------------
+
+    @abstractmethod
+    def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution: ...
+
+    @abstractmethod
+    def _bridge(
+        self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
+    ) -> Distribution: ...
+
+    @abstractmethod
+    def _limit(self, shape: Shape) -> Distribution: ...
+
+    @abstractmethod
+    def leaves(self, t: Tensor) -> Iterator[Leaf]:
+        """The sums of terms of which the process is made, seen at time t of shape (B,)."""
+
+    @abstractmethod
+    def check_state(self, x: State, name: str) -> State:
+        """The state, after its shape, dtype, kind and values were checked."""
+
+    @abstractmethod
+    def origin(self, shape: Shape) -> State:
+        """The zero state of this shape."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether every part runs on a clock, so that time is [0, 1]."""
+        return False
+
+    def _convert(self, estimate: Estimate, x: State, t: Tensor, kind: Any) -> Any:
+        (leaf,) = self.leaves(t)
+        return leaf.core.engine.convert(leaf.read(estimate), leaf.get(x), leaf.time, kind)
+
+    def as_estimate(self, x_0: State | Estimate) -> Estimate:
+        """Data as an estimate; estimates as they are."""
+        return x_0 if isinstance(x_0, Estimate) else Data(self.check_state(x_0, "x_0"))
+
+    def _times(self, x: State, s: float | Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        first = first_tensor(x)
+        s, t = as_time(s, first, "s"), as_time(t, first, "t")
+        require_order(s, t)
+        if self.timed and values_are_checked(t):
+            require(bool((t <= 1).all()), f"on a clock t must lie in [0, 1]; it reaches {t.max()}")
+        return s, t
+
+
+class Generator(Process):
+    """A sum of terms in its own time: what an engine solves."""
+
+    terms: tuple[Any, ...]
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that solves this sum.
+
+        Raises:
+            Unsolved: If none does.
+        """
+        engine = self.__dict__.get("_engine")
+        if engine is None:
+            engine = engine_for(frozenset(type(term) for term in self.terms)).plan(self.terms)
+            self.__dict__["_engine"] = engine
+        return engine
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Where the entries of a state may lie."""
+        return self.terms[0].support
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype that states must have; None: any floating one."""
+        return torch.int64 if self.terms[0].categorical else None
+
+    def leaves(self, t: Tensor) -> Iterator[Leaf]:
+        yield Leaf(self, t, torch.ones_like(t), _same, _put, _same)
+
+    def check_state(self, x: State, name: str) -> Tensor:
+        require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
+        require(x.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
+        if self.dtype is not None:
+            require(x.dtype == self.dtype, f"{name} holds categories: int64, not {x.dtype}")
+        else:
+            require(x.is_floating_point(), f"{name} must be a floating tensor, not {x.dtype}")
+        for term in self.terms:
+            term.check_shape(x, name)
+        if values_are_checked(x):
+            require_values(x, self.support, name)
+        return x
+
+    def origin(self, shape: Shape) -> Tensor:
+        return torch.zeros(shape, dtype=self.dtype or torch.get_default_dtype())
+
+    def __add__(self, other: Process) -> Process:
+        if not isinstance(other, Generator):
+            return NotImplemented
+        return Sum(*self.terms, *other.terms)
+
+    def _transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        return self.engine.transition(x, s, t)
+
+    def _bridge(
+        self, estimate: Estimate, x: Tensor, s: Tensor, t: Tensor, eta: float = 1.0
+    ) -> Distribution:
+        if isinstance(estimate, Atoms):
+            return _atom_bridge(self, estimate, x, s, t, eta)
+        if eta != 1.0 and self.engine.deterministic:
+            return self.engine.step(estimate, x, s, t, eta)
+        return self.engine.bridge(estimate, x, s, t)
+
+    def _limit(self, shape: Shape) -> Distribution:
+        return self.engine.limit(tuple(shape))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in super().__getstate__().items() if k != "_engine"}
+
+
+class Sum(Generator):
+    r"""A sum of terms, :math:`L = \sum_i L_i`: what `+` returns.
+
+    Raises:
+        ValueError: If the terms live on different state spaces.
+    """
+
+    def __init__(self, *terms: Generator) -> None:
+        super().__init__()
+        spaces = {(str(term.support), term.dtype) for term in terms}
+        require(
+            len(spaces) == 1,
+            "the terms of a sum must share one state space; got "
+            + ", ".join(f"{type(term).__name__} on {term.support}" for term in terms),
+        )
+        self.members = nn.ModuleList(terms)
+
+    @property
+    def terms(self) -> tuple[Any, ...]:
+        return tuple(self.members)
+
+    def __rmul__(self, rate: float | Tensor) -> Sum:
+        return Sum(*(rate * term for term in self.terms))
+
+    def __repr__(self) -> str:
+        return " + ".join(repr(term) for term in self.terms)
+
+
+class Timed(Process):
+    r"""A process on a clock: :math:`X_t = Y_{\Lambda(t)}` for :math:`t \in [0, 1]`.
+
+    Raises:
+        ValueError: If the process already runs on a clock.
+    """
+
+    def __init__(self, process: Process, clock: Clock) -> None:
+        super().__init__()
+        require(isinstance(clock, Clock), f"clock must be a Clock; it is a {type(clock).__name__}")
+        require(not process.timed, "the process already runs on a clock")
+        self.process, self.clock = process, clock
+
+    @property
+    def timed(self) -> bool:
+        return True
+
+    def leaves(self, t: Tensor) -> Iterator[Leaf]:
+        speed = self.clock.rate(t)
+        for leaf in self.process.leaves(self.clock(t)):
+            yield replace(leaf, speed=leaf.speed * speed, clock=self.clock)
+
+    def check_state(self, x: State, name: str) -> State:
+        return self.process.check_state(x, name)
+
+    def origin(self, shape: Shape) -> State:
+        return self.process.origin(shape)
+
+    def __add__(self, other: Process) -> Process:
+        if isinstance(other, Timed) and other.clock is self.clock:
+            return Timed(self.process + other.process, self.clock)  # type: ignore[operator]
+        raise Unsolved(
+            "terms on different clocks do not commute in general: put the whole sum on one clock, "
+            "or declare the time dependence as a function, RateMatrix(Q) with Q(t)"
+        )
+
+    def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
+        return self.process._transition(x, self.clock(s), self.clock(t))
+
+    def _bridge(
+        self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
+    ) -> Distribution:
+        return self.process._bridge(estimate, x, self.clock(s), self.clock(t), eta)
+
+    def _limit(self, shape: Shape) -> Distribution:
+        return self.process._limit(shape)
+
+    def __repr__(self) -> str:
+        return f"({self.process!r}).on({self.clock!r})"
+
+
+class Product(Process):
+    r"""Independent processes side by side; the state is a dict with the same names.
+
+    Arguments:
+        parts: A dict of processes, for names that are no Python identifiers.
+        **named: Processes by keyword.
+
+    Raises:
+        ValueError: If there is no part, or a name occurs twice.
+
+    Example:
+        >>> from discdiff import Death, Replace
+        >>> table = Product(job=Replace(torch.full((3,), 1 / 3)), visits=Death())
+        >>> table.names
+        ('job', 'visits')
+    """
+
+    def __init__(self, parts: Mapping[str, Process] | None = None, /, **named: Process) -> None:
+        super().__init__()
+        twice = set(parts or {}) & set(named)
+        require(not twice, f"parts named twice: {sorted(twice)}")
+        both = {**(parts or {}), **named}
+        require(bool(both), "a product needs at least one part")
+        self.names = tuple(both)
+        self.members = nn.ModuleList(both.values())
+
+    @property
+    def parts(self) -> dict[str, Process]:
+        return dict(zip(self.names, self.members, strict=True))  # type: ignore[arg-type]
+
+    @property
+    def timed(self) -> bool:
+        return all(part.timed for part in self.parts.values())
+
+    def leaves(self, t: Tensor) -> Iterator[Leaf]:
+        for name, part in self.parts.items():
+            for leaf in part.leaves(t):
+                inside = leaf.within(_getter(name), _putter(name), _reader(name))
+                yield replace(inside, name=f"{name}.{leaf.name}" if leaf.name else name)
+
+    def check_state(self, x: State, name: str) -> State:
+        require(isinstance(x, Mapping), f"{name} must be a dict with keys {list(self.names)}")
+        require(
+            set(x) == set(self.names),
+            f"{name} must have the keys {list(self.names)}; it has {list(x)}",
+        )
+        state = {k: part.check_state(x[k], f"{name}[{k!r}]") for k, part in self.parts.items()}
+        sizes = {k: batch_size(v) for k, v in state.items()}
+        require(len(set(sizes.values())) == 1, f"{name} has parts of different batch size: {sizes}")
+        return state
+
+    def origin(self, shape: Shape) -> State:
+        return {name: part.origin(shape[name]) for name, part in self.parts.items()}
+
+    def on(self, clock: Clock) -> Process:
+        return Product({name: part.on(clock) for name, part in self.parts.items()})
+
+    def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
+        return laws.Joint({k: p._transition(x[k], s, t) for k, p in self.parts.items()})
+
+    def _bridge(
+        self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
+    ) -> Distribution:
+        if isinstance(estimate, Atoms):
+            return _atom_bridge(self, estimate, x, s, t, eta)
+        return laws.Joint(
+            {k: p._bridge(_reader(k)(estimate), x[k], s, t, eta) for k, p in self.parts.items()}
+        )
+
+    def _limit(self, shape: Shape) -> Distribution:
+        return laws.Joint({k: p._limit(shape[k]) for k, p in self.parts.items()})
+
+    def prior(self, shape: Shape) -> Distribution:
+        return laws.Joint({k: p.prior(shape[k]) for k, p in self.parts.items()})
+
+    def _convert(self, estimate: Estimate, x: State, t: Tensor, kind: Any) -> Any:
+        return Parts(
+            {
+                k: p._convert(_reader(k)(estimate), x[k], t, kind[k])
+                for k, p in self.parts.items()
+            }
+        )
+
+    def __repr__(self) -> str:
+        return f"Product({', '.join(f'{k}={p!r}' for k, p in self.parts.items())})"
+
+
+class Mixture(Process):
+    r"""A label is drawn once and kept in the state; it says which process runs.
+
+    The state is a dict ``{"label": (B,) int64, "state": ...}``; `label(x_0)` adds a label drawn
+    from the weights to data. What a head says concerns the ``"state"``.
+
+    Arguments:
+        weights: The probabilities of the labels, shape (N,), summing to one.
+        *processes: One process per label, on one state space.
+
+    Raises:
+        ValueError: If the weights are no probabilities, or their number does not fit.
+    """
+
+    def __init__(self, weights: Tensor | list[float], *processes: Process) -> None:
+        super().__init__()
+        declare(self, "weights", weights)
+        require(
+            self.weights.shape == (len(processes),),
+            f"weights of shape {tuple(self.weights.shape)} must name {len(processes)} processes",
+        )
+        total = float(self.weights.detach().sum())
+        require(
+            bool((self.weights >= 0).all()) and abs(total - 1) < 1e-9,
+            f"weights must be ≥ 0 and sum to 1; they are {self.weights.tolist()}",
+        )
+        self.members = nn.ModuleList(processes)
+
+    @property
+    def timed(self) -> bool:
+        return all(part.timed for part in self.members)  # type: ignore[union-attr]
+
+    def label(self, x_0: Tensor) -> dict[str, Tensor]:
+        """Data with labels drawn from the weights."""
+        weights = self.weights.expand(x_0.shape[0], -1)
+        return {"label": torch.multinomial(weights, 1)[:, 0], "state": x_0}
+
+    def leaves(self, t: Tensor) -> Iterator[Leaf]:
+        for i, part in enumerate(self.members):
+            for leaf in part.leaves(t):  # type: ignore[operator]
+                inside = leaf.within(_getter("state"), _putter("state"), _state_of_mixture)
+                moving = (*inside.moving, _labelled(i))
+                yield replace(inside, name=f"{i}.{leaf.name}".rstrip("."), moving=moving)
+
+    def check_state(self, x: State, name: str) -> State:
+        require(
+            isinstance(x, Mapping) and set(x) == {"label", "state"},
+            f"{name} must be a dict with keys 'label' and 'state'",
+        )
+        label = x["label"]
+        require(label.dtype == torch.int64, f"{name}['label'] must be int64, not {label.dtype}")
+        if values_are_checked(label):
+            space = constraints.integer_interval(0, len(self.members) - 1)
+            require_values(label, space, f"{name}['label']")
+        for part in self.members:
+            part.check_state(x["state"], f"{name}['state']")  # type: ignore[operator]
+        return dict(x)
+
+    def origin(self, shape: Shape) -> State:
+        state = self.members[0].origin(shape["state"])  # type: ignore[operator]
+        return {"label": torch.zeros(batch_size(state), dtype=torch.int64), "state": state}
+
+    def _select(self, label: Tensor, choices: list[Distribution]) -> Distribution:
+        return laws.Joint(
+            {"label": laws.point(label), "state": laws.Selected(label, choices)}
+        )
+
+    def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
+        each = [part._transition(x["state"], s, t) for part in self.members]  # type: ignore
+        return self._select(x["label"], each)
+
+    def _bridge(
+        self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
+    ) -> Distribution:
+        if isinstance(estimate, Atoms):
+            return _atom_bridge(self, estimate, x, s, t, eta)
+        inner = _state_of_mixture(estimate)
+        each = [part._bridge(inner, x["state"], s, t, eta) for part in self.members]  # type: ignore
+        return self._select(x["label"], each)
+
+    def _limit(self, shape: Shape) -> Distribution:
+        each = [part._limit(shape["state"]) for part in self.members]  # type: ignore
+        return laws.Labelled(self.weights, each)
+
+    def __repr__(self) -> str:
+        return f"Mixture({self.weights.tolist()}, {', '.join(map(repr, self.members))})"
+
+
+class Pushed(Process):
+    r"""The image :math:`x = T(y)` of a process under a fixed invertible map.
+
+    What a head says (except the data themselves) concerns :math:`y`; its net sees :math:`x`.
+    Losses and bounds are those of y, corrected by :math:`\log |\det \partial T^{-1}|` where a
+    density of x is asked for.
+    """
+
+    def __init__(self, process: Process, transform: Transform) -> None:
+        super().__init__()
+        require(
+            isinstance(transform, Transform) and bool(transform.bijective),
+            f"push needs an invertible torch Transform; got {transform!r}",
+        )
+        self.process, self.transform = process, transform
+
+    @property
+    def timed(self) -> bool:
+        return self.process.timed
+
+    def leaves(self, t: Tensor) -> Iterator[Leaf]:
+        for leaf in self.process.leaves(t):
+            yield leaf.within(
+                self.transform.inv, lambda x, y: self.transform(y), _at_data(self.transform.inv)
+            )
+
+    def check_state(self, x: State, name: str) -> State:
+        require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
+        if values_are_checked(x):
+            require_values(x, self.transform.codomain, name)
+        self.process.check_state(self.transform.inv(x), f"T⁻¹({name})")
+        return x
+
+    def origin(self, shape: Shape) -> State:
+        return self.transform(self.process.origin(self.transform.inverse_shape(shape)))
+
+    def _image(self, law: Distribution) -> Distribution:
+        return laws.Image(law, self.transform)
+
+    def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
+        return self._image(self.process._transition(self.transform.inv(x), s, t))
+
+    def _bridge(
+        self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
+    ) -> Distribution:
+        inner = _at_data(self.transform.inv)(estimate)
+        return self._image(self.process._bridge(inner, self.transform.inv(x), s, t, eta))
+
+    def _limit(self, shape: Shape) -> Distribution:
+        return self._image(self.process._limit(self.transform.inverse_shape(tuple(shape))))
+
+    def prior(self, shape: Shape) -> Distribution:
+        return self._image(self.process.prior(self.transform.inverse_shape(tuple(shape))))
+
+    def __repr__(self) -> str:
+        return f"({self.process!r}).push({self.transform!r})"
+
+
+class Scaled(Process):
+    r"""The process :math:`x_t = \alpha(t)\, y_t` on real vectors, with :math:`\alpha(0) = 1`.
+
+    ``Epsilon`` and ``Mean`` mean the same for x and y; ``Score`` and ``Velocity`` concern x.
+
+    Raises:
+        ValueError: If :math:`\alpha(0) \ne 1`.
+    """
+
+    def __init__(self, process: Process, alpha: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        start = float(alpha(torch.zeros((), dtype=torch.float64)))
+        require(abs(start - 1) < 1e-12, f"alpha(0) must be 1; it is {start}")
+        self.process, self.alpha = process, alpha
+
+    @property
+    def timed(self) -> bool:
+        return self.process.timed
+
+    def _factor(self, t: Tensor, x: Tensor) -> Tensor:
+        alpha = self.alpha(t)
+        return alpha.reshape((-1,) + (1,) * (x.dim() - 1)).to(x.dtype)
+
+    def leaves(self, t: Tensor) -> Iterator[Leaf]:
+        for leaf in self.process.leaves(t):
+            yield leaf.within(
+                lambda x: x / self._factor(t, x),
+                lambda x, y: self._factor(t, y) * y,
+                lambda estimate: self._inner(estimate, t),
+            )
+
+    def _inner(self, estimate: Estimate, t: Tensor) -> Estimate:
+        if isinstance(estimate, Score):
+            return Score(estimate.value * self._factor(t, estimate.value))
+        if isinstance(estimate, Velocity):
+            return Velocity(estimate.value / self._factor(t, estimate.value))
+        if isinstance(estimate, Data | Atoms | Mean | Epsilon):
+            return estimate
+        raise Unsolved(f"{type(estimate).__name__} of a scaled process has no meaning")
+
+    def _outer(self, estimate: Estimate, t: Tensor) -> Estimate:
+        if isinstance(estimate, Score):
+            return Score(estimate.value / self._factor(t, estimate.value))
+        if isinstance(estimate, Velocity):
+            return Velocity(estimate.value * self._factor(t, estimate.value))
+        return estimate
+
+    def check_state(self, x: State, name: str) -> State:
+        return self.process.check_state(x, name)
+
+    def origin(self, shape: Shape) -> State:
+        return self.process.origin(shape)
+
+    def _image(self, law: Distribution, t: Tensor) -> Distribution:
+        return laws.Stretched(law, self.alpha(t))
+
+    def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
+        return self._image(self.process._transition(x / self._factor(s, x), s, t), t)
+
+    def _bridge(
+        self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
+    ) -> Distribution:
+        inner = self._inner(estimate, t)
+        return self._image(self.process._bridge(inner, x / self._factor(t, x), s, t, eta), s)
+
+    def _limit(self, shape: Shape) -> Distribution:
+        one = torch.ones(shape[0], dtype=torch.float64)
+        return self._image(self.process._limit(shape), one)
+
+    def _convert(self, estimate: Estimate, x: State, t: Tensor, kind: Any) -> Any:
+        y = x / self._factor(t, x)
+        return self._outer(self.process._convert(self._inner(estimate, t), y, t, kind), t)
+
+    def __repr__(self) -> str:
+        return f"({self.process!r}).scaled({self.alpha!r})"
+
+
+class Given(Process):
+    """A process whose known entries stand still at their values.
+
+    Arguments:
+        process: A process on tensors.
+        known: The pair (values, mask) of the event's shape (or with a batch dimension of one or
+            B); mask is boolean, true where the entry is known.
+
+    Raises:
+        ValueError: If the mask is not boolean or does not fit the values.
+    """
+
+    values: Tensor
+    mask: Tensor
+
+    def __init__(self, process: Process, known: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        values, mask = known
+        require(mask.dtype == torch.bool, f"the mask must be boolean, not {mask.dtype}")
+        require(
+            values.shape == mask.shape,
+            f"values {tuple(values.shape)} and mask {tuple(mask.shape)} must have one shape",
+        )
+        self.process = process
+        self.register_buffer("values", values)
+        self.register_buffer("mask", mask)
+
+    @property
+    def timed(self) -> bool:
+        return self.process.timed
+
+    def clamp(self, x: Tensor) -> Tensor:
+        """The state with known entries at their values."""
+        return torch.where(self.mask, self.values.to(x.dtype), x)
+
+    def leaves(self, t: Tensor) -> Iterator[Leaf]:
+        for leaf in self.process.leaves(t):
+            inside = leaf.within(_same, lambda x, y: self.clamp(y), _same)
+            yield replace(inside, moving=(*inside.moving, self._free))
+
+    def _free(self, x: Tensor) -> Tensor:
+        return (~self.mask).expand(x.shape)
+
+    def check_state(self, x: State, name: str) -> State:
+        x = self.process.check_state(x, name)
+        if values_are_checked(x):
+            moved = self.mask.expand(x.shape) & (x != self.values.to(x.dtype))
+            require(not bool(moved.any()), f"{name} differs from the known values")
+        return x
+
+    def origin(self, shape: Shape) -> State:
+        return self.clamp(self.process.origin(shape))
+
+    def _clamped(self, law: Distribution) -> Distribution:
+        return laws.Clamped(law, self.values, self.mask)
+
+    def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
+        return self._clamped(self.process._transition(x, s, t))
+
+    def _bridge(
+        self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
+    ) -> Distribution:
+        if isinstance(estimate, Atoms):
+            return _atom_bridge(self, estimate, x, s, t, eta)
+        return self._clamped(self.process._bridge(estimate, x, s, t, eta))
+
+    def _limit(self, shape: Shape) -> Distribution:
+        return self._clamped(self.process._limit(shape))
+
+    def __repr__(self) -> str:
+        return f"({self.process!r}).given({int(self.mask.sum())} known entries)"
+
+
+def first_tensor(x: State) -> Tensor:
+    """The first tensor of a state."""
+    while isinstance(x, Mapping):
+        x = next(iter(x.values()))
+    return x
+
+
+def batch_size(x: State) -> int:
+    """The batch size B of a state."""
+    return first_tensor(x).shape[0]
+
+
+def map_state(function: Callable[..., Tensor], *states: State) -> State:
+    """A function of tensors applied to the matching tensors of states."""
+    if isinstance(states[0], Mapping):
+        return {k: map_state(function, *(state[k] for state in states)) for k in states[0]}
+    return function(*states)
+
+
+def _atom_bridge(
+    process: Process, estimate: Atoms, x: State, s: Tensor, t: Tensor, eta: float
+) -> Distribution:
+    """The exact mixture over a finite law, joint over all entries and parts."""
+
+    def component(index: Tensor) -> Distribution:
+        rows = map_state(lambda atoms: atoms[index], estimate.atoms)
+        return process._bridge(Data(rows), x, s, t, eta)
+
+    def repeated(count: int) -> Distribution:
+        def repeat(v: Tensor) -> Tensor:
+            return v.repeat_interleave(count, 0)
+
+        def tile(v: Tensor) -> Tensor:
+            return v.repeat((s.shape[0],) + (1,) * (v.dim() - 1))
+
+        data = Data(map_state(tile, estimate.atoms))
+        return process._bridge(data, map_state(repeat, x), repeat(s), repeat(t), eta)
+
+    return laws.AtomMixture(estimate.log_weights, component, repeated)
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _put(x: State, y: State) -> State:
+    return y
+
+
+def _after(get: Callable[[State], State], mask: Callable[[State], Tensor]) -> Any:
+    return lambda x: mask(get(x))
+
+
+def _getter(name: str) -> Callable[[State], State]:
+    return lambda x: x[name]
+
+
+def _putter(name: str) -> Callable[[State, State], State]:
+    return lambda x, y: {**x, name: y}
+
+
+def _labelled(i: int) -> Callable[[State], Tensor]:
+    return lambda x: x["label"] == i
+
+
+def _reader(name: str) -> Callable[[Estimate], Estimate]:
+    """From an estimate for a product to the estimate for one part."""
+
+    def read(estimate: Estimate) -> Estimate:
+        if isinstance(estimate, Data):
+            return Data(estimate.value[name])
+        if isinstance(estimate, Atoms):
+            return Atoms(estimate.log_weights, estimate.atoms[name])
+        if isinstance(estimate, Parts):
+            return estimate.parts[name]
+        raise ValueError(
+            f"a product needs an estimate per part (heads.Product); got {type(estimate).__name__}"
+        )
+
+    return read
+
+
+def _state_of_mixture(estimate: Estimate) -> Estimate:
+    if isinstance(estimate, Data | Atoms):
+        return _reader("state")(estimate)
+    return estimate
+
+
+def _at_data(function: Callable[[Tensor], Tensor]) -> Callable[[Estimate], Estimate]:
+    """Applies a map of states to the estimates that are states; leaves the others as they are."""
+
+    def read(estimate: Estimate) -> Estimate:
+        if isinstance(estimate, Data):
+            return Data(function(estimate.value))
+        if isinstance(estimate, Atoms):
+            return Atoms(estimate.log_weights, function(estimate.atoms))
+        return estimate
+
+    return read
+

@@ -1,0 +1,129 @@
+r"""The time reversal of a process, with a head in place of the unknown score.
+
+Per unit of *reverse* time, each term of the generator becomes
+
+.. math::
+    \text{drift: } -v, \qquad
+    \text{diffusion: noise } B \text{ and drift } B B^\top \nabla \log p_t, \qquad
+    \text{jump: rates } r(y \to x)\, p_t(y) / p_t(x) \text{ from } x \text{ to } y.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .heads import Head
+from .loss import jumps_into, reverse_log_rates
+from .process import Leaf, Process, first_tensor
+from .shapes import along
+from .solve import Score, Unsolved
+from .terms import Diffusion, Drift, Jump
+from .validation import as_time
+
+State = Any
+
+
+def reverse(process: Process, head: Head, context: Any = None) -> Reverse:
+    """The reversal of a process as an object with ``drift``, ``noise`` and ``rates``.
+
+    Arguments:
+        process: The process.
+        head: A network with a meaning, or `Exact`.
+        context: Handed to the network.
+    """
+    return Reverse(process, head, context)
+
+
+class Reverse:
+    """The reversal of a process; all rates are per unit of reverse (clock) time."""
+
+    def __init__(self, process: Process, head: Head, context: Any = None) -> None:
+        self.process, self.head, self.context = process, head, context
+
+    def _seen(self, x: State, t: float | Tensor) -> tuple[State, Any, list[Leaf]]:
+        x = self.process.check_state(x, "x")
+        t = as_time(t, first_tensor(x), "t")
+        return x, self.head(x, t, self.context), list(self.process.leaves(t))
+
+    def _collect(self, x: State, t: float | Tensor, read: Any) -> Any:
+        x, estimate, leaves = self._seen(x, t)
+        found = {leaf.name: read(leaf, leaf.read(estimate), leaf.get(x)) for leaf in leaves}
+        found = {name: value for name, value in found.items() if value is not None}
+        return found[""] if set(found) == {""} else found
+
+    def drift(self, x: State, t: float | Tensor) -> Any:
+        """The reverse drift, of the state's shape; a dict of the continuous parts of a product."""
+        return self._collect(x, t, lambda leaf, e, y: _speed(leaf, y, drift_of(leaf, e, y)))
+
+    def noise(self, x: State, t: float | Tensor) -> Any:
+        """The noise coefficient of the (diagonal) diffusion, of the state's shape."""
+        return self._collect(x, t, lambda leaf, e, y: noise_of(leaf, y))
+
+    def rates(self, x: State, t: float | Tensor) -> Any:
+        """Points and the rates of jumping there, each (B, *event, M); a dict for a product."""
+        return self._collect(x, t, rates_of)
+
+
+def drift_of(leaf: Leaf, estimate: Any, x: Tensor, noise: float = 1.0) -> Tensor | None:
+    """The reverse drift of a leaf per unit of own time, for a share of the reverse noise.
+
+    With ``noise`` = 0 it is the drift of the probability flow.
+    """
+    if not any(isinstance(term, Drift | Diffusion) for term in leaf.core.terms):
+        return None
+    score = leaf.core.engine.score(estimate, x, leaf.time)
+    share = (1 + noise**2) / 2
+    drifts = [drift_rule(term, score, share, x, leaf.time) for term in leaf.core.terms]
+    return torch.stack([d for d in drifts if d is not None]).sum(0)
+
+
+@singledispatch
+def drift_rule(term: Any, score: Score, share: float, x: Tensor, t: Tensor) -> Tensor | None:
+    """What one term adds to the reverse drift."""
+    return None
+
+
+@drift_rule.register
+def _(term: Drift, score: Score, share: float, x: Tensor, t: Tensor) -> Tensor | None:
+    return -term.scale.to(x.dtype) * term.velocity(x, t)
+
+
+@drift_rule.register
+def _(term: Diffusion, score: Score, share: float, x: Tensor, t: Tensor) -> Tensor | None:
+    spread = term.mix(term.unmix(score.gradient, x, t), x, t)
+    return share * term.scale.to(x.dtype) * spread
+
+
+def noise_of(leaf: Leaf, x: Tensor) -> Tensor | None:
+    """The noise coefficient of a leaf's diagonal diffusion, per unit of clock time."""
+    diffusions = [term for term in leaf.core.terms if isinstance(term, Diffusion)]
+    if not diffusions:
+        return None
+    if any(getattr(term, "B", torch.zeros(())).dim() == 2 for term in diffusions):
+        raise Unsolved("a matrix diffusion has no noise coefficient per entry")
+    squares = [
+        term.scale.to(x.dtype) * term.mix(torch.ones_like(x), x, leaf.time).square()
+        for term in diffusions
+    ]
+    return (torch.stack(squares).sum(0) * along(leaf.speed, x)).sqrt()
+
+
+def rates_of(leaf: Leaf, estimate: Any, x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The points and reverse rates of a leaf's jumps, per unit of clock time."""
+    jumps = [term for term in leaf.core.terms if isinstance(term, Jump)]
+    if not jumps:
+        return None
+    score = leaf.core.engine.score(estimate, x, leaf.time)
+    found = [jumps_into(term, x, leaf.time) for term in jumps]
+    axis = -1 - jumps[0].event_axes
+    points = torch.cat([points for points, _ in found], axis)
+    rates = torch.cat([reverse_log_rates(score, *pair) for pair in found], -1).exp()
+    return points, rates * along(leaf.speed, rates)
+
+
+def _speed(leaf: Leaf, x: Tensor, drift: Tensor | None) -> Tensor | None:
+    return None if drift is None else drift * along(leaf.speed, x)

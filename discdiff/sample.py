@@ -1,0 +1,140 @@
+r"""Sampling: a reverse run from the prior to the data."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .grids import Grid
+from .heads import Head
+from .likelihood import leaf_heads
+from .process import Process, first_tensor, map_state
+from .solve import Unsolved
+from .steppers import Ancestral, Stepper
+from .validation import require
+
+State = Any
+
+
+@torch.no_grad()
+def sample(
+    process: Process,
+    head: Head,
+    shape: Any,
+    *,
+    steps: int | None = None,
+    grid: Grid | Tensor | list[float] | None = None,
+    stepper: Stepper | None = None,
+    start: State | None = None,
+    known: tuple[Any, Any] | None = None,
+    prior: Any = None,
+    context: Any = None,
+    progress: bool = False,
+) -> State:
+    r"""Draws data by running the reversal.
+
+    Arguments:
+        process: The process, on a clock.
+        head: A network with a meaning.
+        shape: The data's shape (B, *event); a dict of shapes for a product.
+        steps: Number of equal steps of t from 1 to 0; 100 if no grid is given.
+        grid: Decreasing times, or a `dd.grids` object.
+        stepper: A `steppers` object; `Ancestral` by default.
+        start: The state at the first time of the grid; drawn from the prior by default.
+        known: The pair (values, mask), mask true where the data are known: infilling. A dict of
+            such pairs for a product.
+        prior: The law at the first time; the process's own by default.
+        context: Handed to the network.
+        progress: Whether to count the steps on standard error.
+
+    Returns:
+        The state at the last time of the grid.
+
+    Raises:
+        ValueError: If the process has no clock, or the grid does not decrease in [0, 1].
+        Unsolved: If the head cannot leave :math:`\Lambda = \infty`.
+    """
+    require(process.timed, "sample needs a process on a clock: declare .on(clock)")
+    t = grid_times(process, steps, grid)
+    stepper = stepper or Ancestral()
+    x = start if start is not None else (prior or process.prior(shape)).sample()
+    x = process.check_state(_to_device(x, process), "start")
+    _require_leaving(process, head, t[0])
+    memory = stepper.init(process, x)
+    batch, device = first_tensor(x).shape[0], first_tensor(x).device
+    model = lambda state, time: head(state, time, context)
+    full = t.to(device).unsqueeze(1).expand(-1, batch)
+    for k in range(len(t) - 1):
+        x = hold(process, x, known, full[k])
+        x, memory = stepper.step(process, model, x, full[k], full[k + 1], memory)
+        if progress:
+            print(f"\rstep {k + 1}/{len(t) - 1}", end="", file=sys.stderr)
+    if progress:
+        print(file=sys.stderr)
+    return hold(process, x, known, full[-1])
+
+
+def grid_times(
+    process: Process, steps: int | None, grid: Grid | Tensor | list[float] | None
+) -> Tensor:
+    """The decreasing times of a run, float64.
+
+    Raises:
+        ValueError: If both or an unusable grid are given.
+    """
+    require(steps is None or grid is None, "give either steps or grid, not both")
+    if isinstance(grid, Grid):
+        clocks = {id(leaf.clock): leaf.clock for leaf in process.leaves(torch.ones(1).double())}
+        require(len(clocks) == 1, "a grid object needs one clock; give times for several clocks")
+        return grid.times(next(iter(clocks.values())))  # type: ignore[arg-type]
+    if grid is None:
+        count = 100 if steps is None else steps
+        require(count >= 1 and int(count) == count, f"steps must be ≥ 1; it is {steps}")
+        return torch.linspace(1, 0, int(count) + 1, dtype=torch.float64)
+    t = torch.as_tensor(grid, dtype=torch.float64)
+    require(t.dim() == 1 and t.numel() >= 2, "grid must be a vector of at least two times")
+    require(
+        bool((t.diff() < 0).all()) and bool((t >= 0).all()) and bool((t <= 1).all()),
+        "grid must decrease within [0, 1]",
+    )
+    return t
+
+
+def hold(process: Process, x: State, known: Any, t: Tensor) -> State:
+    """The state with known entries at a draw of their own law at time t.
+
+    A site of a masked process may hold its data at any time before the end, and does.
+    """
+    if known is None:
+        return x
+    if isinstance(known, dict):
+        parts = process.parts  # type: ignore[attr-defined]
+        return {k: hold(parts[k], v, known.get(k), t) for k, v in x.items()}
+    values, mask = (v.to(first_tensor(x).device) for v in known)
+    values = values.to(x.dtype).expand(x.shape)
+    (leaf,) = process.leaves(t)
+    if getattr(leaf.core.engine, "target", None) is None and bool((t > 0).all()):
+        values = process._transition(values.contiguous(), torch.zeros_like(t), t).sample()
+    return torch.where(mask, values, x)
+
+
+def _require_leaving(process: Process, head: Head, t: Tensor) -> None:
+    """Raises if the first step starts at Λ = ∞ and the head says nothing there."""
+    first = t.reshape(1)
+    for leaf, part in zip(process.leaves(first), leaf_heads(process, head), strict=True):
+        able = getattr(leaf.core.engine, "starts_at_infinity", None)
+        if able is None or bool(leaf.time.isfinite().all()) or able(part[1]):
+            continue
+        raise Unsolved(
+            f"{type(part[1]).__name__} cannot step from Λ = ∞: start the grid below 1, or use a "
+            "head that says what x_0 is"
+        )
+
+
+def _to_device(x: State, process: Process) -> State:
+    buffers = next(process.buffers(), None)
+    device = buffers.device if buffers is not None else torch.device("cpu")
+    return map_state(lambda v: v.to(device), x)

@@ -1,0 +1,122 @@
+r"""Forward paths: exact where the transition law is known, else Euler–Maruyama or Gillespie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .laws import draw, draw_categories
+from .process import Leaf, Process, first_tensor
+from .shapes import along, span
+from .solve import Unsolved
+from .terms import Diffusion, Drift, Jump
+from .validation import require
+
+State = Any
+
+
+@torch.no_grad()
+def simulate(process: Process, x_0: State, times: Tensor | list[float], steps: int = 64) -> State:
+    r"""Draws paths of the process at given times.
+
+    Where an engine knows the transition law the paths are exact. Otherwise diffusions take
+    ``steps`` Euler–Maruyama steps between two times, and jump processes are followed jump by jump
+    (Gillespie), which is exact for rates that do not vary in time.
+
+    Arguments:
+        process: The process.
+        x_0: Starting states, (B, *event) or a dict.
+        times: Increasing times, T of them.
+        steps: Euler–Maruyama steps between two times.
+
+    Returns:
+        Shape (T, B, *event), or a dict of such.
+
+    Raises:
+        ValueError: If the times do not increase.
+    """
+    x = process.check_state(x_0, "x_0")
+    times = torch.as_tensor(times, dtype=torch.float64)
+    require(times.dim() == 1 and bool((times >= 0).all()), "times must be a vector of times ≥ 0")
+    require(bool((times.diff() >= 0).all()), "times must increase")
+    batch = first_tensor(x).shape[0]
+    device = first_tensor(x).device
+    s, path = torch.zeros(batch, dtype=torch.float64, device=device), []
+    for time in times:
+        t = time.expand(batch).to(device)
+        x = _advance(process, x, s, t, steps)
+        path.append(x)
+        s = t
+    return _stack(path)
+
+
+def _advance(process: Process, x: State, s: Tensor, t: Tensor, steps: int) -> State:
+    try:
+        return draw(process._transition(x, s, t))
+    except Unsolved:
+        moved = x
+        for leaf, goal in zip(process.leaves(s), process.leaves(t), strict=True):
+            moved = goal.put(moved, _follow(leaf, goal, leaf.get(x), steps))
+        return moved
+
+
+def _follow(leaf: Leaf, goal: Leaf, x: Tensor, steps: int) -> Tensor:
+    terms = leaf.core.terms
+    if all(isinstance(term, Jump) for term in terms):
+        return _gillespie(terms, x, span(leaf.time, goal.time))
+    if not all(isinstance(term, Drift | Diffusion) for term in terms):
+        raise Unsolved("jumps and diffusions in one sum are not simulated")
+    step = span(leaf.time, goal.time) / steps
+    for k in range(steps):
+        x = _euler(terms, x, leaf.time + k * step, step)
+    return x
+
+
+def _euler(terms: Any, x: Tensor, t: Tensor, step: Tensor) -> Tensor:
+    moved = x
+    for term in terms:
+        scale = term.scale.to(x.dtype)
+        if isinstance(term, Drift):
+            moved = moved + along(step, x) * scale * term.velocity(x, t)
+        else:
+            noise = term.mix(torch.randn_like(x), x, t)
+            moved = moved + (along(step, x) * scale).sqrt() * noise
+    return moved
+
+
+def _gillespie(terms: Any, x: Tensor, tau: Tensor) -> Tensor:
+    """Every entry jumps by itself until its time is over."""
+    axes = terms[0].event_axes
+    sites = x.shape[: x.dim() - axes]
+    left = along(tau, torch.empty(sites), torch.float64).expand(sites).clone()
+    require(bool(left.isfinite().all()), "Gillespie runs for finite times only")
+    while True:
+        found = [term.out(x) for term in terms]
+        points = torch.cat([p for p, _ in found], -1 - axes)
+        rates = torch.cat([t.scale * r for t, (_, r) in zip(terms, found, strict=True)], -1)
+        own = points == x.unsqueeze(-1 - axes)
+        rates = torch.where(own.all(-1) if axes else own, 0.0, rates.double())
+        total = rates.sum(-1)
+        wait = torch.empty_like(total).exponential_() / total
+        left = left - wait
+        jumps = left > 0
+        if not bool(jumps.any()):
+            return x
+        index = draw_categories(rates.log())
+        if axes:
+            index = index[..., None, None].expand(*index.shape, 1, points.shape[-1])
+            target = points.gather(-2, index).squeeze(-2)
+            x = torch.where(jumps.unsqueeze(-1), target, x)
+        else:
+            x = torch.where(jumps, points.gather(-1, index.unsqueeze(-1)).squeeze(-1), x)
+
+
+def _stack(path: list[State]) -> State:
+    if isinstance(path[0], Mapping):
+        return {k: _stack([x[k] for x in path]) for k in path[0]}
+    return torch.stack(path)
+
+

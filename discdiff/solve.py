@@ -1,0 +1,201 @@
+r"""Engines: the exact solution of a sum of generator terms, found by the kinds of its terms.
+
+An engine knows, for generators :math:`L = \sum_i L_i` whose terms are of certain kinds, the law
+of :math:`X_t` given :math:`X_s`, the bridge, the limit and the conditional score. It is handed
+the terms and keeps the structure it finds in them (scalar or diagonal, one-hot, rank, number of
+squarings) as plain Python values.
+
+The registry is keyed by the types that engines hand to it, and knows no term itself. A set of
+kinds is *covered* by an engine if each kind is a subclass of one of the engine's; among covering
+engines the most specific is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+State = Any
+_engines: list[type[Engine]] = []
+_chosen: dict[frozenset[type], type[Engine]] = {}
+
+
+class Unsolved(NotImplementedError):
+    """No exact solution is known; the message lists what is solvable and the nearest way out."""
+
+
+class Score:
+    r"""The conditional score of a law :math:`p_t` at a state :math:`x`, in two readings.
+
+    Arguments:
+        gradient: :math:`\nabla \log p_t(x)` of the state's shape, where the state is continuous.
+        log_ratio: The function :math:`y \mapsto \log p_t(y) / p_t(x)`, entry by entry, for points
+            ``y`` of shape (B, *event, M), where the state is discrete.
+    """
+
+    def __init__(
+        self,
+        gradient: Tensor | None = None,
+        log_ratio: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._gradient = gradient
+        self._log_ratio = log_ratio
+
+    @property
+    def gradient(self) -> Tensor:
+        if self._gradient is None:
+            raise Unsolved("the law of a discrete state has ratios, but no gradient")
+        return self._gradient
+
+    def log_ratio(self, y: Tensor) -> Tensor:
+        if self._log_ratio is None:
+            raise Unsolved("the law of a continuous state has a gradient, but no ratios")
+        return self._log_ratio(y)
+
+
+class Engine:
+    r"""An exact solution for one family of sums of terms.
+
+    Times are float64 tensors of shape (B,), in the own time of the generator; states and
+    estimates are aligned by the caller. A verb that an engine does not define is `Unsolved`.
+    """
+
+    kinds: ClassVar[tuple[type, ...]] = ()
+    technique: ClassVar[str] = ""
+    deterministic: ClassVar[bool] = False  # whether steps with less noise than the bridge exist
+
+    def __init__(self, terms: tuple[Any, ...]) -> None:
+        self.terms = terms
+
+    @classmethod
+    def plan(cls, terms: tuple[Any, ...]) -> Engine:
+        """The engine for these terms; one that finds a simpler structure may hand them on."""
+        return cls(terms)
+
+    def branch(self) -> str:
+        """What was found in the declared numbers, in words, for `explain`."""
+        return ""
+
+    def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        r"""The law :math:`p(x_t \mid x_s)`."""
+        raise self.unsolved("transition")
+
+    def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        r"""The law :math:`p(x_s \mid x_0, x_t)`, averaged over the estimate of x_0."""
+        raise self.unsolved("bridge")
+
+    def step(
+        self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, eta: float
+    ) -> Distribution:
+        r"""A step to s with :math:`\eta` times the bridge's noise and the same marginals."""
+        raise self.unsolved("step with less noise than the bridge")
+
+    def limit(self, shape: tuple[int, ...]) -> Distribution:
+        r"""The law of :math:`X_t` as :math:`t \to \infty`."""
+        raise self.unsolved("limit")
+
+    def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
+        r"""The score of :math:`p_t` at x that the estimate determines."""
+        raise self.unsolved("score")
+
+    def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
+        """The same knowledge in the form of another kind of estimate."""
+        raise self.unsolved(f"conversion to {kind.__name__}")
+
+    def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
+        r"""A normalised law of :math:`x_0` given :math:`x_t`, for a small time t."""
+        raise self.unsolved("decoder")
+
+    def kl_rate(
+        self, target: Any, estimate: Any, x: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """The closed form of the loss integrand: per entry, and a factor of shape (B,) apart.
+
+        None where there is none: the sum over terms is used.
+        """
+        return None
+
+    def coefficient(self, t: Tensor) -> Tensor:
+        """The factor of the closed integrand that depends on time alone, of shape (B,)."""
+        raise self.unsolved("weight that equalises the times")
+
+    def survival(self, t: Tensor) -> Tensor:
+        r"""The part :math:`e^{-\Lambda}` of the data that is left, of shape (B,)."""
+        return (-t).exp()
+
+    def decays(self, head: Any) -> bool:
+        """Whether the loss integral is finite down to t = 0 for this head."""
+        return False
+
+    def starts_at_infinity(self, head: Any) -> bool:
+        r"""Whether a head says what x_0 is even where nothing of it is left."""
+        return True
+
+    def profile(self, z: Tensor) -> Tensor:
+        r"""An unnormalised density of :math:`z = \log(e^t - 1)` from which times are drawn."""
+        return (-(z.abs() / 1.25)).exp() * (1 + z.abs())
+
+    def unsolved(self, verb: str) -> Unsolved:
+        names = " + ".join(type(term).__name__ for term in self.terms)
+        return Unsolved(f"{verb} of {names} is not known to {type(self).__name__}. {solvable()}")
+
+
+E = TypeVar("E", bound=type[Engine])
+
+
+def solves(*kinds: type) -> Callable[[E], E]:
+    """Registers an engine for sums whose terms are all of these kinds.
+
+    Raises:
+        TypeError: If another engine is registered for exactly these kinds.
+    """
+
+    def register(engine: E) -> E:
+        for other in _engines:
+            if set(other.kinds) == set(kinds):
+                raise TypeError(f"{engine.__name__} and {other.__name__} solve the same kinds")
+        engine.kinds = kinds
+        _engines.append(engine)
+        _chosen.clear()
+        return engine
+
+    return register
+
+
+def covers(kinds: Iterable[type], by: Iterable[type]) -> bool:
+    """Whether each kind is a subclass of one of ``by``."""
+    by = tuple(by)
+    return all(issubclass(kind, by) for kind in kinds)
+
+
+def engine_for(kinds: frozenset[type]) -> type[Engine]:
+    """The most specific engine that covers the kinds.
+
+    Raises:
+        Unsolved: If no engine covers them.
+        TypeError: If two engines do, and neither is more specific.
+    """
+    if kinds not in _chosen:
+        covering = [engine for engine in _engines if covers(kinds, engine.kinds)]
+        best = [e for e in covering if all(covers(e.kinds, other.kinds) for other in covering)]
+        if not covering:
+            names = " + ".join(sorted(kind.__name__ for kind in kinds))
+            raise Unsolved(f"no engine solves {names}. {solvable()}")
+        if len(best) != 1:
+            raise TypeError(f"ambiguous engines: {[e.__name__ for e in covering]}")
+        _chosen[kinds] = best[0]
+    return _chosen[kinds]
+
+
+def solvable() -> str:
+    """The list of what is solvable, for the message of `Unsolved`."""
+    solved = ", ".join(
+        "{" + ", ".join(kind.__name__ for kind in engine.kinds) + "}" for engine in _engines
+    )
+    return (
+        f"Solvable sums: {solved}. Ways out: simulate the process, ratio matching, implicit score "
+        "matching."
+    )

@@ -1,0 +1,672 @@
+r"""Generator terms: drifts, diffusions and jumps.
+
+A term is one summand of a generator,
+
+.. math::
+    (L f)(x) = v(x) \cdot \nabla f(x), \qquad
+    (L f)(x) = \tfrac12 \operatorname{tr}\big(B B^\top \nabla^2 f(x)\big), \qquad
+    (L f)(x) = \sum_y r(x, y) \big(f(y) - f(x)\big),
+
+for a drift, a diffusion and a jump. A term holds numbers; engines hold algorithms.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from .laws import box_index
+from .params import declare
+from .process import Generator
+from .validation import require, shown
+
+Number = float | Tensor
+Numbers = float | list | Tensor
+Function = Callable[[Tensor], Tensor]
+
+
+class Term(Generator):
+    """One summand of a generator. ``c * term`` runs it c times as fast."""
+
+    support: ClassVar[constraints.Constraint] = constraints.real
+    categorical: ClassVar[bool] = False
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        declare(self, "scale", 1.0)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return (self,)
+
+    def __rmul__(self, rate: Number) -> Term:
+        clone = copy.copy(self)
+        clone.__dict__ = {k: v for k, v in self.__dict__.items() if k != "_engine"}
+        clone._buffers, clone._parameters = dict(self._buffers), dict(self._parameters)
+        declare(clone, "scale", rate * self.scale)
+        require(
+            bool((clone.scale.detach() >= 0).all()), f"a rate must be ≥ 0; it is {rate}"
+        )
+        return clone
+
+    def check_shape(self, x: Tensor, name: str) -> None:
+        """Raises ``ValueError`` if states of this shape do not fit the declared numbers."""
+
+    def __repr__(self) -> str:
+        scale = float(self.scale.detach()) if self.scale.dim() == 0 else self.scale.tolist()
+        name = f"{type(self).__name__}({self.extra_repr()})"
+        return name if scale == 1.0 else f"{scale:g} * {name}"
+
+
+class Drift(Term):
+    """A term that moves the state along a velocity field."""
+
+    @abstractmethod
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """The velocity at x and own time t of shape (B,), of the state's shape."""
+
+
+class Diffusion(Term):
+    r"""A term that adds noise: :math:`B(x, t)\, dW`."""
+
+    @abstractmethod
+    def mix(self, noise: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`B(x, t)` applied to noise of the state's shape."""
+
+    @abstractmethod
+    def unmix(self, vector: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`B(x, t)^\top` applied to a vector of the state's shape."""
+
+
+class Jump(Term):
+    """A term that jumps, entry by entry. A jump to the state itself counts for nothing.
+
+    To declare a jump of one's own, subclass and say where it leads and whence it comes. States are
+    counts unless ``support`` and ``categorical`` say otherwise.
+    """
+
+    support: ClassVar[constraints.Constraint] = constraints.nonnegative_integer
+    event_axes: int = 0
+
+    @abstractmethod
+    def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Points y that x jumps to and the rates r(x, y), each of shape (*x.shape, M)."""
+
+    @abstractmethod
+    def into(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Points y that jump to x and the rates r(y, x), each of shape (*x.shape, M)."""
+
+    def frozen(self, t: Tensor) -> Jump:
+        """The jump with its rates at own time t (B,); itself where they do not vary."""
+        return self
+
+
+# -- continuous ------------------------------------------------------------------------------------
+
+
+class Field(Drift):
+    r"""Motion along any velocity field, :math:`dx = v(x, t)\, dt`; simulated, not solved.
+
+    Arguments:
+        velocity: A function of a state (B, *event) and a time (B,).
+
+    Example:
+        >>> circle = Field(lambda x, t: torch.stack([-x[:, 1], x[:, 0]], -1))
+        >>> circle.velocity(torch.tensor([[1.0, 0.0]]), torch.zeros(1))
+        tensor([[-0., 1.]])
+    """
+
+    def __init__(self, velocity: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self._velocity = velocity
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._velocity(x, t)
+
+
+class Linear(Drift):
+    r"""Linear motion, :math:`dx = (A x + b)\, dt`.
+
+    Arguments:
+        A: A number, a vector (diagonal on the last axis), a matrix on the last axis, or a function
+            of time that returns one of these.
+        b: A number or a vector, or a function of time.
+
+    Example:
+        >>> decay = Linear(-0.5)
+        >>> decay.velocity(torch.tensor([[2.0]]), torch.zeros(1))
+        tensor([[-1.]])
+    """
+
+    A: Tensor
+    b: Tensor
+
+    def __init__(self, A: Numbers | Function, b: Numbers | Function = 0.0) -> None:
+        super().__init__()
+        self.functions = {k: v for k, v in (("A", A), ("b", b)) if callable(v)}
+        for name, value in (("A", A), ("b", b)):
+            if name not in self.functions:
+                declare(self, name, value)
+                _require_finite(getattr(self, name), name)
+
+    def at(self, name: str, t: Tensor) -> Tensor:
+        """A or b at own times (B,): the declared number, or the function's value."""
+        return self.functions[name](t) if name in self.functions else getattr(self, name)
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        b = self.at("b", t).to(x.dtype)
+        return apply_linear(self.at("A", t), x, "A" in self.functions) + b
+
+    def check_shape(self, x: Tensor, name: str) -> None:
+        for key in {"A", "b"} - set(self.functions):
+            value = getattr(self, key)
+            if value.dim():
+                _require_last(value.shape[-1], x, name, key)
+
+    def extra_repr(self) -> str:
+        shown = {k: "…" for k in self.functions}
+        A, b = (shown.get(k) or _numbers(getattr(self, k)) for k in ("A", "b"))
+        return A if b == "0" else f"{A}, {b}"
+
+
+class Noise(Diffusion):
+    r"""White noise, :math:`dx = B\, dW`.
+
+    Arguments:
+        B: A number, a vector (diagonal on the last axis), a matrix on the last axis, or a function
+            of time that returns one of these.
+
+    Example:
+        >>> Noise(2.0).mix(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1))
+        tensor([[2.]])
+    """
+
+    B: Tensor
+
+    def __init__(self, B: Numbers | Function) -> None:
+        super().__init__()
+        self.function = B if callable(B) else None
+        if self.function is None:
+            declare(self, "B", B)
+            _require_finite(self.B, "B")
+
+    def at(self, t: Tensor) -> Tensor:
+        """B at own times (B,): the declared number, or the function's value."""
+        return self.B if self.function is None else self.function(t)
+
+    def mix(self, noise: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return apply_linear(self.at(t), noise, self.function is not None)
+
+    def unmix(self, vector: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        B = self.at(t)
+        matrix = B.dim() - (self.function is not None) == 2
+        return apply_linear(B.mT if matrix else B, vector, self.function is not None)
+
+    def check_shape(self, x: Tensor, name: str) -> None:
+        if self.function is None and self.B.dim():
+            _require_last(self.B.shape[0 if self.B.dim() == 2 else -1], x, name, "B")
+
+    def extra_repr(self) -> str:
+        return "…" if self.function is not None else _numbers(self.B)
+
+
+def apply_linear(A: Tensor, x: Tensor, per_time: bool) -> Tensor:
+    """A number, a diagonal or a matrix (one per batch element if ``per_time``) applied to x."""
+    A = A.to(x.dtype)
+    if A.dim() - per_time == 2:
+        A = A.reshape(A.shape[:-2] + (1,) * (x.dim() - 2) + A.shape[-2:]) if per_time else A
+        return (A @ x.unsqueeze(-1)).squeeze(-1)
+    if per_time and A.dim():
+        return A.reshape(A.shape[:1] + (1,) * (x.dim() - A.dim()) + A.shape[1:]) * x
+    return A * x
+
+
+# -- finite spaces ---------------------------------------------------------------------------------
+
+
+class FiniteJump(Jump):
+    """A jump on the states 0 … K−1, int64."""
+
+    categorical: ClassVar[bool] = True
+    size: int
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return constraints.integer_interval(0, self.size - 1)
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """The rate matrix, (K, K) float64; rows sum to zero."""
+
+    def states(self, x: Tensor) -> Tensor:
+        """All states as points, shape (*x.shape, K)."""
+        return torch.arange(self.size, device=x.device).expand(*x.shape, self.size)
+
+
+class RateMatrix(FiniteJump):
+    r"""Any continuous-time Markov chain on finitely many states.
+
+    .. math:: (L f)(x) = \sum_y Q_{xy} f(y)
+
+    Arguments:
+        Q: Rates of x → y in row x, shape (K, K), rows summing to zero (to 1e-6 of the rates, as
+            float32 can; the diagonal is then completed in float64); or a function of time (B,)
+            that returns (B, K, K).
+        sites: Sides :math:`(K_1, …, K_D)` of a joint space of coupled sites, with
+            :math:`K = \prod_d K_d`; states then carry D sites on their last axis.
+
+    Raises:
+        ValueError: If Q is not square, a rate is negative or a row does not sum to zero.
+
+    Example:
+        >>> flip = RateMatrix(torch.tensor([[-1.0, 1.0], [2.0, -2.0]]))
+        >>> flip.limit((1,)).probs
+        tensor([[0.6667, 0.3333]])
+    """
+
+    Q: Tensor
+
+    def __init__(self, Q: Tensor | list | Function, sites: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.function = Q if callable(Q) else None
+        if self.function is None:
+            Q = torch.as_tensor(Q, dtype=torch.float64)
+            require_rate_matrix(Q.detach(), "Q")
+            declare(self, "Q", with_diagonal(Q))
+            first = self.Q
+        else:
+            first = self.function(torch.zeros(1, dtype=torch.float64))[0]
+            require_rate_matrix(first.detach(), "Q")
+        self.size, self.sites = first.shape[0], tuple(sites)
+        sides = torch.Size(self.sites).numel()
+        require(not sites or sides == self.size, f"sites {sites} make {sides} states, Q {self.size}")
+        self.event_axes = 1 if self.sites else 0
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return _Sites(self.sites) if self.sites else super().support
+
+    def matrix(self) -> Tensor:
+        return self.scale * self.Q
+
+    def frozen(self, t: Tensor) -> Jump:
+        if self.function is None:
+            return self
+        clone = copy.copy(self)
+        clone.__dict__ = {**self.__dict__, "function": None, "Q": self.function(t)}
+        return clone
+
+    def index(self, x: Tensor) -> Tensor:
+        """The joint index of states: themselves, or of their sites on the last axis."""
+        return box_index(x, self.sites)[0] if self.sites else x
+
+    def points(self, index: Tensor) -> Tensor:
+        """All states as points, shape (*index.shape, K) or (*index.shape, K, D)."""
+        every = torch.arange(self.size, device=index.device)
+        if not self.sites:
+            return every.expand(*index.shape, self.size)
+        every = torch.stack(torch.unravel_index(every, self.sites), -1)
+        return every.expand(*index.shape, *every.shape)
+
+    def _rows(self, Q: Tensor, index: Tensor) -> Tensor:
+        if Q.dim() == 2:
+            return Q[index]
+        return Q[torch.arange(len(Q)).reshape((-1,) + (1,) * (index.dim() - 1)), index]
+
+    def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        index = self.index(x)
+        return self.points(index), self._rows(self.Q, index)
+
+    def into(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        index = self.index(x)
+        return self.points(index), self._rows(self.Q.mT, index)
+
+    def check_shape(self, x: Tensor, name: str) -> None:
+        if self.sites:
+            _require_last(len(self.sites), x, name, "sites")
+
+    def extra_repr(self) -> str:
+        kind = "Q(t)" if self.function is not None else f"{self.size}×{self.size}"
+        return f"{kind}, sites={self.sites}" if self.sites else kind
+
+
+class Replace(FiniteJump):
+    r"""Replacement by a draw from a fixed law, at unit rate.
+
+    .. math:: (L f)(x) = \mathbb{E}_{y \sim \pi}[f(y)] - f(x)
+
+    With :math:`\pi = \delta_{\mathrm{mask}}` tokens are masked; with :math:`\pi` uniform they are
+    scrambled.
+
+    Arguments:
+        pi: The replacement law, probabilities of shape :math:`(K,)`, summing to one (to 1e-6, as
+            float32 can; what is missing is completed in float64 by a common factor).
+
+    Raises:
+        ValueError: If an entry of ``pi`` is negative or the sum is not one.
+
+    References:
+        | Structured Denoising Diffusion Models in Discrete State-Spaces (Austin et al., 2021)
+
+    Example:
+        >>> Replace(torch.full((4,), 0.25)).transition(torch.tensor([0]), 0.0, 1.0).probs
+        tensor([[0.5259, 0.1580, 0.1580, 0.1580]])
+    """
+
+    pi: Tensor
+
+    def __init__(self, pi: Numbers) -> None:
+        super().__init__()
+        pi = torch.as_tensor(pi, dtype=torch.float64)
+        require_simplex(pi.detach(), "pi")
+        declare(self, "pi", pi / pi.sum())
+        self.size = self.pi.shape[0]
+
+    def matrix(self) -> Tensor:
+        return self.scale * (self.pi.expand(self.size, -1) - torch.eye(self.size).to(self.pi))
+
+    def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.states(x), self.pi.expand(*x.shape, -1)
+
+    def into(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.states(x), self.pi[x].unsqueeze(-1).expand(*x.shape, self.size)
+
+    def extra_repr(self) -> str:
+        return _numbers(self.pi)
+
+
+# -- counts ----------------------------------------------------------------------------------------
+
+
+class CountJump(Jump):
+    """A jump between counts 0, 1, 2, …, kept as floating tensors of integers."""
+
+
+class Death(CountJump):
+    r"""Every unit dies at unit rate.
+
+    .. math:: (L f)(x) = x \, (f(x - 1) - f(x))
+
+    On a clock this is blackout diffusion.
+
+    References:
+        | Blackout Diffusion: Generative Diffusion Models in Discrete-State Spaces (Santos et al.,
+          2023)
+
+    Example:
+        >>> Death().transition(torch.tensor([10.0]), 0.0, 1.0).mean
+        tensor([3.6788])
+    """
+
+    def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (x - 1).unsqueeze(-1), x.unsqueeze(-1)
+
+    def into(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (x + 1).unsqueeze(-1), (x + 1).unsqueeze(-1)
+
+
+class Immigration(CountJump):
+    r"""Units arrive at a constant rate.
+
+    .. math:: (L f)(x) = \mu \, (f(x + 1) - f(x))
+
+    Arguments:
+        rate: Arrivals :math:`\mu` per unit time, a number or one per entry of the last axis.
+
+    Raises:
+        ValueError: If the rate is negative.
+
+    Example:
+        >>> (Death() + Immigration(2.0)).limit((1,)).mean
+        tensor([2.])
+    """
+
+    rate: Tensor
+
+    def __init__(self, rate: Numbers) -> None:
+        super().__init__()
+        declare(self, "rate", rate)
+        require_nonnegative(self.rate, "rate")
+
+    def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rate = self.rate.to(x.dtype).expand(x.shape)
+        return (x + 1).unsqueeze(-1), rate.unsqueeze(-1)
+
+    def into(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rate = torch.where(x > 0, self.rate.to(x.dtype), torch.zeros_like(x))
+        return (x - 1).unsqueeze(-1), rate.unsqueeze(-1)
+
+    def extra_repr(self) -> str:
+        return _numbers(self.rate)
+
+
+class Birth(CountJump):
+    r"""Every unit gives birth at unit rate (the Yule process).
+
+    .. math:: (L f)(x) = x \, (f(x + 1) - f(x))
+
+    Example:
+        >>> Birth().transition(torch.tensor([2.0]), 0.0, 1.0).mean
+        tensor([5.4366])
+    """
+
+    def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (x + 1).unsqueeze(-1), x.unsqueeze(-1)
+
+    def into(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (x - 1).unsqueeze(-1), (x - 1).clamp(min=0).unsqueeze(-1)
+
+
+class Ehrenfest(CountJump):
+    r"""N units with two states each; x of them are up.
+
+    .. math:: (L f)(x) = a (N - x) (f(x + 1) - f(x)) + b x (f(x - 1) - f(x))
+
+    Arguments:
+        size: The number N of units.
+        up: Rate a at which a unit that is down goes up.
+        down: Rate b at which a unit that is up goes down.
+
+    Raises:
+        ValueError: If N is not a positive integer, or a rate is negative.
+
+    References:
+        | Bridging discrete and continuous state spaces: Exploring the Ehrenfest process in
+          time-continuous diffusion models (Winkler et al., 2024)
+
+    Example:
+        >>> Ehrenfest(6).limit((1,)).mean
+        tensor([3.])
+    """
+
+    up: Tensor
+    down: Tensor
+
+    def __init__(self, size: int, up: Number = 1.0, down: Number = 1.0) -> None:
+        super().__init__()
+        require(int(size) == size and size > 0, f"size must be a positive integer; it is {size}")
+        self.size = int(size)
+        for name, value in (("up", up), ("down", down)):
+            declare(self, name, value)
+            require_nonnegative(getattr(self, name), name)
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return constraints.integer_interval(0, self.size)
+
+    def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        up, down = self.up.to(x.dtype), self.down.to(x.dtype)
+        return torch.stack([x + 1, x - 1], -1), torch.stack([up * (self.size - x), down * x], -1)
+
+    def into(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        up, down = self.up.to(x.dtype), self.down.to(x.dtype)
+        dies = torch.where(x < self.size, down * (x + 1), torch.zeros_like(x))
+        rises = torch.where(x > 0, up * (self.size - x + 1), torch.zeros_like(x))
+        return torch.stack([x + 1, x - 1], -1), torch.stack([dies, rises], -1)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, up={_numbers(self.up)}, down={_numbers(self.down)}"
+
+
+class Reaction(Jump):
+    r"""A reaction that changes the counts of species on the last axis.
+
+    .. math:: (L f)(x) = a(x) \, (f(x + \nu) - f(x))
+
+    Reactions whose propensities make the units independent particles (a unit dies, arrives or
+    turns into another species at a constant rate) are solved exactly; others on a truncated space
+    whose loss of mass is bounded.
+
+    Arguments:
+        change: The change :math:`\nu` of each species, integers of shape (S,); or one integer for
+            a single species.
+        rate: The propensity :math:`a`: a function of states (…, S) that returns (…).
+
+    Raises:
+        ValueError: If the change is zero or not integer, or a propensity is negative.
+
+    Example:
+        >>> convert = Reaction([-1, 1], lambda n: 2.0 * n[..., 0])
+        >>> convert.out(torch.tensor([[3.0, 0.0]]))
+        (tensor([[[2., 1.]]]), tensor([[6.]]))
+    """
+
+    event_axes = 1
+
+    def __init__(
+        self, change: int | list[int] | Tensor, rate: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        declare(self, "change", torch.as_tensor(change, dtype=torch.float64).reshape(-1))
+        moved = self.change.detach()
+        require(
+            bool((moved == moved.round()).all()) and bool(moved.any()),
+            f"change must hold integers, not all zero; it is {moved.tolist()}",
+        )
+        self.rate = rate
+
+    @property
+    def species(self) -> int:
+        return self.change.shape[0]
+
+    def propensity(self, x: Tensor) -> Tensor:
+        """The rate at x, zero where x or the state after the reaction is no count."""
+        allowed = (x >= 0).all(-1) & ((x + self.change.to(x.dtype)) >= 0).all(-1)
+        rate = torch.as_tensor(self.rate(x)).to(x.dtype).expand(x.shape[:-1])
+        return torch.where(allowed, rate, torch.zeros_like(rate))
+
+    def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        after = x + self.change.to(x.dtype)
+        return after.unsqueeze(-2), self.propensity(x).unsqueeze(-1)
+
+    def into(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        before = x - self.change.to(x.dtype)
+        return before.unsqueeze(-2), self.propensity(before).unsqueeze(-1)
+
+    def check_shape(self, x: Tensor, name: str) -> None:
+        _require_last(self.species, x, name, "change")
+
+    def extra_repr(self) -> str:
+        return f"{[int(c) for c in self.change.tolist()]}"
+
+
+# -- rules -----------------------------------------------------------------------------------------
+
+
+def one_hot(index: int, size: int) -> Tensor:
+    """The probability vector that is certain of one state, float64 of shape (size,).
+
+    Example:
+        >>> one_hot(2, 3)
+        tensor([0., 0., 1.], dtype=torch.float64)
+    """
+    require(0 <= index < size, f"index must lie in [0, {size - 1}]; it is {index}")
+    pi = torch.zeros(size, dtype=torch.float64)
+    pi[index] = 1.0
+    return pi
+
+
+def require_rate_matrix(Q: Tensor, name: str) -> None:
+    """Raises unless Q is square with non-negative rates and rows that sum to zero."""
+    require(
+        Q.dim() == 2 and Q.shape[0] == Q.shape[1],
+        f"{name} must be a square matrix; its shape is {tuple(Q.shape)}",
+    )
+    _require_finite(Q, name)
+    rates = Q - Q.diagonal().diag()
+    if bool((rates < 0).any()):
+        x, y = (rates < 0).nonzero()[0].tolist()
+        raise ValueError(f"{name}[{x}, {y}] = {Q[x, y]:g} is a negative rate")
+    sums, size = Q.sum(1), Q.abs().sum(1)
+    wrong = sums.abs() > 1e-6 * size
+    if bool(wrong.any()):
+        x = int(wrong.nonzero()[0])
+        raise ValueError(f"rows of {name} must sum to zero; row {x} sums to {sums[x]:g}")
+
+
+def with_diagonal(Q: Tensor) -> Tensor:
+    """The rate matrix with the diagonal that makes its rows sum to zero."""
+    rates = Q - Q.diagonal(dim1=-2, dim2=-1).diag_embed()
+    return rates - rates.sum(-1).diag_embed()
+
+
+def require_simplex(pi: Tensor, name: str) -> None:
+    """Raises unless pi is a vector of probabilities that sum to one."""
+    require(pi.dim() == 1, f"{name} must be a vector; its shape is {tuple(pi.shape)}")
+    _require_finite(pi, name)
+    require_nonnegative(pi, name)
+    total = float(pi.sum())
+    require(abs(total - 1) < 1e-6, f"{name} must sum to one; its sum is {total:g}")
+
+
+def require_nonnegative(value: Tensor, name: str) -> None:
+    """Raises unless every number is ≥ 0."""
+    _require_finite(value, name)
+    bad = value.detach() < 0
+    require(not bool(bad.any()), f"{name} must be ≥ 0; it contains {shown(value[bad])}")
+
+
+def _require_finite(value: Tensor, name: str) -> None:
+    bad = ~value.detach().isfinite()
+    require(not bool(bad.any()), f"{name} must be finite; it contains {shown(value[bad])}")
+
+
+def _require_last(size: int, x: Tensor, name: str, of: str) -> None:
+    require(
+        x.dim() >= 2 and x.shape[-1] == size,
+        f"the last axis of {name} must have size {size}, as {of} has; "
+        f"its shape is {tuple(x.shape)}",
+    )
+
+
+def _numbers(value: Tensor) -> str:
+    value = value.detach()
+    if value.dim() == 0:
+        return f"{float(value):g}"
+    if value.numel() <= 4 and value.dim() == 1:
+        return "[" + ", ".join(f"{v:g}" for v in value.tolist()) + "]"
+    return f"<{'×'.join(map(str, value.shape))}>"
+
+
+class _Sites(constraints.Constraint):
+    """Sites on the last axis, each with its own number of states."""
+
+    is_discrete = True
+    event_dim = 1
+
+    def __init__(self, sides: tuple[int, ...]) -> None:
+        self.sides = sides
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return box_index(value, self.sides)[1]
+
+    def __repr__(self) -> str:
+        return f"Sites{self.sides}"

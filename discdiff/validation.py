@@ -1,0 +1,92 @@
+r"""Checks of what users hand in, and the switch that turns the costly ones off.
+
+Shapes, dtypes and kinds are always checked. Values of data are checked against
+:attr:`Process.support` where that costs no synchronisation: on the CPU, and not while
+:func:`torch.compile` traces. The switch is the package's own: the first ``torch.compile`` of a
+program turns torch's distribution checks off for the whole process, and must not turn off these.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+_enabled = True
+
+
+def set_validation(enabled: bool) -> None:
+    """Turns the checks of data values on (the default) or off.
+
+    Arguments:
+        enabled: Whether public verbs compare data with the support of the process.
+
+    Example:
+        >>> set_validation(True)
+    """
+    global _enabled
+    _enabled = bool(enabled)
+
+
+def values_are_checked(x: Tensor) -> bool:
+    """Whether the values of this tensor are to be checked now."""
+    return _enabled and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def require(holds: bool, message: str) -> None:
+    """Raises ``ValueError(message)`` unless the rule holds."""
+    if not holds:
+        raise ValueError(message)
+
+
+def shown(values: Tensor, limit: int = 4) -> str:
+    """A few offending values, for an error message."""
+    values = values.detach().reshape(-1)
+    head = ", ".join(f"{v:g}" for v in values[:limit].tolist())
+    return f"[{head}{', …' if values.numel() > limit else ''}]"
+
+
+def require_values(x: Tensor, support: constraints.Constraint, name: str) -> None:
+    """Raises unless every entry of ``x`` lies in ``support``.
+
+    Raises:
+        ValueError: Naming the argument, its shape, the support and the offending values.
+    """
+    inside = support.check(x)
+    if not bool(inside.all()):
+        bad = x.reshape(inside.shape + x.shape[inside.dim() :])[~inside]
+        raise ValueError(
+            f"{name} of shape {tuple(x.shape)} must lie in {support!r}; it contains {shown(bad)}"
+        )
+
+
+def as_time(t: float | Tensor, x: Tensor, name: str) -> Tensor:
+    r"""A time argument as float64 of shape :math:`(B,)` on the device of the state ``x``.
+
+    Raises:
+        ValueError: If the shape is neither :math:`()` nor :math:`(B,)`, or a time is negative or NaN.
+    """
+    batch = x.shape[0]
+    if not isinstance(t, Tensor):
+        require(t >= 0, f"{name} must be a time ≥ 0; it is {t}")
+        return torch.full((batch,), float(t), dtype=torch.float64, device=x.device)
+    require(
+        t.dim() == 0 or t.shape == (batch,),
+        f"{name} must be a number or have shape () or ({batch},), the batch; "
+        f"its shape is {tuple(t.shape)}",
+    )
+    t = t.to(device=x.device, dtype=torch.float64)
+    if values_are_checked(t):
+        bad = ~(t >= 0)
+        require(not bool(bad.any()), f"{name} must hold times ≥ 0; it contains {shown(t[bad])}")
+    return t.expand(batch)
+
+
+def require_order(s: Tensor, t: Tensor) -> None:
+    """Raises unless s ≤ t everywhere."""
+    if values_are_checked(t) and values_are_checked(s):
+        bad = s > t
+        require(
+            not bool(bad.any()),
+            f"times must satisfy s ≤ t; s contains {shown(s[bad])} where t is {shown(t[bad])}",
+        )
