@@ -1,10 +1,12 @@
 """Declare a diffusion model's forward process; derive everything else."""
 
 from . import clock, engines, estimates, grids, heads, laws, metrics, nn, params, steppers, weights
+from .check import Report, check
 from .clock import Clock
 from .heads import Exact
 from .likelihood import elbo, log_prob, path_kl, vlb
 from .loss import loss
+from .params import learn
 from .process import Given, Mixture, Process, Product, Pushed, Scaled, Sum, Timed
 from .reverse import Reverse, reverse
 from .sample import sample

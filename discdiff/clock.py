@@ -17,9 +17,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
+from .numerics.autodiff import gradient
 from .numerics.special import log1pexp, logexpm1
-from .params import Declared, declare
+from .params import Declared, declare, fixed, increasing, nonnegative
 from .validation import require
 
 Number = float | Tensor
@@ -63,10 +65,11 @@ class Constant(Clock):
         ValueError: If the rate is not positive and finite.
 
     Example:
-        >>> Constant(4.0)(torch.tensor(0.5))
-        tensor(2.)
+        >>> Constant(4.0)(torch.tensor([0.5]))
+        tensor([2.])
     """
 
+    arg_constraints = {"speed": constraints.positive}
     speed: Tensor
 
     def __init__(self, rate: Number) -> None:
@@ -98,13 +101,15 @@ class Linear(Clock):
         ValueError: If b0 is negative or b1 not positive.
 
     References:
-        | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
+        | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al.,
+          2021)
 
     Example:
-        >>> Linear(0.1, 20.0)(torch.tensor(1.0))
-        tensor(10.0500)
+        >>> Linear(0.1, 20.0)(torch.tensor([1.0]))
+        tensor([10.0500])
     """
 
+    arg_constraints = {"b0": nonnegative, "b1": constraints.positive}
     b0: Tensor
     b1: Tensor
 
@@ -198,6 +203,7 @@ class Logistic(Clock):
         tensor([1.0000, 0.5000, 0.0000])
     """
 
+    arg_constraints = {"c": constraints.positive}
     c: Tensor
 
     def __init__(self, c: Number) -> None:
@@ -244,7 +250,7 @@ class Logistic(Clock):
 
 
 class Geometric(Clock):
-    r""":math:`\Lambda(t) = s_0^2 ((s_1 / s_0)^{2t} - 1)`: the variance of variance-exploding noise.
+    r""":math:`\Lambda(t) = s_0^2 ((s_1 / s_0)^{2t} - 1)`: variance-exploding noise.
 
     Arguments:
         s0: Smallest standard deviation, positive.
@@ -254,26 +260,31 @@ class Geometric(Clock):
         ValueError: Unless 0 < s0 < s1.
 
     Example:
-        >>> Geometric(0.01, 50.0)(torch.tensor(1.0))
-        tensor(2499.9998)
+        >>> Geometric(1.0, 3.0)(torch.tensor([1.0]))
+        tensor([8.])
     """
 
+    arg_constraints = {"s0": constraints.positive, "ratio": constraints.greater_than(1.0)}
     s0: Tensor
-    s1: Tensor
+    ratio: Tensor  # s1 / s0: what is left of s1 once s0 is free
 
     def __init__(self, s0: Number, s1: Number) -> None:
         super().__init__()
         declare(self, "s0", s0)
-        declare(self, "s1", s1)
         require_positive(self.s0, "s0")
+        declare(self, "ratio", s1 / self.s0)
         require(
-            bool(self.s1.detach() > self.s0.detach()),
+            bool(self.ratio.detach() > 1),
             f"s1 must be larger than s0 = {_number(self.s0)}; it is {_number(self.s1)}",
         )
 
     @property
+    def s1(self) -> Tensor:
+        return self.ratio * self.s0
+
+    @property
     def growth(self) -> Tensor:
-        return 2 * (self.s1 / self.s0).log()
+        return 2 * self.ratio.log()
 
     def forward(self, t: Tensor) -> Tensor:
         return self.s0**2 * torch.expm1(self.growth * t)
@@ -318,7 +329,7 @@ class Function(Clock):
         return self.f(t)
 
     def rate(self, t: Tensor) -> Tensor:
-        return _derivative(self.f, t)
+        return gradient(self.f, t)
 
     def inverse(self, u: Tensor) -> Tensor:
         return _bisect(self.f, u)
@@ -330,9 +341,10 @@ class Function(Clock):
 class Learned(Clock):
     r"""A trainable clock with pinned ends: :math:`\Lambda = B(w(t))` for a base clock B.
 
-    :math:`w` is increasing and piecewise linear from 0 to 1 on equal panels, with a softmax of free
-    logits as increments: it starts as the identity, both ends stay those of the base clock, and
-    :math:`\Lambda` has the base clock's relative accuracy there.
+    :math:`w` is increasing and piecewise linear from 0 to 1 on equal panels, with a softmax of
+    free logits as increments: it starts as the identity, and both ends stay those of the base
+    clock. :math:`\Lambda` has the base clock's relative accuracy near 0; near 1 it has that of
+    1 − w, which is a float64 multiple of 2⁻⁵³.
 
     Arguments:
         base: The clock at the start; its value at t = 1 stays, also if infinite.
@@ -342,6 +354,8 @@ class Learned(Clock):
         >>> Learned(Constant(2.0), 4)(torch.tensor([0.0, 0.5, 1.0]))
         tensor([0., 1., 2.], grad_fn=<MulBackward0>)
     """
+
+    arg_constraints = {"base": fixed}
 
     def __init__(self, base: Clock | None = None, panels: int = 16) -> None:
         super().__init__()
@@ -398,15 +412,18 @@ class Tabulated(Clock):
         tensor(2.5000)
     """
 
+    arg_constraints = {"knots": fixed, "integral": increasing}
     knots: Tensor
-    values: Tensor
+    integral: Tensor
 
     def __init__(self, t: Tensor | list[float], integral: Tensor | list[float]) -> None:
         super().__init__()
         declare(self, "knots", t)
-        declare(self, "values", integral)
-        t_, v = self.knots.detach(), self.values.detach()
-        require(t_.shape == v.shape and t_.dim() == 1, "t and integral must be vectors of one size")
+        declare(self, "integral", integral)
+        t_, v = self.knots.detach(), self.integral.detach()
+        require(
+            t_.shape == v.shape and t_.dim() == 1, "t and integral must be vectors of one size"
+        )
         require(float(t_[0]) == 0 and float(t_[-1]) == 1, "t must run from 0 to 1")
         require(float(v[0]) == 0, f"integral must start at 0; it starts at {float(v[0]):g}")
         require(bool((t_.diff() > 0).all() and (v.diff() > 0).all()), "both tables must increase")
@@ -416,18 +433,18 @@ class Tabulated(Clock):
         return index.clamp(0, table.shape[0] - 2)
 
     def _slope(self, panel: Tensor) -> Tensor:
-        return (self.values.diff() / self.knots.diff())[panel]
+        return (self.integral.diff() / self.knots.diff())[panel]
 
     def forward(self, t: Tensor) -> Tensor:
         panel = self._panel(self.knots, t.to(self.knots.dtype))
-        return (self.values[panel] + self._slope(panel) * (t - self.knots[panel])).to(t.dtype)
+        return (self.integral[panel] + self._slope(panel) * (t - self.knots[panel])).to(t.dtype)
 
     def rate(self, t: Tensor) -> Tensor:
         return self._slope(self._panel(self.knots, t.to(self.knots.dtype))).to(t.dtype)
 
     def inverse(self, u: Tensor) -> Tensor:
-        panel = self._panel(self.values, u.to(self.values.dtype))
-        return (self.knots[panel] + (u - self.values[panel]) / self._slope(panel)).to(u.dtype)
+        panel = self._panel(self.integral, u.to(self.integral.dtype))
+        return (self.knots[panel] + (u - self.integral[panel]) / self._slope(panel)).to(u.dtype)
 
     def __repr__(self) -> str:
         return f"Tabulated({self.knots.shape[0]} knots)"
@@ -447,13 +464,6 @@ def _log_sinhc(x: Tensor) -> Tensor:
     far = torch.where(small, torch.ones_like(x), x)
     far = far - (2 * far).log() + torch.log1p(-(-2 * far).exp())
     return torch.where(small, near, far)
-
-
-def _derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    with torch.enable_grad():
-        at = t.detach().clone().requires_grad_(True)
-        (slope,) = torch.autograd.grad(f(at).sum(), at, create_graph=torch.is_grad_enabled())
-    return slope if slope.requires_grad and slope.grad_fn is not None else slope.detach()
 
 
 def _bisect(f: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:

@@ -98,7 +98,8 @@ class UniformLogit(Grid):
 class Karras(Grid):
     r"""Noise levels :math:`\sigma` with equal steps of :math:`\sigma^{1/\rho}`.
 
-    :math:`\sigma^2 = e^{\Lambda} - 1` is the noise-to-signal ratio of a variance-preserving process.
+    :math:`\sigma^2 = e^{\Lambda} - 1` is the noise-to-signal ratio of a variance-preserving
+    process.
 
     Arguments:
         steps: Number of steps; the last goes to 0.
@@ -121,7 +122,9 @@ class Karras(Grid):
         end = clock(torch.ones((), dtype=torch.float64)).detach()
         t = clock.inverse(torch.minimum(torch.log1p(sigma**2), end)).detach().clamp(max=1.0)
         t = torch.cat([t, torch.zeros(1, dtype=torch.float64)])
-        require(bool((t.diff() < 0).all()), "the clock ends before sigma_max: choose a smaller one")
+        require(
+            bool((t.diff() < 0).all()), "the clock ends before sigma_max: choose a smaller one"
+        )
         return t
 
 

@@ -39,6 +39,11 @@ class _Law(TorchDistribution):
     def __init__(self, batch_shape: Size, event_shape: Size = Size()) -> None:
         super().__init__(Size(batch_shape), Size(event_shape), validate_args=False)
 
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Distribution:
+        # Pyro expands every law inside a plate; a law of that shape already stays what it is, so
+        # that rules for its type (KL) apply.
+        return self if Size(batch_shape) == self.batch_shape else super().expand(batch_shape)
+
     def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no reparameterised draws")
 
@@ -238,6 +243,8 @@ class AtomMixture(_Law):
         return self.component(draw_categories(self.log_weights)).sample()
 
     def log_prob(self, x: State, *args: Any, **kwargs: Any) -> Tensor:
+        if isinstance(x, Tensor) and x.dim() > 1 + len(self.event_shape):
+            return torch.stack([self.log_prob(value) for value in x])
         batch, count = self.log_weights.shape
         each = self.repeated(count).log_prob(_repeat(x, count)).reshape(batch, count)
         weights = self.log_weights.to(each.dtype)
@@ -413,20 +420,25 @@ class Mixed(_Law):
 
     Arguments:
         log_weights: Shape (*batch, K), normalised.
-        each: A law of batch shape (*batch, K).
+        chosen: From an index per entry, of the batch shape, to the law of that component.
+        each: The law of all components, of batch shape (*batch, K).
     """
 
-    def __init__(self, log_weights: Tensor, each: Distribution) -> None:
-        self.log_weights, self.each = log_weights, each
+    def __init__(
+        self, log_weights: Tensor, chosen: Callable[[Tensor], Distribution], each: Distribution
+    ) -> None:
+        self.log_weights, self.chosen, self.each = log_weights, chosen, each
         super().__init__(log_weights.shape[:-1])
 
     def _draw(self, shape: Size) -> Tensor:
-        weights = self.log_weights.expand(shape + self.log_weights.shape)
-        index = draw_categories(weights).unsqueeze(-1)
-        return self.each.sample(shape).gather(-1, index).squeeze(-1)
+        if shape:
+            every = [self._draw(Size()) for _ in range(shape.numel())]
+            return torch.stack(every).reshape(shape + self.batch_shape)
+        return self.chosen(draw_categories(self.log_weights)).sample()
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return torch.logsumexp(self.log_weights + self.each.log_prob(x.unsqueeze(-1)), -1)
+        every = x.unsqueeze(-1).expand(*x.shape, self.log_weights.shape[-1])
+        return torch.logsumexp(self.log_weights + self.each.log_prob(every), -1)
 
 
 class Formula(_Law):
@@ -530,12 +542,17 @@ def kl(p: Distribution, q: Distribution) -> Tensor:
     try:
         return kl_divergence(p, q)
     except NotImplementedError:
-        each = _summed_kl(entrywise(p), entrywise(q))
-        return sum_event(each)
+        return sum_event(_summed_kl(p, q))
 
 
 def _summed_kl(p: Distribution, q: Distribution) -> Tensor:
     """The divergence of two laws on integers, entry by entry."""
+    if isinstance(p, Joint) or isinstance(q, Joint):
+        raise NotImplementedError("laws of several parts are summed part by part only")
+    try:
+        p, q = entrywise(p), entrywise(q)
+    except ValueError as error:
+        raise NotImplementedError(str(error)) from error
     if isinstance(p, Indexed) and isinstance(q, Indexed) and p.box == q.box:
         return _kl_of_logs(p.log_probs, q.log_probs)
     like = p.sample()

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from .estimates import Data, Estimate
 from .heads import Head
@@ -59,7 +60,8 @@ def loss(
     Returns:
         Shape (B,), in nats per unit of clock time, times the weight. Its mean over :math:`x_t`,
         integrated over t, is the path-KL. Where the process itself is learned on a discrete
-        state, a score-function term makes the gradient unbiased and leaves the value alone.
+        state and :math:`x_t` is drawn here, a score-function term makes the gradient unbiased and
+        leaves the value alone; with :math:`x_t` given, the gradient is that at this state.
 
     Raises:
         ValueError: If data lie outside the support or a shape does not fit.
@@ -70,15 +72,12 @@ def loss(
     if values_are_checked(t):
         require(bool((t > 0).all()), "loss needs t > 0: at t = 0 nothing is noisy")
     with torch.autocast(first_tensor(x_0).device.type, enabled=False):
-        drawn = x_t is None
-        law = process._transition(x_0, torch.zeros_like(t), t) if drawn or learns(process) else None
-        x_t = draw(law) if drawn else process.check_state(x_t, "x_t")  # type: ignore[arg-type]
+        law = process._transition(x_0, torch.zeros_like(t), t) if x_t is None else None
+        x_t = process.check_state(x_t, "x_t") if law is None else draw(law)
     estimate = head(x_t, t, context)
     with torch.autocast(first_tensor(x_0).device.type, enabled=False):
         value = integrand(process, Data(x_0), estimate, x_t, t, weight or NLL())
-        if drawn and law is not None and not law.has_rsample and learns(process):
-            return value + _score_function(law.log_prob(x_t), value)
-        return value
+        return value if law is None else with_draw(process, law, x_t, value)
 
 
 def integrand(
@@ -169,11 +168,16 @@ def learns(process: Process) -> bool:
     )
 
 
-def _score_function(log_prob: Tensor, value: Tensor) -> Tensor:
-    r"""Zero, with the gradient :math:`(v - \bar v)\, \nabla \log q(x_t)`.
+def with_draw(process: Process, law: Distribution, x: State, value: Tensor) -> Tensor:
+    r"""A value (B,) at a draw x of a law, with the gradient of the law as well.
 
-    The baseline of each batch element is the mean of the others, so that it is independent.
+    Where x carries no gradient, :math:`\nabla \mathbb{E}[v] = \mathbb{E}[\nabla v +
+    (v - \bar v)\, \nabla \log q(x)]`: a term of value zero is added. The baseline
+    :math:`\bar v` of each batch element is the mean of the others, so that it is independent.
     """
-    value, count = value.detach(), value.shape[0]
-    others = (value.sum() - value) / max(count - 1, 1)
-    return (log_prob - log_prob.detach()) * (value - others)
+    if law.has_rsample or not torch.is_grad_enabled() or not learns(process):
+        return value
+    log_prob, fixed, count = law.log_prob(x), value.detach(), value.shape[0]
+    gap = fixed - (fixed.sum() - fixed) / max(count - 1, 1)
+    gap = torch.where(gap.isfinite(), gap, torch.zeros_like(gap))  # an infinite value stays one
+    return value + (log_prob - log_prob.detach()) * gap

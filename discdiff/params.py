@@ -3,15 +3,37 @@ r"""Declared numbers: how a process holds them, and how they become learnable.
 A declared number is float64 and stays so: the mathematics of a process runs in float64 whatever
 the dtype of the data. It may be a tensor that requires grad (then the graph is kept), or an
 ``nn.Parameter``.
+
+`learn` makes a number v the image of free reals u under the constraint that its class states,
+
+.. math:: v = T(u), \qquad u = T^{-1}(v_{\mathrm{declared}}),
+
+with T from :func:`torch.distributions.transform_to`. Constraints that torch lacks are here:
+
+.. math::
+    \text{rate matrix: } Q_{xy} = e^{u_{xy}}, \; Q_{xx} = -\sum_{y \ne x} Q_{xy}, \qquad
+    \text{increasing: } v_0 = 0, \; v_k = \sum_{j < k} e^{u_j}, \qquad
+    \text{signed: } v = \pm e^u.
+
+Learning changes numbers and keeps structure, which engines read once: what is zero at declaration
+(a rate, a probability of the replacement law, a drift) stays zero.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from math import isqrt
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
+from torch.distributions import Transform, biject_to, constraints, transform_to
+from torch.distributions.constraints import Constraint
+from torch.distributions.transforms import ComposeTransform
+from torch.nn.utils import parametrize
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def declare(module: nn.Module, name: str, value: Any) -> None:
@@ -25,6 +47,8 @@ def declare(module: nn.Module, name: str, value: Any) -> None:
     Raises:
         ValueError: If the value is no real number or tensor.
     """
+    names = module.__dict__.get("_declared", ())
+    module.__dict__["_declared"] = (*(n for n in names if n != name), name)
     if isinstance(value, nn.Parameter):
         module.register_parameter(name, value)
         return
@@ -35,12 +59,18 @@ def declare(module: nn.Module, name: str, value: Any) -> None:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be a number or a tensor; it is {value!r}") from error
     if isinstance(value, Tensor) and number is value and not value.requires_grad:
-        number = number.clone()  # a later change of the caller's tensor must not change the process
+        number = number.clone()  # a later change of the caller's tensor changes no process
     module.register_buffer(name, number)
 
 
 class Declared(nn.Module):
-    """A module whose floating numbers stay float64 under ``.half()``, ``.float()`` and ``.to``."""
+    """A module whose floating numbers stay float64 under ``.half()``, ``.float()`` and ``.to``.
+
+    A class says in ``arg_constraints`` where its own numbers may lie when they are learned; a
+    number that it does not name is real. A child that it names `fixed` is not learned.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Declared:
         def keep(tensor: Tensor) -> Tensor:
@@ -50,3 +80,372 @@ class Declared(nn.Module):
             return moved
 
         return super()._apply(keep, recurse)  # type: ignore[return-value]
+
+
+def learn(process: M) -> M:
+    r"""Makes every declared number a parameter under its constraint, in place.
+
+    Rate matrices stay rate matrices, probabilities stay probabilities, clocks stay increasing,
+    drifts and noises keep their signs. Zeros stay zeros: jumps that do not occur, states that a
+    replacement law cannot produce (so a one-hot law, a mask, is not learned at all), an absent
+    drift. The factor of a term is learned if it was scaled, and stays 1 if it was not.
+
+    The overall speed of a term on a clock is counted twice, by its numbers and by the clock, and
+    only their product matters: learn one of the two, ``learn(process.clock)`` for instance, where
+    each is to be read by itself.
+
+    Arguments:
+        process: A process, a term or a clock. Its numbers are then read as before (``chain.Q``),
+            may be assigned (``chain.Q = Q``), and are kept in ``state_dict`` as free reals.
+
+    Returns:
+        The same process.
+
+    Raises:
+        ValueError: If a number already requires grad without being an ``nn.Parameter``: it is a
+            function of something else, which is then what is learned.
+
+    Example:
+        >>> from discdiff import RateMatrix
+        >>> chain = learn(RateMatrix([[-1.0, 1.0], [0.0, 0.0]]))
+        >>> [(name, p.shape) for name, p in chain.named_parameters()]
+        [('parametrizations.Q.original', torch.Size([1]))]
+    """
+    named = _constraints_of(process)
+    for name in process.__dict__.get("_declared", ()):
+        if not parametrize.is_parametrized(process, name):
+            _learn_number(process, name, named.get(name, constraints.real))
+    for name, child in list(process.named_children()):
+        if named.get(name) is not fixed:
+            learn(child)
+    return process
+
+
+def changes(*modules: nn.Module) -> bool:
+    """Whether a number in these modules may change after its declaration, or carries a graph."""
+    return any(
+        next(module.parameters(), None) is not None
+        or any(b.requires_grad for b in module.buffers())
+        for module in modules
+    )
+
+
+def _constraints_of(module: nn.Module) -> dict[str, Constraint]:
+    """What a class and its bases say of their numbers."""
+    named: dict[str, Constraint] = {}
+    for cls in reversed(type(module).__mro__):
+        if issubclass(cls, Declared):
+            named.update(vars(cls).get("arg_constraints", {}))
+    return named
+
+
+def _learn_number(module: nn.Module, name: str, constraint: Constraint) -> None:
+    value = getattr(module, name)
+    if value.requires_grad and not isinstance(value, nn.Parameter):
+        raise ValueError(
+            f"{name} of {type(module).__name__} requires grad already, as a function of another "
+            "tensor: learn that one, or declare numbers"
+        )
+    at = constraint.at(value.detach()) if isinstance(constraint, Structured) else constraint
+    if at is None:
+        return
+    if not isinstance(value, nn.Parameter):
+        delattr(module, name)
+        module.register_parameter(name, nn.Parameter(value.detach().clone()))
+    parametrize.register_parametrization(module, name, Image(at), unsafe=True)
+
+
+class Image(nn.Module):
+    """A number as the image of free reals: the parametrization that `learn` registers."""
+
+    def __init__(self, constraint: Constraint) -> None:
+        super().__init__()
+        self.constraint, self.transform = constraint, transform_to(constraint)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.transform(u)
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        if not bool(self.constraint.check(value).all()):
+            raise ValueError(f"the value must be {self.constraint!r}; it is {value}")
+        return self.transform.inv(value)
+
+    def extra_repr(self) -> str:
+        return repr(self.constraint)
+
+
+# -- constraints ----------------------------------------------------------------------------------
+
+
+class Structured(Constraint):
+    """A constraint that keeps a structure which a number has when it is declared."""
+
+    @abstractmethod
+    def at(self, value: Tensor) -> Constraint | None:
+        """The constraint of numbers of this one's structure; None if it leaves no freedom."""
+
+    def __repr__(self) -> str:
+        return type(self).__name__.lower()
+
+
+class Fixed(Structured):
+    """Numbers that are structure themselves."""
+
+    def at(self, value: Tensor) -> Constraint | None:
+        return None
+
+
+class Factor(Structured):
+    """Factors ≥ 0 in front of a term: a factor of one is no number that somebody declared."""
+
+    def at(self, value: Tensor) -> Constraint | None:
+        return None if bool((value == 1).all()) else nonnegative.at(value)
+
+
+class Sparse(Structured):
+    """Tensors whose zeros stay zeros, and whose other entries lie in a given constraint.
+
+    Arguments:
+        base: The constraint of the entries that are not zero, as a vector.
+        free: True where an entry is not zero; known once a number is declared.
+    """
+
+    def __init__(self, base: Constraint, free: Tensor | None = None) -> None:
+        self.base, self.free = base, free
+        super().__init__()
+
+    @property
+    def event_dim(self) -> int:  # type: ignore[override]
+        return self.base.event_dim if self.free is None else self.free.dim()
+
+    def at(self, value: Tensor) -> Constraint | None:
+        free = value != 0
+        certain = self.base is constraints.simplex and int(free.sum()) == 1
+        if certain or not bool(free.any()):
+            return None
+        if bool(free.all()):
+            return self.base.at(value) if isinstance(self.base, Structured) else self.base
+        base = self.base.at(value[free]) if isinstance(self.base, Structured) else self.base
+        return None if base is None else Sparse(base, free)
+
+    def check(self, value: Tensor) -> Tensor:
+        if self.free is None:
+            return (value == 0) | self.base.check(value)
+        free = self.free.to(value.device)
+        zero = (value[..., ~free] == 0).all(-1)
+        inside = self.base.check(value[..., free])
+        return zero & (inside if self.base.event_dim else inside.all(-1))
+
+
+class Signed(Structured):
+    """Numbers that keep their sign."""
+
+    def __init__(self, sign: Tensor | None = None) -> None:
+        self.sign = sign
+        super().__init__()
+
+    def at(self, value: Tensor) -> Constraint | None:
+        return Signed(value.sign())
+
+    def check(self, value: Tensor) -> Tensor:
+        return torch.isfinite(value) if self.sign is None else value.sign() == self.sign
+
+
+class Rates(Structured):
+    """Rate matrices: off-diagonal entries are positive where they may be, and rows sum to zero.
+
+    Arguments:
+        free: True at the rates that are not zero, shape (K, K); all off-diagonal ones by default.
+    """
+
+    event_dim = 2
+
+    def __init__(self, free: Tensor | None = None) -> None:
+        self.free = free
+        super().__init__()
+
+    def at(self, value: Tensor) -> Constraint | None:
+        free = (value > 0) & ~torch.eye(value.shape[-1], dtype=torch.bool, device=value.device)
+        return Rates(free) if bool(free.any()) else None
+
+    def check(self, value: Tensor) -> Tensor:
+        free = _off_diagonal(value.shape[-1]) if self.free is None else self.free
+        free = free.to(value.device)
+        rates = value - value.diagonal(dim1=-2, dim2=-1).diag_embed()
+        closed = value.sum(-1).abs() <= 1e-6 * value.abs().sum(-1)
+        right = torch.where(free, rates > 0, rates == 0)
+        return right.all(-1).all(-1) & closed.all(-1)
+
+    def __repr__(self) -> str:
+        return "rate_matrix"
+
+
+class Increasing(Constraint):
+    """Vectors that increase from zero."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value[..., 0] == 0) & (value.diff(dim=-1) > 0).all(-1)
+
+    def __repr__(self) -> str:
+        return "increasing"
+
+
+fixed = Fixed()
+factor = Factor()
+sparse = Sparse(constraints.real)
+signed = Sparse(Signed())
+nonnegative = Sparse(constraints.positive)
+probabilities = Sparse(constraints.simplex)
+rate_matrix = Rates()
+increasing = Increasing()
+
+
+# -- transforms -----------------------------------------------------------------------------------
+
+
+class Scatter(Transform):
+    """The tensor with given entries at the places that are free, and zeros elsewhere."""
+
+    domain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, free: Tensor) -> None:
+        super().__init__()
+        self.free = free
+        self.index = free.flatten().nonzero().squeeze(-1)
+
+    @property
+    def codomain(self) -> Constraint:  # type: ignore[override]
+        return constraints.independent(constraints.real, self.free.dim())
+
+    def _call(self, x: Tensor) -> Tensor:
+        shape = x.shape[:-1]
+        zeros = x.new_zeros((*shape, self.free.numel()))
+        full = zeros.index_copy(-1, self.index.to(x.device), x)
+        return full.reshape(shape + self.free.shape)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y[..., self.free.to(y.device)]
+
+
+class SignedExp(Transform):
+    r""":math:`u \mapsto \pm e^u`."""
+
+    domain = constraints.real
+    codomain = constraints.real
+    bijective = True
+
+    def __init__(self, sign: Tensor) -> None:
+        super().__init__()
+        self.signs = sign
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.signs.to(x.device) * x.exp()
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y.abs().log()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x
+
+
+class LogRates(Transform):
+    """From the logarithms of the rates, row by row, to the rate matrix.
+
+    Arguments:
+        free: True at the rates that are not zero; by default at all off-diagonal ones, whose
+            number K(K − 1) then tells the size.
+
+    Example:
+        >>> LogRates()(torch.zeros(2))
+        tensor([[-1.,  1.],
+                [ 1., -1.]])
+    """
+
+    domain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, free: Tensor | None = None) -> None:
+        super().__init__()
+        self.free = free
+
+    @property
+    def codomain(self) -> Constraint:  # type: ignore[override]
+        return Rates(self.free)
+
+    def _pattern(self, size: int) -> Tensor:
+        return _off_diagonal(size) if self.free is None else self.free
+
+    def _call(self, x: Tensor) -> Tensor:
+        size = (1 + isqrt(1 + 4 * x.shape[-1])) // 2
+        rates = Scatter(self._pattern(size))._call(x.exp())
+        return rates - rates.sum(-1).diag_embed()
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y[..., self._pattern(y.shape[-1]).to(y.device)].log()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.sum(-1)
+
+    def forward_shape(self, shape: Any) -> Size:
+        size = (1 + isqrt(1 + 4 * shape[-1])) // 2 if self.free is None else self.free.shape[-1]
+        return Size((*shape[:-1], size, size))
+
+    def inverse_shape(self, shape: Any) -> Size:
+        return Size((*shape[:-2], int(self._pattern(shape[-1]).sum())))
+
+
+class LogSteps(Transform):
+    """From the logarithms of the steps to the vector that increases from zero by them."""
+
+    domain = constraints.real_vector
+    codomain = increasing
+    bijective = True
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x.exp().cumsum(-1), (1, 0))
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y.diff(dim=-1).log()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.sum(-1)
+
+    def forward_shape(self, shape: Any) -> Size:
+        return Size((*shape[:-1], shape[-1] + 1))
+
+    def inverse_shape(self, shape: Any) -> Size:
+        return Size((*shape[:-1], shape[-1] - 1))
+
+
+def _off_diagonal(size: int) -> Tensor:
+    return ~torch.eye(size, dtype=torch.bool)
+
+
+@transform_to.register(Sparse)
+def _to_sparse(constraint: Sparse) -> Transform:
+    if constraint.free is None:
+        raise NotImplementedError("which entries are zero is known once a number is declared")
+    return ComposeTransform([transform_to(constraint.base), Scatter(constraint.free)])
+
+
+@transform_to.register(Signed)
+@biject_to.register(Signed)
+def _to_signed(constraint: Signed) -> Transform:
+    if constraint.sign is None:
+        raise NotImplementedError("the signs are known once a number is declared")
+    return SignedExp(constraint.sign)
+
+
+@transform_to.register(Rates)
+@biject_to.register(Rates)
+def _to_rates(constraint: Rates) -> Transform:
+    return LogRates(constraint.free)
+
+
+@transform_to.register(Increasing)
+@biject_to.register(Increasing)
+def _to_increasing(constraint: Increasing) -> Transform:
+    return LogSteps()

@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from . import laws
 from .clock import Clock
 from .estimates import Atoms, Data, Epsilon, Estimate, Mean, Parts, Score, Velocity
-from .params import Declared, declare
+from .params import Declared, declare, probabilities
 from .solve import Engine, Unsolved, engine_for
 from .validation import as_time, require, require_order, require_values, values_are_checked
 
@@ -251,11 +252,14 @@ class Generator(Process):
         Raises:
             Unsolved: If none does.
         """
-        engine = self.__dict__.get("_engine")
-        if engine is None:
-            engine = engine_for(frozenset(type(term) for term in self.terms)).plan(self.terms)
-            self.__dict__["_engine"] = engine
-        return engine
+        terms = self.terms
+        types = tuple(type(term) for term in terms)  # numbers that become learned change the type
+        found = self.__dict__.get("_engine")
+        if found is None or found[0] != types:
+            kinds = frozenset(type_before_parametrizations(term) for term in terms)
+            found = types, engine_for(kinds).plan(terms)
+            self.__dict__["_engine"] = found
+        return found[1]
 
     @property
     def support(self) -> constraints.Constraint:
@@ -306,8 +310,23 @@ class Generator(Process):
     def _limit(self, shape: Shape) -> Distribution:
         return self.engine.limit(tuple(shape))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Generator:
+        self.__dict__.pop("_engine", None)  # it was planned from numbers on another device
+        return super()._apply(fn, recurse)  # type: ignore[return-value]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.pop("_engine", None)  # it was planned from other numbers
+        super()._load_from_state_dict(*args, **kwargs)
+
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in super().__getstate__().items() if k != "_engine"}
+
+    def _copy(self) -> Any:
+        """A copy that holds the same tensors, also where numbers are learned."""
+        clone = object.__new__(type(self))
+        clone.__dict__ = {k: v for k, v in self.__dict__.items() if k != "_engine"}
+        clone._buffers, clone._parameters = dict(self._buffers), dict(self._parameters)
+        return clone
 
 
 class Sum(Generator):
@@ -489,6 +508,8 @@ class Mixture(Process):
     Raises:
         ValueError: If the weights are no probabilities, or their number does not fit.
     """
+
+    arg_constraints = {"weights": probabilities}
 
     def __init__(self, weights: Tensor | list[float], *processes: Process) -> None:
         super().__init__()
@@ -791,14 +812,26 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
     return function(*states)
 
 
-def _atom_bridge(
-    process: Process, estimate: Atoms, x: State, s: Tensor, t: Tensor, eta: float
+def over_atoms(
+    step: Callable[[Data, State, Tensor, Tensor], Distribution],
+    estimate: Atoms,
+    x: State,
+    s: Tensor,
+    t: Tensor,
 ) -> Distribution:
-    """The exact mixture over a finite law, joint over all entries and parts."""
+    """The exact mixture of the laws of a step over a finite law of the data, joint over entries.
+
+    Arguments:
+        step: From data, x, s and t, of any batch size, to the law of the state at s.
+        estimate: The finite law.
+        x: State at time t.
+        s: Earlier time, (B,).
+        t: Later time, (B,).
+    """
 
     def component(index: Tensor) -> Distribution:
         rows = map_state(lambda atoms: atoms[index], estimate.atoms)
-        return process._bridge(Data(rows), x, s, t, eta)
+        return step(Data(rows), x, s, t)
 
     def repeated(count: int) -> Distribution:
         def repeat(v: Tensor) -> Tensor:
@@ -808,9 +841,20 @@ def _atom_bridge(
             return v.repeat((s.shape[0],) + (1,) * (v.dim() - 1))
 
         data = Data(map_state(tile, estimate.atoms))
-        return process._bridge(data, map_state(repeat, x), repeat(s), repeat(t), eta)
+        return step(data, map_state(repeat, x), repeat(s), repeat(t))
 
     return laws.AtomMixture(estimate.log_weights, component, repeated)
+
+
+def _atom_bridge(
+    process: Process, estimate: Atoms, x: State, s: Tensor, t: Tensor, eta: float
+) -> Distribution:
+    """The exact mixture of bridges over a finite law of the data."""
+
+    def step(data: Data, x: State, s: Tensor, t: Tensor) -> Distribution:
+        return process._bridge(data, x, s, t, eta)
+
+    return over_atoms(step, estimate, x, s, t)
 
 
 def _same(x: Any) -> Any:

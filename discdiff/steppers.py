@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from . import laws
-from .estimates import Estimate, Missing
-from .process import Leaf, Process
+from .estimates import Atoms, Estimate, Missing
+from .process import Leaf, Process, over_atoms
 from .reverse import drift_of, rates_of
 from .shapes import along, span
 from .solve import Unsolved
@@ -153,7 +153,8 @@ class Ancestral(_ByLaw):
 class Churn(_ByLaw):
     r"""A step that also noises anew what is already there, at equal marginals.
 
-    On counts living units die (attrition) and more missing ones return.
+    On counts living units die (attrition) and more missing ones return. As with `Ancestral`, a
+    posterior or the exact head gives the exact mixture, `Missing` stochastic rounding.
 
     Arguments:
         eta: Share of the most attrition that keeps the marginals, in [0, 1].
@@ -167,11 +168,14 @@ class Churn(_ByLaw):
     def law(
         self, process: Process, estimate: Estimate, x: State, t: Tensor, s: Tensor
     ) -> Distribution:
-        (late,), (early,) = process.leaves(t), process.leaves(s)
+        late, early = _only_leaf(process, x, t, s)
         churn = getattr(late.core.engine, "churn", None)
         if churn is None:
             raise Unsolved(f"Churn is not known for {late.core!r}")
-        return churn(late.read(estimate), late.get(x), early.time, late.time, self.eta)
+        if isinstance(estimate, Atoms):
+            step = lambda *at: churn(*at, self.eta)
+            return over_atoms(step, estimate, x, early.time, late.time)
+        return churn(estimate, x, early.time, late.time, self.eta)
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,15 @@ class TauLeaping(_ByLeaf):
             moved = _leap(leaf, estimate, x, _finite_span(goal, leaf))
         return moved if self.maximum is None else moved.clamp(max=self.maximum)
 
+    def law(
+        self, process: Process, estimate: Estimate, x: State, t: Tensor, s: Tensor
+    ) -> Distribution:
+        late, early = _only_leaf(process, x, t, s)
+        leap = getattr(late.core.engine, "leap", None)
+        if leap is None or self.maximum is not None:
+            raise Unsolved("a leap has a law for pure death and without a maximum only")
+        return leap(estimate, x, early.time, late.time)
+
 
 @dataclass(frozen=True)
 class Heun(Stepper):
@@ -243,6 +256,14 @@ class Heun(Stepper):
         if any(slope is None for slope in found):
             raise Unsolved("Heun follows the probability flow: every part must be continuous")
         return found  # type: ignore[return-value]
+
+
+def _only_leaf(process: Process, x: State, t: Tensor, s: Tensor) -> tuple[Leaf, Leaf]:
+    """The leaf of a process that is one sum of terms, at t and at s."""
+    late, early = list(process.leaves(t)), list(process.leaves(s))
+    if len(late) != 1 or late[0].moving or late[0].get(x) is not x:
+        raise Unsolved(f"the law of this step is known for one sum of terms, not for {process!r}")
+    return late[0], early[0]
 
 
 def _finite_span(goal: Leaf, leaf: Leaf) -> Tensor:

@@ -12,7 +12,6 @@ for a drift, a diffusion and a jump. A term holds numbers; engines hold algorith
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
@@ -20,9 +19,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from .laws import box_index
-from .params import declare
+from .params import (
+    declare,
+    factor,
+    fixed,
+    nonnegative,
+    probabilities,
+    rate_matrix,
+    signed,
+    sparse,
+)
 from .process import Generator
 from .validation import require, shown
 
@@ -34,6 +43,7 @@ Function = Callable[[Tensor], Tensor]
 class Term(Generator):
     """One summand of a generator. ``c * term`` runs it c times as fast."""
 
+    arg_constraints = {"scale": factor}
     support: ClassVar[constraints.Constraint] = constraints.real
     categorical: ClassVar[bool] = False
     scale: Tensor
@@ -47,9 +57,8 @@ class Term(Generator):
         return (self,)
 
     def __rmul__(self, rate: Number) -> Term:
-        clone = copy.copy(self)
-        clone.__dict__ = {k: v for k, v in self.__dict__.items() if k != "_engine"}
-        clone._buffers, clone._parameters = dict(self._buffers), dict(self._parameters)
+        require("scale" in self._buffers, "the factor of this term is learned: scale first")
+        clone = self._copy()
         declare(clone, "scale", rate * self.scale)
         require(
             bool((clone.scale.detach() >= 0).all()), f"a rate must be ≥ 0; it is {rate}"
@@ -61,7 +70,7 @@ class Term(Generator):
 
     def __repr__(self) -> str:
         scale = float(self.scale.detach()) if self.scale.dim() == 0 else self.scale.tolist()
-        name = f"{type(self).__name__}({self.extra_repr()})"
+        name = f"{type_before_parametrizations(self).__name__}({self.extra_repr()})"
         return name if scale == 1.0 else f"{scale:g} * {name}"
 
 
@@ -145,6 +154,7 @@ class Linear(Drift):
         tensor([[-1.]])
     """
 
+    arg_constraints = {"A": signed, "b": sparse}
     A: Tensor
     b: Tensor
 
@@ -188,6 +198,7 @@ class Noise(Diffusion):
         tensor([[2.]])
     """
 
+    arg_constraints = {"B": signed}
     B: Tensor
 
     def __init__(self, B: Numbers | Function) -> None:
@@ -271,6 +282,7 @@ class RateMatrix(FiniteJump):
         tensor([[0.6667, 0.3333]])
     """
 
+    arg_constraints = {"Q": rate_matrix}
     Q: Tensor
 
     def __init__(self, Q: Tensor | list | Function, sites: tuple[int, ...] = ()) -> None:
@@ -299,8 +311,8 @@ class RateMatrix(FiniteJump):
     def frozen(self, t: Tensor) -> Jump:
         if self.function is None:
             return self
-        clone = copy.copy(self)
-        clone.__dict__ = {**self.__dict__, "function": None, "Q": self.function(t)}
+        clone = self._copy()
+        clone.__dict__ |= {"function": None, "Q": self.function(t)}
         return clone
 
     def index(self, x: Tensor) -> Tensor:
@@ -360,6 +372,7 @@ class Replace(FiniteJump):
         tensor([[0.5259, 0.1580, 0.1580, 0.1580]])
     """
 
+    arg_constraints = {"pi": probabilities}
     pi: Tensor
 
     def __init__(self, pi: Numbers) -> None:
@@ -428,6 +441,7 @@ class Immigration(CountJump):
         tensor([2.])
     """
 
+    arg_constraints = {"rate": nonnegative}
     rate: Tensor
 
     def __init__(self, rate: Numbers) -> None:
@@ -486,6 +500,7 @@ class Ehrenfest(CountJump):
         tensor([3.])
     """
 
+    arg_constraints = {"up": nonnegative, "down": nonnegative}
     up: Tensor
     down: Tensor
 
@@ -538,6 +553,7 @@ class Reaction(Jump):
         (tensor([[[2., 1.]]]), tensor([[6.]]))
     """
 
+    arg_constraints = {"change": fixed}
     event_axes = 1
 
     def __init__(

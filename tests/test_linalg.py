@@ -42,7 +42,7 @@ def walk(size):
 
 def exact_walk(size, t):
     r"""Σ_k e^{-2t} [I_{x−y+2kK}(2t) + I_{x+y+1+2kK}(2t)]: images in both reflecting ends."""
-    reach = 4 * size
+    reach = max(4 * size, 160)
     with mpmath.workdps(40):
         scale = mpmath.exp(-2 * t)
         bessel = [scale * mpmath.besseli(m, 2 * t) for m in range(160)]
@@ -109,8 +109,10 @@ def test_an_eigenbasis_fails_where_uniformization_holds(t):
 
 
 def test_a_rate_that_is_one_percent_off_is_seen():
-    chain = Uniformized(1.01 * walk(256))
-    assert relative_error(chain.matrix(times(1.0))[0], exact_walk(256, 1.0)) > 1e-2
+    chain = Uniformized(1.01 * walk(32))
+    assert relative_error(chain.matrix(times(1.0))[0], exact_walk(32, 1.0)) > 1e-2
+    chain = Uniformized(walk(32))
+    assert relative_error(chain.matrix(times(1.0))[0], exact_walk(32, 1.0)) < 1e-10
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -187,7 +189,7 @@ def test_chapman_kolmogorov_and_unit_rows(size, seed, density, s, t):
 
 
 @pytest.mark.parametrize("event", [(), (1,), (3,), (2, 4), (9,)])
-@pytest.mark.parametrize("size", [3, 200])
+@pytest.mark.parametrize("size", [3, 60])
 def test_all_verbs_agree_on_every_path(event, size):
     chain = Uniformized(random_chain(size, 1))
     tau = times(0.0, 0.3, 0.02, 5.0, math.inf)
@@ -268,6 +270,16 @@ def test_it_compiles_without_a_graph_break():
     )
     expected = chain.rows(x, tau), chain.columns(x[:, 0], tau), chain.matrix(tau)
     torch.testing.assert_close(compiled(x, tau), expected)
+
+
+def test_tables_compile_when_the_levels_are_known():
+    rates = random_chain(4).abs().requires_grad_()
+    x, tau = torch.tensor([0, 3]), times(0.4, 7.0)
+    rows = lambda rates: Uniformized(rate_matrix(rates), levels=6).rows(x, tau)
+    compiled = torch.compile(rows, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(rates), rows(rates))
+    (ours,) = torch.autograd.grad(compiled(rates)[0, 1], rates)
+    torch.testing.assert_close(ours, torch.autograd.grad(rows(rates)[0, 1], rates)[0])
 
 
 def test_rows_are_far_cheaper_than_exponentials():

@@ -27,6 +27,10 @@ class Belief(ABC):
         """Log-probabilities of all states, shape (B, *sites, K)."""
 
     @abstractmethod
+    def log_other(self, state: Tensor) -> Tensor:
+        """The log-probability of all states but one per site, without cancellation."""
+
+    @abstractmethod
     def draw(self, where: Tensor) -> Tensor:
         """Draws at the sites where the boolean mask is true, flat."""
 
@@ -45,6 +49,10 @@ class Certain(Belief):
 
     def log_table(self, size: int) -> Tensor:
         return self.log_at(torch.arange(size, device=self.state.device).expand(*self.state.shape, size))
+
+    def log_other(self, state: Tensor) -> Tensor:
+        zero = torch.zeros(state.shape, dtype=torch.get_default_dtype(), device=state.device)
+        return torch.where(state == self.state, zero - torch.inf, zero)
 
     def draw(self, where: Tensor) -> Tensor:
         return self.state[where]
@@ -65,6 +73,11 @@ class Spread(Belief):
 
     def log_table(self, size: int) -> Tensor:
         return self.logits.log_softmax(-1)
+
+    def log_other(self, state: Tensor) -> Tensor:
+        table = self.log_table(self.logits.shape[-1])
+        own = torch.arange(table.shape[-1], device=state.device) == state.unsqueeze(-1)
+        return torch.logsumexp(table.masked_fill(own, -torch.inf), -1)
 
     def draw(self, where: Tensor) -> Tensor:
         return draw_categories(self.logits[where])

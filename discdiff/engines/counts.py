@@ -91,13 +91,17 @@ class PureDeath(_Units):
 
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         shares = self.log_birth_share(x, s, t)
+        return laws.Shifted(self.births(estimate, x, t, *shares), x).to_event(x.dim() - 1)
+
+    def births(
+        self, estimate: Estimate, x: Tensor, t: Tensor, log_r: Tensor, log_1mr: Tensor
+    ) -> Distribution:
+        """The law of the missing units that return, each with probability r."""
         if isinstance(estimate, Data):
-            births = laws.Thinned(estimate.value - x, *shares)
-        elif isinstance(estimate, Posterior):
-            births = _mixed_births(estimate, x, shares)
-        else:
-            births = laws.Rounded(self.missing_of(estimate, x, t), *shares)
-        return laws.Shifted(births, x).to_event(x.dim() - 1)
+            return laws.Thinned(estimate.value - x, log_r, log_1mr)
+        if isinstance(estimate, Posterior):
+            return _mixed_births(estimate, x, log_r, log_1mr)
+        return laws.Rounded(self.missing_of(estimate, x, t), log_r, log_1mr)
 
     def churn(
         self, estimate: Estimate, x: Tensor, s: Tensor, t: Tensor, eta: float
@@ -109,13 +113,14 @@ class PureDeath(_Units):
             \sigma = \eta \min(1, (1 - p_s) / p_t)
         """
         p_s, p_t = self.survival(s), self.survival(t)
-        most = torch.where(p_t > 1 - p_s, (1 - p_s) / p_t, torch.ones_like(p_t))
-        sigma = eta * most
-        beta = ((p_s - (1 - sigma) * p_t) / -torch.expm1(-self.rate * t)).clamp(0, 1)
-        stay, come = safe_log(1 - sigma), safe_log(beta)
-        kept = laws.Thinned(x, along(stay, x), along(safe_log(sigma), x))
-        units = self.missing_of(estimate, x, t)
-        births = laws.Rounded(units, along(come, x), along(safe_log(1 - beta), x))
+        q_s, q_t, gap = (-torch.expm1(-self.rate * u) for u in (s, t, span(s, t)))
+        sigma = eta * torch.where(p_t > q_s, q_s / p_t, torch.ones_like(p_t))
+        # p_s − p_t = p_s (1 − e^{−δ(t−s)}), so that β is 1 at s = 0; the clamp meets rounding.
+        beta = ((p_s * gap + sigma * p_t) / q_t).clamp(max=1)
+        stay, gone, come, wait = (
+            along(safe_log(v), x) for v in (1 - sigma, sigma, beta, 1 - beta)
+        )
+        kept, births = laws.Thinned(x, stay, gone), self.births(estimate, x, t, come, wait)
         return laws.Convolution(kept, births).to_event(x.dim() - 1)
 
     def leap(self, estimate: Estimate, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
@@ -136,8 +141,11 @@ class PureDeath(_Units):
         if isinstance(estimate, Data):
             return safe_log(estimate.value - x)
         if isinstance(estimate, Atoms):
-            # Atoms below x have no weight, so the mean is ≥ x up to rounding.
-            return safe_log((estimate.average(estimate.atoms) - x).clamp(min=0))
+            # Summed gap by gap: the difference of the mean and x would cancel. Atoms below x have
+            # no weight.
+            gaps = (estimate.atoms - x.unsqueeze(1)).clamp(min=0)
+            weights = estimate.log_weights.exp().to(x.dtype)
+            return safe_log(torch.einsum("bn,bn...->b...", weights, gaps))
         if isinstance(estimate, Posterior):
             table, gaps = _possible(estimate, x)
             return safe_log((table.exp() * gaps).sum(-1))
@@ -231,6 +239,8 @@ class ImmigrationDeath(_Units):
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         if isinstance(estimate, Data):
             return self._data_bridge(estimate.value, x, s, t).to_event(x.dim() - 1)
+        if isinstance(estimate, Posterior):
+            return self._mixed_bridge(estimate, x, s, t).to_event(x.dim() - 1)
         lost, gained = self.turnover_of(estimate, x, t)
         gained = torch.minimum(gained, x)
         back = laws.Rounded(lost, *self.log_birth_share(x, s, t))
@@ -264,10 +274,24 @@ class ImmigrationDeath(_Units):
             return x - gone + back + torch.poisson(self._passing(x, s, t))
 
         def log_prob(y: Tensor) -> Tensor:
-            joint = self._law(x_0, zero, s).log_prob(y) + self._law(y, s, t).log_prob(x)
+            many = y.shape.numel() // x.shape.numel()
+            flat, goal = y.reshape(-1, *x.shape[1:]), x.expand(y.shape).reshape(-1, *x.shape[1:])
+            late = self._law(flat, s.repeat(many), t.repeat(many)).log_prob(goal)
+            joint = self._law(x_0, zero, s).log_prob(y) + late.reshape(y.shape)
             return joint - self._law(x_0, zero, t).log_prob(x)
 
         return laws.Formula(x.shape, draw, log_prob)
+
+    def _mixed_bridge(self, estimate: Posterior, x: Tensor, s: Tensor, t: Tensor) -> laws.Mixed:
+        """The exact mixture of bridges over a posterior."""
+        table = estimate.log_probs
+        every = torch.arange(table.shape[-1], dtype=x.dtype, device=x.device).expand(table.shape)
+
+        def chosen(index: Tensor) -> laws.Formula:
+            return self._data_bridge(index.to(x.dtype), x, s, t)
+
+        states = x.unsqueeze(-1).expand(table.shape)
+        return laws.Mixed(table, chosen, self._data_bridge(every, states, s, t))
 
     # -- scores and estimates ------------------------------------------------------------------
 
@@ -277,8 +301,7 @@ class ImmigrationDeath(_Units):
             value = estimate.log_value.exp() * self.log_q(t, x).exp().unsqueeze(-1)
             return value[..., 0], value[..., 1]
         if isinstance(estimate, Data):
-            kept = self._kept(estimate.value, x, t)
-            return estimate.value - kept, x - kept
+            return self._split(estimate.value, x, t)
         if isinstance(estimate, Atoms):
             return self._atom_turnover(estimate, x, t)
         if isinstance(estimate, Posterior):
@@ -290,32 +313,32 @@ class ImmigrationDeath(_Units):
             "Ratio, Posterior and Exact do"
         )
 
-    def _kept(self, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        r""":math:`\mathbb{E}[A \mid x_0, x_t]`, the expected survivors; shapes broadcast."""
+    def _split(self, x_0: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        r""":math:`\mathbb{E}[x_0 - A]` and :math:`\mathbb{E}[x - A]` given both; shapes broadcast.
+
+        Summed gap by gap: the difference of the means would cancel.
+        """
         x_0, x = torch.broadcast_tensors(x_0, x)
         k, weight = self._law(x_0, torch.zeros_like(t), t).splits(x)
-        return (k * weight.softmax(0)).sum(0)
+        share = weight.softmax(0)
+        return tuple((share * (end - k).clamp(min=0)).sum(0) for end in (x_0, x))  # type: ignore
 
     def _atom_turnover(self, estimate: Atoms, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         batch, count = estimate.log_weights.shape
         atoms = estimate.atoms.repeat((batch,) + (1,) * (estimate.atoms.dim() - 1))
         states = x.repeat_interleave(count, 0)
-        kept = self._kept(atoms, states, t.repeat_interleave(count))
+        both = self._split(atoms, states, t.repeat_interleave(count))
         weights = estimate.log_weights.exp().to(x.dtype)
-
-        def mean(values: Tensor) -> Tensor:
-            return torch.einsum("bn,bn...->b...", weights, values.reshape(batch, count, *x.shape[1:]))
-
-        return mean(atoms - kept), mean(states - kept)
+        each = (v.reshape(batch, count, *x.shape[1:]) for v in both)
+        return tuple(torch.einsum("bn,bn...->b...", weights, v) for v in each)  # type: ignore
 
     def _posterior_turnover(
         self, estimate: Posterior, x: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor]:
         mu = estimate.log_probs.exp()
         every = torch.arange(mu.shape[-1], dtype=x.dtype, device=x.device)
-        flat = x.unsqueeze(-1).expand(mu.shape)
-        kept = self._kept(every.expand(mu.shape), flat, t)
-        return (mu * (every - kept)).sum(-1), (mu * (flat - kept)).sum(-1)
+        both = self._split(every.expand(mu.shape), x.unsqueeze(-1).expand(mu.shape), t)
+        return tuple((mu * v).sum(-1) for v in both)  # type: ignore[return-value]
 
     def _turnover_of_ratio(
         self, estimate: Ratio, x: Tensor, t: Tensor
@@ -399,12 +422,16 @@ def _possible(estimate: Posterior, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mixed_births(
-    estimate: Posterior, x: Tensor, shares: tuple[Tensor, Tensor]
-) -> Distribution:
+    estimate: Posterior, x: Tensor, log_r: Tensor, log_1mr: Tensor
+) -> laws.Mixed:
     """The exact mixture of binomial bridges over a posterior."""
     table, gaps = _possible(estimate, x)
-    each = laws.Thinned(gaps, *(share.unsqueeze(-1) for share in shares))
-    return laws.Mixed(table, each)
+
+    def chosen(index: Tensor) -> laws.Thinned:
+        return laws.Thinned(index.to(x.dtype) - x, log_r, log_1mr)
+
+    each = laws.Thinned(gaps, log_r.unsqueeze(-1), log_1mr.unsqueeze(-1))
+    return laws.Mixed(table, chosen, each)
 
 
 def count_log_table(estimate: Atoms) -> Tensor:

@@ -127,8 +127,8 @@ class Families(Boxes):
         return Family(x, *(along(v, x) for v in (log_alive, log_extinct, b)), extra)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
-        birth, death = self.rate(Birth).detach(), self.rate(Death).detach()
-        if not bool(death > birth):
+        birth, death = self.rate(Birth), self.rate(Death)
+        if not bool(death.detach() > birth.detach()):
             raise Unsolved("there is no limit law: births are not rarer than deaths")
         size = (self.rate(Immigration) / birth).to(torch.get_default_dtype()).expand(shape)
         if not bool((size > 0).all()):

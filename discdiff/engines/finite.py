@@ -24,6 +24,7 @@ from .. import laws
 from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Logits, Posterior, Ratio
 from ..numerics.linalg import Propagator, Uniformized, panels_for
 from ..numerics.special import safe_log
+from ..params import changes
 from ..shapes import span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import FiniteJump, RateMatrix
@@ -31,7 +32,7 @@ from ..validation import require, values_are_checked
 from .replacement import atom_log_table, log_ratio_table
 
 TOLERANCE = 1e-10  # of the panels for rates that vary in time
-MARGIN = 4  # more squarings where the rates will be learned and may become slower
+MARGIN = 4  # more squarings for rates that change where they cannot be looked at
 
 
 @solves(FiniteJump)
@@ -48,8 +49,11 @@ class Finite(Engine):
         self.varying = any(getattr(term, "function", None) is not None for term in terms)
         self._tables: dict[torch.dtype, Uniformized] = {}
         self._panels: dict[int, tuple[float, int]] = {}
+        with torch.enable_grad():
+            Q = self.matrix(torch.zeros(1, dtype=torch.float64) if self.varying else None)
+        self.changes = changes(*terms) or Q.requires_grad
         if not self.varying:
-            first = Uniformized(self.matrix().detach())
+            first = Uniformized(Q.detach())
             self.levels, self.converged = first.levels, first.converged
             self.limits = first.limit()
 
@@ -79,12 +83,17 @@ class Finite(Engine):
         return _Homogeneous(self._table(), span(s, t))
 
     def _table(self) -> Uniformized:
-        Q, dtype = self.matrix(), torch.get_default_dtype()
-        if Q.requires_grad:
-            return Uniformized(Q, self.levels + MARGIN).to(dtype)
+        dtype = torch.get_default_dtype()
+        if self.changes:
+            return self._fresh_table().to(dtype)
         if dtype not in self._tables:
-            self._tables[dtype] = Uniformized(Q, self.levels).to(dtype)
+            self._tables[dtype] = Uniformized(self.matrix(), self.levels).to(dtype)
         return self._tables[dtype]
+
+    def _fresh_table(self) -> Uniformized:
+        Q = self.matrix()
+        looks = Q.device.type == "cpu" and not torch.compiler.is_compiling()
+        return Uniformized(Q, None if looks else self.levels + MARGIN)
 
     def _panels_to(self, t: Tensor) -> tuple[float, int]:
         """Rate bound and panels for times up to the next power of two above t."""
@@ -95,6 +104,8 @@ class Finite(Engine):
             horizon = 1
             while horizon < end:
                 horizon *= 2
+            if self.changes:
+                return panels_for(self.matrix, float(horizon), TOLERANCE)
             if horizon not in self._panels:
                 self._panels[horizon] = panels_for(self.matrix, float(horizon), TOLERANCE)
         elif not self._panels:
@@ -131,13 +142,16 @@ class Finite(Engine):
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         if self.varying:
             raise Unsolved("rates that vary in time have no limit law")
-        rows = self.limits
-        apart = float((rows - rows[0]).abs().max())
-        if not self.converged or apart > 1e-9:
+        rows, converged = self.limits, self.converged
+        if self.changes:
+            table = self._fresh_table()
+            rows, converged = table.limit(), table.converged
+        apart = float((rows - rows[0]).detach().abs().max())
+        if not converged or apart > 1e-9:
             raise Unsolved(f"the limit depends on the start (by up to {apart:.2g})")
-        table = safe_log(rows[0].to(torch.get_default_dtype()))
+        log_probs = safe_log(rows[0].to(torch.get_default_dtype()))
         sites = tuple(shape[:-1]) if self.sites else tuple(shape)
-        return self._law(table.expand(*sites, self.size))
+        return self._law(log_probs.expand(*sites, self.size))
 
     # -- scores and estimates ------------------------------------------------------------------
 

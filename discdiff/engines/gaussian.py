@@ -24,7 +24,7 @@ from torch.distributions import Distribution
 
 from .. import estimates, laws
 from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Velocity
-from ..numerics.quadrature import gauss_legendre
+from ..numerics.quadrature import gauss_legendre, tail_integrals
 from ..numerics.special import expm1_ratio
 from ..shapes import along, span
 from ..solve import Engine, Score, Unsolved, solves
@@ -58,14 +58,14 @@ class Gaussian(Engine):
             n.function is not None for n in self.noises
         )
         zero = torch.zeros(1, dtype=torch.float64)
-        a, b, g2 = self._rates(zero)
+        with torch.enable_grad():
+            a, b, g2 = self._rates(zero)
         shapes = {v.shape[1:] for v in (a, b, g2) if v.dim() > 1}
         self.diagonal = bool(shapes)
-        self.drifting = bool(b.detach().ne(0).any()) or self.varying
-        if not self.varying:
-            self.stable = bool((a.detach() < 0).all())
-        else:
-            self.stable = False
+        self.drifting = bool(b.detach().ne(0).any()) or self.varying or b.requires_grad
+        self.changes = a.requires_grad
+        self.stable = not self.varying and bool((a.detach() < 0).all())
+        if self.varying:
             self._require_smooth()
 
     def branch(self) -> str:
@@ -109,16 +109,16 @@ class Gaussian(Engine):
         if self.diagonal:
             tau = tau.unsqueeze(-1)
             a, b, g2 = (v.unsqueeze(-1) if v.dim() == 1 else v for v in (a, b, g2))
-        growth = torch.where(a == 0, torch.ones_like(a * tau), (a * tau).exp())
+        # At the largest number e^{aτ} is what it is at ∞, without the gradient 0 · ∞.
+        growth = (a * tau.clamp(max=torch.finfo(tau.dtype).max)).exp()
         return Moments(growth, b * expm1_ratio(a, tau), g2 * expm1_ratio(2 * a, tau))
 
     def _integrated(self, s: Tensor, t: Tensor, nodes: int = NODES) -> Moments:
-        """The moments for rates that vary, by nested quadrature."""
+        """The moments for rates that vary, by quadrature."""
         u, w = _panel(s, t, nodes)
         a, b, g2 = (self._on_nodes(u, i) for i in range(3))
-        v, w_inner = _panel(u.reshape(-1), t.repeat_interleave(nodes), nodes)
-        inner = self._on_nodes(v, 0)
-        left = torch.einsum("mn,mn...->m...", w_inner, inner).reshape(*u.shape, *inner.shape[2:])
+        length = (t - s).reshape((-1,) + (1,) * (a.dim() - 1))
+        left = length * torch.einsum("mn,bn...->bm...", tail_integrals(nodes).to(a), a)
         rest = left.exp()
         phi = torch.einsum("bn,bn...->b...", w, a).exp()
         mean = torch.einsum("bn,bn...->b...", w, rest * b)
@@ -187,9 +187,9 @@ class Gaussian(Engine):
         return _normal(centre, self._fit(eta * bridge.sqrt(), x))
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
-        if not self.stable:
-            raise Unsolved("there is no limit law: a drift coefficient is ≥ 0 (or varies in time)")
         a, b, g2 = self._rates(torch.zeros(1, dtype=torch.float64))
+        if not self.stable or (self.changes and not bool((a.detach() < 0).all())):
+            raise Unsolved("there is no limit law: a drift coefficient is ≥ 0 (or varies in time)")
         like = torch.zeros(shape, device=a.device)
         mean, std = self._fit(-b / a, like), self._fit((g2 / (-2 * a)).sqrt(), like)
         return _normal(mean.expand(shape), std.expand(shape))

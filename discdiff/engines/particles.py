@@ -21,7 +21,8 @@ from torch.distributions import Distribution
 from .. import laws
 from ..numerics.linalg import Uniformized
 from ..numerics.quadrature import gauss_legendre
-from ..numerics.special import log_poisson_pmf, safe_log, times_log
+from ..numerics.special import log_poisson_pmf, safe_log
+from ..params import changes
 from ..shapes import span
 from ..solve import Engine, Unsolved, solves
 from ..terms import Reaction
@@ -49,9 +50,20 @@ class Particles(Boxes):
         if len(species) > 1:
             raise ValueError(f"reactions on different numbers of species: {sorted(species)}")
         (self.species,) = species
-        generator, arrivals = self._declared()
-        self.kernel, self.arrivals = Uniformized(generator.detach()), arrivals
-        self.generator = generator
+        with torch.enable_grad():
+            generator, arrivals = self._declared()
+        self.changes = changes(*terms) or generator.requires_grad or arrivals.requires_grad
+        self._kernel, self._arrivals = Uniformized(generator.detach()), arrivals.detach()
+
+    @property
+    def kernel(self) -> Uniformized:
+        """The transition matrices of one particle."""
+        return Uniformized(self._declared()[0]) if self.changes else self._kernel
+
+    @property
+    def arrivals(self) -> Tensor:
+        """The arrival rates, shape (species,)."""
+        return self._declared()[1] if self.changes else self._arrivals
 
     def branch(self) -> str:
         arriving = "with arrivals" if bool((self.arrivals > 0).any()) else "no arrivals"
@@ -68,12 +80,11 @@ class Particles(Boxes):
         arrivals = torch.zeros(self.species, dtype=torch.float64)
         for term in self.terms:
             source, target, rate = _linear(term)  # type: ignore[misc]
+            rate, goal = term.scale * rate, torch.tensor(self.species if target is None else target)
             if source is None:
-                arrivals[target] += float(term.scale) * rate
+                arrivals = arrivals.index_put((goal,), rate, accumulate=True)
             else:
-                Q[source, target if target is not None else self.species] += (
-                    float(term.scale) * rate
-                )
+                Q = Q.index_put((torch.tensor(source), goal), rate, accumulate=True)
         return Q - Q.sum(1).diag(), arrivals
 
     def chances(self, tau: Tensor) -> Tensor:
@@ -152,33 +163,37 @@ class Scattered(laws._Law):
         return torch.where(inside, found, torch.full_like(found, -torch.inf)).to(y.dtype)
 
     def _table(self, points: Tensor, box: tuple[int, ...]) -> Tensor:
-        """All log-probabilities on a box: multinomials convolved one species after the other."""
+        """All log-probabilities on a box.
+
+        The law of one particle is a polynomial of degree one in the counts; the table is multiplied
+        by it once per particle. All terms are positive, so that no relative accuracy is lost.
+        """
         x = self.x.to(torch.float64)
         mean = self._aligned(self.means, x).unsqueeze(-2)
-        table = log_poisson_pmf(points, mean).sum(-1).exp().expand(*x.shape[:-1], -1)
-        gap, inside = laws.box_index(points.unsqueeze(1) - points, box)  # y − k, (points, points)
+        table = log_poisson_pmf(points, mean).sum(-1).exp().expand(*x.shape[:-1], len(points))
+        table = table.reshape(*x.shape[:-1], *box)
         for i in range(x.shape[-1]):
             chances = self._aligned(self.chances, x)[..., i, :]
-            part = _multinomial(points, x[..., i], chances)
-            shifted = torch.where(inside, table[..., gap], torch.zeros_like(table[..., :1, None]))
-            table = torch.einsum("...yk,...k->...y", shifted, part)
-        return safe_log(table)
+            chances = chances.reshape(*chances.shape, *[1] * len(box)).movedim(x.dim() - 1, 0)
+            count = x[..., i].reshape(*x.shape[:-1], *[1] * len(box))
+            for n in range(int(x[..., i].max())):
+                table = torch.where(n < count, _one_more(table, chances), table)
+        return safe_log(table.reshape(*x.shape[:-1], len(points)))
 
 
-def _multinomial(points: Tensor, count: Tensor, chances: Tensor) -> Tensor:
-    """Probabilities that ``count`` particles scatter to each point, (…, points)."""
-    dead = count.unsqueeze(-1) - points.sum(-1)
-    possible = dead >= 0
-    dead = dead.clamp(min=0)
-    log = torch.lgamma(count + 1).unsqueeze(-1) - torch.lgamma(dead + 1)
-    log = log - torch.lgamma(points + 1).sum(-1)
-    log_chances = safe_log(chances).unsqueeze(-2)
-    log = log + times_log(points, log_chances[..., :-1]).sum(-1)
-    log = log + times_log(dead, log_chances[..., -1])
-    return torch.where(possible, log.exp(), torch.zeros_like(log))
+def _one_more(table: Tensor, chances: Tensor) -> Tensor:
+    """The table of counts after one more particle, scattered or dead, was added."""
+    species, lead = len(chances) - 1, table.dim() - len(chances) + 1
+    total = chances[-1] * table
+    for j in range(species):
+        axis = lead + j
+        moved = table.narrow(axis, 0, table.shape[axis] - 1)
+        none = torch.zeros_like(table.narrow(axis, 0, 1))
+        total = total + chances[j] * torch.cat([none, moved], axis)
+    return total
 
 
-def _linear(term: Reaction) -> tuple[int | None, int | None, float] | None:
+def _linear(term: Reaction) -> tuple[int | None, int | None, Tensor] | None:
     """(source, target, rate) if the reaction moves, removes or adds one unit at a constant rate."""
     change = term.change.detach()
     if bool((change.abs() > 1).any()) or bool((change > 0).sum() > 1) or bool((change < 0).sum() > 1):
@@ -190,4 +205,4 @@ def _linear(term: Reaction) -> tuple[int | None, int | None, float] | None:
     rate = torch.as_tensor(term.rate(tries)).double().expand(len(tries))
     per_unit = rate / tries[:, source] if source is not None else rate
     alike = (per_unit - per_unit[0]).abs().max() <= 1e-12 * per_unit[0].abs()
-    return (source, target, float(per_unit[0])) if bool(alike) else None
+    return (source, target, per_unit[0]) if bool(alike) else None

@@ -28,7 +28,7 @@ from torch.distributions import Distribution, constraints, register_kl
 from .. import estimates
 from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Posterior, Ratio, without
 from ..laws import _Law
-from ..numerics.special import log1mexp, times_log
+from ..numerics.special import log1mexp, log_add, safe_log, times_log
 from ..shapes import along, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import Replace
@@ -71,7 +71,7 @@ class Replaced(_Law):
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         pi = self.engine.log_pi_at(x) + log1mexp(self.tau)
         stay = torch.where(x == self.x, -self.tau, torch.full_like(self.tau, -torch.inf))
-        return torch.logaddexp(stay, pi).to(torch.get_default_dtype())
+        return log_add(stay, pi).to(torch.get_default_dtype())
 
 
 @register_kl(Replaced, Replaced)
@@ -82,8 +82,9 @@ def _kl_replaced(p: Replaced, q: Replaced) -> Tensor:
         states = states.reshape((-1,) + (1,) * p.x.dim()).expand(-1, *p.x.shape)
         return xlogx_ratio(p.log_prob(states), q.log_prob(states)).sum(0)
     log_touched, pi = log1mexp(p.tau), p.engine.pi[p.x]
-    log_same = torch.logaddexp(-p.tau, log_touched + pi.log())
-    kept = xlogx_ratio(log_same, pi.log())
+    log_pi = safe_log(pi)
+    log_same = log_add(-p.tau, log_touched + log_pi)
+    kept = xlogx_ratio(log_same, log_pi)
     rest = times_log((1 - pi) * log_touched.exp(), log_touched)
     return (kept + rest).to(torch.get_default_dtype())
 
@@ -133,27 +134,22 @@ class Restored(_Law):
 
     def _again(self) -> Tensor:
         """(1 − α_s) h: the share of the touched that was touched before s as well."""
-        mu = self.belief.log_at(self.x).exp().to(self.t)
-        return -torch.expm1(-self.s) * self.engine.h(mu, self.x, self.t)
+        return -torch.expm1(-self.s) * self.engine.log_h(self.belief, self.x, self.t).exp()
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        states = torch.arange(self.engine.size, device=x.device)
-        table = self.log_table()
-        x = x.unsqueeze(-1) if x.dim() == self.x.dim() else x
-        assert states.numel() == table.shape[-1]
-        return table.expand(*x.shape[:-1], -1).gather(-1, x).squeeze(-1)
+        table = self.log_table().expand(*x.shape, self.engine.size)
+        return table.gather(-1, x.unsqueeze(-1)).squeeze(-1)
 
     def log_table(self) -> Tensor:
         """All log-probabilities, shape (*x.shape, K)."""
         mu = self.belief.log_table(self.engine.size).exp().to(self.t)
-        mu_x = mu.gather(-1, self.x.unsqueeze(-1)).squeeze(-1)
-        again = -torch.expm1(-self.s) * self.engine.h(mu_x, self.x, self.t)
-        kappa = self._touch().unsqueeze(-1)
+        again, kappa = self._again(), self._touch().unsqueeze(-1)
         pi = self.engine.pi.to(self.t)
         moved = kappa * ((-self.s).exp().unsqueeze(-1) * mu + again.unsqueeze(-1) * pi)
         moved = moved.scatter(-1, self.x.unsqueeze(-1), 0.0)
         stays = (1 - moved.sum(-1, keepdim=True)).clamp(min=0)  # rounding of a sum that is ≤ 1
-        return moved.scatter(-1, self.x.unsqueeze(-1), stays).log().to(torch.get_default_dtype())
+        moved = moved.scatter(-1, self.x.unsqueeze(-1), stays)
+        return safe_log(moved).to(torch.get_default_dtype())
 
 
 @solves(Replace)
@@ -168,12 +164,13 @@ class Replacement(Engine):
         if len(sizes) > 1:
             raise ValueError(f"replacement laws of different sizes in one sum: {sorted(sizes)}")
         (self.size,) = sizes
-        pi = self.pi.detach()
+        with torch.enable_grad():
+            pi = self.pi
+        learned, pi = pi.requires_grad, pi.detach()  # zeros of π stay zeros, its values may change
         top = pi.max(0)
-        learns = any(term.pi.requires_grad for term in terms)
-        self.target = int(top.indices) if float(top.values) == 1.0 and not learns else None
-        self.uniform = bool((pi == pi[0]).all()) and not learns
-        self.full = bool((pi > 0).all()) or learns
+        self.target = int(top.indices) if float(top.values) == 1.0 and not learned else None
+        self.uniform = bool((pi == pi[0]).all()) and not learned
+        self.full = bool((pi > 0).all())
 
     def branch(self) -> str:
         if self.target is not None:
@@ -191,8 +188,12 @@ class Replacement(Engine):
             return self.terms[0].pi
         return sum(term.scale * term.pi for term in self.terms) / self.rate
 
+    @property
+    def log_pi(self) -> Tensor:
+        return safe_log(self.pi)
+
     def log_pi_at(self, x: Tensor) -> Tensor:
-        return self.pi.log()[x]
+        return self.log_pi[x]
 
     def can_be(self, x: Tensor) -> Tensor:
         """Where a state can be a replacement."""
@@ -208,13 +209,15 @@ class Replacement(Engine):
         u = torch.rand(shape, dtype=torch.float64, device=device) * cdf[-1]
         return torch.searchsorted(cdf, u, right=True).clamp(max=self.size - 1)
 
-    def h(self, mu_x: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        r""":math:`1 - \mu(x)(1 - \rho_x)`, the chance that a site was touched."""
-        pi = self.pi[x].to(t)
-        again = -torch.expm1(-t) * pi
-        agrees = (-t).exp() / ((-t).exp() + again)
-        agrees = torch.where(pi == 0, torch.ones_like(agrees), agrees)
-        return 1 - mu_x * agrees
+    def log_h(self, belief: Belief, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\log (1 - \mu(x) + \mu(x) \rho_x)`: the chance that a site was touched.
+
+        t is :math:`-\log \alpha`, aligned with x; nothing cancels at either end.
+        """
+        again = log1mexp(t) + self.log_pi_at(x)
+        log_rho = again - log_add(-t, again)
+        log_rho = torch.where(again == -torch.inf, again, log_rho)
+        return log_add(belief.log_other(x).to(t), belief.log_at(x).to(t) + log_rho)
 
     # -- laws ----------------------------------------------------------------------------------
 
@@ -253,7 +256,7 @@ class Replacement(Engine):
         r"""Logits times :math:`P_t(a, x)^{\pm 1}`: from leave-one-out to posterior and back."""
         log_stay = along(self.rate * t, x, torch.float64)
         other = log1mexp(log_stay) + self.log_pi_at(x)
-        same = torch.logaddexp(-log_stay, other)
+        same = log_add(-log_stay, other)
         gain = (sign * (same - other)).to(logits.dtype).unsqueeze(-1)
         own = torch.arange(self.size, device=x.device) == x.unsqueeze(-1)
         return torch.where(own, logits + gain, logits)
@@ -262,10 +265,9 @@ class Replacement(Engine):
         r""":math:`\log r(y)` for all y, per unit own time of a unit-rate chain; −∞ at x itself."""
         tau = along(self.rate * t, x, torch.float64)
         table = belief.log_table(self.size)
-        mu_x = table.gather(-1, x.unsqueeze(-1)).squeeze(-1)
-        h = self.h(mu_x.exp().to(tau), x, tau).log().unsqueeze(-1)
+        h = self.log_h(belief, x, tau).unsqueeze(-1)
         odds = (-tau - log1mexp(tau)).unsqueeze(-1)
-        rates = torch.logaddexp(h + self.pi.log(), odds + table.to(tau))
+        rates = log_add(h + self.log_pi, odds + table.to(tau))
         own = torch.arange(self.size, device=x.device) == x.unsqueeze(-1)
         silent = own | ~self.can_be(x).unsqueeze(-1)
         return rates.masked_fill(silent, -torch.inf).to(table.dtype)
@@ -273,31 +275,24 @@ class Replacement(Engine):
     def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
         if isinstance(estimate, Conditional | Ratio):
             return Score(log_ratio=ratio_from_table(log_ratio_table(estimate, x)))
-        if self.full:
-            belief = self.belief(estimate, x, t)
-            table = self.log_rates(belief, x, t) - self.log_pi_at(x).unsqueeze(-1).to(
-                torch.get_default_dtype()
-            )
-            return Score(log_ratio=ratio_from_table(table))
         return Score(log_ratio=ratio_from_table(self._ratio_table(estimate, x, t)))
 
     def _ratio_table(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
-        """Log-ratios where π has zeros: a site that π cannot produce is untouched."""
+        """Log-ratios to all states; a site that π cannot produce is untouched."""
         belief = self.belief(estimate, x, t)
         rates = self.log_rates(belief, x, t)
         tau = along(self.rate * t, x, torch.float64)
-        untouched = (log1mexp(tau) + tau).unsqueeze(-1) + self.pi.log()
+        untouched = (log1mexp(tau) + tau).unsqueeze(-1) + self.log_pi
         touched = rates.double() - self.log_pi_at(x).unsqueeze(-1)
         table = torch.where(self.can_be(x).unsqueeze(-1), touched, untouched)
-        return table.to(rates.dtype)
+        own = torch.arange(self.size, device=x.device) == x.unsqueeze(-1)
+        return table.masked_fill(own, 0.0).to(rates.dtype)
 
     def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
         if kind is Ratio:
             score = self.score(estimate, x, t)
             states = torch.arange(self.size, device=x.device).expand(*x.shape, self.size)
-            table = score.log_ratio(states)
-            own = states == x.unsqueeze(-1)
-            return Ratio(torch.where(own, torch.zeros_like(table), table))
+            return Ratio(score.log_ratio(states))
         table = self.belief(estimate, x, t).log_table(self.size)
         if kind is Posterior:
             return Posterior(table)
@@ -309,7 +304,7 @@ class Replacement(Engine):
         if kind is LeaveOneOut:
             return LeaveOneOut(left_out)
         tau = along(self.rate * t, x, torch.float64).unsqueeze(-1)
-        mixed = torch.logaddexp(left_out.to(tau) - tau, log1mexp(tau) + self.pi.log())
+        mixed = log_add(left_out.to(tau) - tau, log1mexp(tau) + self.log_pi)
         return Conditional(mixed.to(table.dtype))
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:

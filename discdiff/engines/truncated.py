@@ -21,9 +21,10 @@ from torch.distributions import Distribution
 from .. import laws
 from ..numerics.linalg import Uniformized
 from ..numerics.special import safe_log
+from ..params import changes
 from ..shapes import span
 from ..solve import Unsolved, solves
-from ..terms import Jump, Reaction
+from ..terms import CountJump, Jump
 from ..validation import require
 from .boxes import POINTS, Boxes, box_points
 
@@ -42,15 +43,27 @@ class Truncated(Boxes):
         require(len(axes) == 1, "reactions and jumps of single entries do not add up")
         (self.axes,) = axes
         self.species = next((term.species for term in terms if hasattr(term, "species")), 1)
+        upper = getattr(terms[0].support, "upper_bound", None)
+        self.bounded = None if upper is None else (int(upper) + 1,) * self.species
         self._tables: dict[tuple[int, ...], Uniformized] = {}
+        self.changes = changes(*terms) or self._carries_graph()
+
+    def _carries_graph(self) -> bool:
+        """Whether a rate depends on a tensor that requires grad, seen by its term or not."""
+        x = torch.ones((1, self.species) if self.axes else (1,), dtype=torch.float64)
+        with torch.enable_grad():
+            return any(term.out(x)[1].requires_grad for term in self.terms)
 
     def branch(self) -> str:
         return f"{self.species} species" if self.axes else "one entry at a time"
 
     @property
     def moves(self) -> Tensor:
-        changes = [-term.change for term in self.terms if isinstance(term, Reaction)]
-        return torch.stack(changes) if changes else super().moves
+        if self.axes:
+            return torch.stack([-term.change for term in self.terms])
+        if all(isinstance(term, CountJump) for term in self.terms):
+            return super().moves
+        raise Unsolved("Ratio is read at one unit more or less, and these jumps lead elsewhere")
 
     def generator(self, box: tuple[int, ...]) -> Tensor:
         """The rate matrix on a box, with one more state for what leaves it."""
@@ -73,7 +86,7 @@ class Truncated(Boxes):
 
     def table(self, box: tuple[int, ...]) -> Uniformized:
         """The transition matrices on a box."""
-        if any(term.scale.requires_grad for term in self.terms):
+        if self.changes:
             return Uniformized(self.generator(box))
         if box not in self._tables:
             self._tables[box] = Uniformized(self.generator(box))
@@ -85,6 +98,8 @@ class Truncated(Boxes):
         Raises:
             Unsolved: If no box of the largest size does.
         """
+        if self.bounded is not None:
+            return self.bounded
         both = torch.cat([x.reshape(-1, self.species), y.reshape(-1, self.species)])
         box = tuple(_power_of_two(int(m) + 2) for m in both.clamp(min=0).amax(0))
         tau = span(s, t)

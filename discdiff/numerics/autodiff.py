@@ -79,6 +79,6 @@ def hutchinson(
 
 def _quadratic(f: Callable[[Tensor], Tensor], x: Tensor, vectors: Tensor) -> Tensor:
     """The values vᵀ (∂f/∂x) v for vectors (n, B, *event), of shape (n, B)."""
-    _, pullback = torch.func.vjp(f, x)
+    pullback = torch.func.vjp(f, x)[1]
     (rows,) = torch.func.vmap(pullback)(vectors)
     return (rows * vectors).flatten(2).sum(-1)

@@ -298,7 +298,7 @@ def panels_for(
         tol: The largest relative change.
 
     Raises:
-        ValueError: If :math:`2^{14}` panels do not suffice.
+        ValueError: If :math:`2^{13}` panels do not suffice.
 
     Example:
         >>> panels_for(lambda t: torch.ones_like(t)[:, None, None] * torch.tensor(
@@ -312,7 +312,7 @@ def panels_for(
         s, t = grid[[0, 0, 512]], grid[[1024, 64, 1024]]
         panels = max(8, 2 ** math.ceil(math.log2(1 + rate * horizon)))
         coarse = Propagator(Q, rate, panels).matrix(s, t)
-        while panels < 2**14:
+        while panels < 2**13:
             panels *= 2
             fine = Propagator(Q, rate, panels).matrix(s, t)
             change = (fine - coarse).abs() / fine.clamp(min=1e-30)

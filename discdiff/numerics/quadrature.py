@@ -47,3 +47,24 @@ def real_line(n: int, half_width: float) -> tuple[Tensor, Tensor]:
     """
     nodes = torch.linspace(-half_width, half_width, n, dtype=torch.float64)
     return nodes, torch.full_like(nodes, 2 * half_width / (n - 1))
+
+
+def tail_integrals(n: int) -> Tensor:
+    r"""The matrix :math:`C_{ij} = \int_{u_i}^1 \ell_j` of the Legendre nodes :math:`u` on [0, 1].
+
+    With :math:`\ell_j` the Lagrange polynomials, :math:`\sum_j C_{ij} f(u_j)` is the integral of f
+    from a node to the right end, as accurate as the quadrature itself.
+
+    Example:
+        >>> u, _ = gauss_legendre(6, 0.0, 1.0)
+        >>> torch.allclose(tail_integrals(6) @ u**2, (1 - u**3) / 3)
+        True
+    """
+    x, w = np.polynomial.legendre.leggauss(n)
+    values = np.polynomial.legendre.legvander(x, n - 1)
+    degree = np.arange(n)
+    coefficients = values * w[:, None] * (2 * degree + 1) / 2  # Legendre series of each ℓ_j
+    integrals = np.stack([np.polynomial.legendre.legint(c) for c in coefficients])
+    at_end = np.polynomial.legendre.legval(1.0, integrals.T)
+    at_nodes = np.polynomial.legendre.legval(x, integrals.T)
+    return torch.from_numpy((at_end[:, None] - at_nodes).T / 2)

@@ -35,7 +35,7 @@ def log1mexp(x: Tensor) -> Tensor:
 
     Example:
         >>> log1mexp(torch.tensor([0.0, 1e-5, torch.inf]))
-        tensor([    -inf, -11.5129,   0.0000])
+        tensor([    -inf, -11.5129,  -0.0000])
     """
     near = x < 0.6931
     return torch.where(
@@ -63,6 +63,19 @@ def log1pexp(z: Tensor) -> Tensor:
         tensor([1.9287e-22, 5.0000e+01])
     """
     return softplus(z, threshold=50)  # above 50 it is z: the rest, e^{-50}, is below rounding
+
+
+def log_add(a: Tensor, b: Tensor) -> Tensor:
+    r""":math:`\log(e^a + e^b)`, −∞ with a zero gradient instead of NaN where both are −∞.
+
+    Example:
+        >>> log_add(torch.tensor([0.0, -torch.inf]), torch.tensor([0.0, -torch.inf]))
+        tensor([0.6931,   -inf])
+    """
+    a, b = torch.broadcast_tensors(a, b)
+    none = (a == -torch.inf) & (b == -torch.inf)
+    sum_ = torch.logaddexp(torch.where(none, 0.0, a), torch.where(none, 0.0, b))
+    return torch.where(none, -torch.inf, sum_)
 
 
 def log_softplus(a: Tensor) -> Tensor:
@@ -152,7 +165,7 @@ def log_poisson_pmf(k: Tensor, rate: Tensor) -> Tensor:
     """
     inside = k >= 0
     safe = torch.where(inside, k, torch.zeros_like(k))
-    value = torch.xlogy(safe, rate) - rate - torch.lgamma(safe + 1)
+    value = times_log(safe, safe_log(rate)) - rate - torch.lgamma(safe + 1)
     return torch.where(inside, value, torch.full_like(value, -torch.inf))
 
 

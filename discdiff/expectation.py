@@ -1,0 +1,305 @@
+r"""Expectations without Monte Carlo, where the noisy state can be enumerated.
+
+A discrete law is summed over its points, a density on the line over an equidistant grid (which
+converges exponentially for the smooth densities here), and products over all combinations. The
+time integral runs over :math:`z = \log(e^\Lambda - 1)`, where :math:`d\Lambda = \sigma(z)\, dz`, by
+Gauss–Legendre panels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from . import laws
+from .estimates import Data
+from .heads import Head
+from .loss import kl_rate
+from .numerics.quadrature import gauss_legendre
+from .numerics.special import log1pexp
+from .process import Leaf, Process, batch_size, map_state
+from .solve import Unsolved
+from .times import HALF_WIDTH, OwnTime
+from .validation import require
+
+State = Any
+MASS = 1e-14  # the mass of a law on counts that may lie beyond its points
+REACH = 9.5  # standard deviations on each side of a density
+CHUNK = 60_000  # noisy states that are looked at together
+LIMIT = 4_000_000  # the most noisy states of one expectation
+
+
+def points(law: Distribution, support: Any, grid: int = 193) -> tuple[Tensor, Tensor]:
+    """Points and log-weights of a law with entries as batch dimensions.
+
+    Arguments:
+        law: Batch (B, *sites), event () or one axis of coordinates.
+        support: The constraint of its values.
+        grid: Number of points for a density.
+
+    Returns:
+        Points (G, B, *sites[, d]) and log-weights (G, B, *sites).
+    """
+    if isinstance(law, laws.Indexed):
+        every = torch.cartesian_prod(*(torch.arange(side) for side in law.box))
+        every = every.reshape(-1, len(law.box)).to(law.value_dtype)
+        shape = (len(every),) + (1,) * len(law.batch_shape) + (len(law.box),)
+        every = every.reshape(shape).expand(-1, *law.batch_shape, -1)
+        return every, law.log_probs.movedim(-1, 0)
+    if law.event_shape:
+        return _box(law)
+    if not support.is_discrete:
+        return _line(law, grid)
+    upper = getattr(support, "upper_bound", None)
+    if upper is not None:
+        return _integers(law, int(upper) + 1)
+    size = 16
+    while True:
+        every, log_w = _integers(law, size)
+        if float((1 - log_w.exp().sum(0)).max()) < max(MASS, 50 * torch.finfo(log_w.dtype).eps):
+            return every, log_w
+        size *= 2
+        require(size <= 1 << 14, "the law has too much mass far out to be enumerated")
+
+
+def _integers(law: Distribution, size: int) -> tuple[Tensor, Tensor]:
+    like = law.sample()
+    k = torch.arange(size, dtype=like.dtype).reshape((-1,) + (1,) * like.dim())
+    k = k.expand(size, *like.shape)
+    return k, law.log_prob(k)
+
+
+def _line(law: Distribution, grid: int) -> tuple[Tensor, Tensor]:
+    mean, std = law.mean.detach(), law.variance.detach().sqrt()
+    u = torch.linspace(-REACH, REACH, grid, dtype=mean.dtype)
+    u = u.reshape((-1,) + (1,) * mean.dim())
+    y = mean + std * u
+    step = 2 * REACH / (grid - 1)
+    return y, law.log_prob(y) + (std * step).log()
+
+
+def _box(law: Distribution) -> tuple[Tensor, Tensor]:
+    """Points of a law on several counts, on a box that grows until it holds the mass."""
+    species, side = law.event_shape[0], 8
+    while True:
+        every = torch.cartesian_prod(*[torch.arange(side, dtype=law.sample().dtype)] * species)
+        every = every.reshape(-1, species)
+        shape = (len(every),) + (1,) * len(law.batch_shape) + (species,)
+        y = every.reshape(shape).expand(-1, *law.batch_shape, -1)
+        log_w = law.log_prob(y)
+        if float((1 - log_w.exp().sum(0)).max()) < 1e-12:
+            return y, log_w
+        side *= 2
+        if side**species > 1 << 12:
+            raise Unsolved("the law has too much mass far out to be enumerated")
+
+
+def noisy_states(
+    process: Process, x_0: State, t: Tensor, grid: int = 193
+) -> tuple[State, Tensor]:
+    """All noisy states from one datum at several times, with their log-probabilities.
+
+    Arguments:
+        process: The process.
+        x_0: One datum repeated T times, (T, *event).
+        t: Times (T,).
+        grid: Points of each density.
+
+    Returns:
+        States (G·T, *event), slowest over G, and log-weights (G, T).
+    """
+    batch, zero = t.shape[0], torch.zeros_like(t)
+    state, log_w = x_0, torch.zeros(1, batch, dtype=torch.float64)
+    for i, (leaf, start) in enumerate(zip(process.leaves(t), process.leaves(zero), strict=True)):
+        if any(not bool(mask(x_0).any()) for mask in leaf.moving):
+            continue
+        y, each = _leaf_states(leaf, start.get(x_0), grid)
+        old, new = log_w.shape[0], each.shape[0]
+        require(old * new * batch <= LIMIT, f"{old * new * batch} noisy states are too many")
+        state = map_state(lambda v: v.repeat((new,) + (1,) * (v.dim() - 1)), state)  # noqa: B023
+        wide = list(process.leaves(t.repeat(old * new)))[i]
+        state = wide.put(state, y.repeat_interleave(old, 0).reshape(-1, *y.shape[2:]))
+        log_w = (each.unsqueeze(1) + log_w).reshape(-1, batch)
+    return state, log_w
+
+
+def _leaf_states(leaf: Leaf, x_0: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """All states of one leaf, (G, T, *event), and log-weights (G, T), over all its entries."""
+    core = leaf.core
+    law = core.engine.transition(x_0, torch.zeros_like(leaf.time), leaf.time)
+    axes = max(getattr(term, "event_axes", 0) for term in core.terms)
+    base = law if not law.event_shape or len(law.event_shape) == axes else law.base_dist
+    y, each = points(base, core.support, grid)
+    each, sites = each.to(torch.float64), x_0.shape[1 : x_0.dim() - axes]
+    count = sites.numel()
+    if not sites:
+        return y, each
+    require(len(y) ** count * len(x_0) <= LIMIT, f"{len(y)}^{count} noisy states are too many")
+    index = torch.cartesian_prod(*[torch.arange(len(y))] * count).reshape(-1, count)
+    y = y.reshape(len(y), len(x_0), count, *x_0.shape[x_0.dim() - axes :])
+    each = each.reshape(len(each), len(x_0), count)
+    y = torch.stack([y[index[:, e], :, e] for e in range(count)], 2)
+    each = torch.stack([each[index[:, e], :, e] for e in range(count)], 2).sum(2)
+    return y.reshape(len(index), *x_0.shape), each
+
+
+def expected_path_kl(
+    process: Process,
+    head: Head,
+    data: State,
+    weights: Tensor | None = None,
+    *,
+    stop: float = 0.0,
+    panels: int = 20,
+    nodes: int = 12,
+    grid: int = 193,
+) -> Tensor:
+    r"""The time integral of the loss averaged over :math:`x_t`, by quadrature, for each datum.
+
+    The KL at time 1 is not included. Without a clock the integral runs over all own times.
+
+    Arguments:
+        process: The process.
+        head: A network with a meaning.
+        data: The data, (N, *event).
+        weights: Unused but for their number; present for symmetry with `Exact`.
+        stop: Where the integral stops.
+        panels: Gauss–Legendre panels in z.
+        nodes: Nodes per panel.
+        grid: Points of each density.
+
+    Returns:
+        Shape (N,), in nats.
+
+    Raises:
+        ValueError: If there are too many noisy states to enumerate.
+    """
+    count = batch_size(data)
+    total = torch.zeros(count, dtype=torch.float64)
+    leaves = list(process.leaves(torch.ones(1, dtype=torch.float64)))
+    clocks = {id(leaf.clock): leaf.clock for leaf in leaves}
+    for key, clock in clocks.items():
+        t, w = _nodes(clock or OwnTime(), stop, panels, nodes)
+        chosen = [i for i, leaf in enumerate(leaves) if id(leaf.clock) == key]
+        for n in range(count):
+            datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
+            total[n] += (w * _mean_rate(process, head, datum, t, chosen, grid)).sum()
+    return total
+
+
+def _nodes(clock: Any, stop: float, panels: int, nodes: int) -> tuple[Tensor, Tensor]:
+    """Times and weights of integrals over own time."""
+    end = torch.tensor(1.0, dtype=torch.float64)
+    last = HALF_WIDTH if isinstance(clock, OwnTime) else min(float(clock.z(end)), HALF_WIDTH)
+    first = -HALF_WIDTH
+    if stop > 0:
+        first = max(first, float(clock.z(torch.tensor(stop, dtype=torch.float64))))
+    unit, weight = gauss_legendre(nodes, 0.0, 1.0)
+    width = (last - first) / panels
+    z = (first + width * (torch.arange(panels).unsqueeze(1) + unit)).reshape(-1)
+    return clock.from_z(z).detach(), (width * weight).repeat(panels) * z.sigmoid()
+
+
+@torch.no_grad()
+def _mean_rate(
+    process: Process, head: Head, datum: State, t: Tensor, chosen: list[int], grid: int
+) -> Tensor:
+    """The mean divergence rate of chosen leaves per unit of own time, shape (T,)."""
+    size = noisy_states(process, datum, t[:1], grid)[1].shape[0]
+    parts = []
+    for time in t.split(max(1, CHUNK // size)):
+        x_0 = map_state(lambda v: v.expand(len(time), *v.shape[1:]), datum)  # noqa: B023
+        state, log_w = noisy_states(process, x_0, time, grid)
+        repeats = log_w.shape[0]
+        many = time.repeat(repeats)
+        target = Data(map_state(lambda v: v.repeat((repeats,) + (1,) * (v.dim() - 1)), x_0))  # noqa: B023
+        estimate = head(state, many)
+        rate = torch.zeros(len(many), dtype=torch.float64)
+        for i, leaf in enumerate(process.leaves(many)):
+            if i in chosen:
+                rate += kl_rate(leaf, leaf.read(target), leaf.read(estimate), state)
+        rate = rate.reshape(log_w.shape)
+        weight = log_w.exp()
+        parts.append(torch.where(weight > 0, weight * rate, torch.zeros_like(rate)).sum(0))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def divergence_at_end(
+    process: Process,
+    data: State,
+    weights: Tensor,
+    prior: Distribution | None = None,
+    grid: int = 193,
+) -> Tensor:
+    r""":math:`\mathrm{KL}(p_1 \| \text{prior})` for data with given weights, by enumeration."""
+    count = batch_size(data)
+    total = torch.zeros((), dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    for n in range(count):
+        datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
+        state, log_w = noisy_states(process, datum, one, grid)
+        log_p = _log_mixture(process, data, weights, state, one.expand(log_w.shape[0]))
+        start = prior or process.prior(map_state(lambda v: v.shape, state))
+        gap = log_p - start.log_prob(state).double()
+        mass = log_w[:, 0].exp()
+        total += weights[n] * torch.where(mass > 0, mass * gap, torch.zeros_like(gap)).sum()
+    return total
+
+
+def entropy_gap(
+    process: Process,
+    head: Head,
+    data: State,
+    weights: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    r"""The left minus the right side of the entropy identity, in nats.
+
+    .. math:: \mathbb{E}[\text{path-KL}] - H(p_0) - \mathrm{KL}(p_1 \| \text{prior})
+
+    It is zero for the exact head, positive for any other, and does not see the clock.
+    """
+    count = batch_size(data)
+    if weights is None:
+        weights = torch.full((count,), 1 / count, dtype=torch.float64)
+    inner = (weights * expected_path_kl(process, head, data, weights, **options)).sum()
+    grid = options.get("grid", 193)
+    if process.timed:
+        # KL(q(x_1|x_0) ‖ prior) on average is the KL of p_1 plus the information left at 1.
+        inner = inner + _information_left(process, data, weights, grid)
+    return inner + torch.xlogy(weights, weights).sum()
+
+
+@torch.no_grad()
+def _information_left(process: Process, data: State, weights: Tensor, grid: int) -> Tensor:
+    r""":math:`\mathbb{E}\, \mathrm{KL}(q(x_1 \mid x_0) \| p_1)`."""
+    one = torch.ones(1, dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64)
+    for n in range(batch_size(data)):
+        datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
+        state, log_w = noisy_states(process, datum, one, grid)
+        size = log_w.shape[0]
+        log_p = _log_mixture(process, data, weights, state, one.expand(size))
+        x_0 = map_state(lambda v: v.expand(size, *v.shape[1:]), datum)  # noqa: B023
+        zero = torch.zeros(size, dtype=torch.float64)
+        own = process._transition(x_0, zero, one.expand(size)).log_prob(state).double()
+        mass = log_w[:, 0].exp()
+        total += weights[n] * torch.where(mass > 0, mass * (own - log_p), 0.0).sum()
+    return total
+
+
+def _log_mixture(
+    process: Process, data: State, weights: Tensor, state: State, t: Tensor
+) -> Tensor:
+    r""":math:`\log p_t(x)` for data on atoms."""
+    size, each = batch_size(state), []
+    zero = torch.zeros(size, dtype=torch.float64)
+    for m in range(batch_size(data)):
+        x_0 = map_state(lambda v: v[m : m + 1].expand(size, *v.shape[1:]), data)  # noqa: B023
+        log_p = process._transition(x_0, zero, t).log_prob(state).double()
+        each.append(log_p + weights[m].log())
+    return torch.logsumexp(torch.stack(each), 0)

@@ -1,0 +1,70 @@
+r"""`Standardise`: a network's inputs on one scale at all times, by the process's own moments.
+
+Where the mean and the variance of :math:`x_t` given :math:`x_0` are affine in :math:`x_0`, as for
+linear Gaussian processes and independent particles, data of mean m and standard deviation s give
+
+.. math::
+    \mathbb{E}[x_t] = \mathbb{E}[x_t \mid m], \qquad
+    \operatorname{Var}[x_t] = \operatorname{Var}[x_t \mid m] + (\partial_m \mathbb{E}[x_t \mid m])^2 s^2.
+
+Both are read from the laws at :math:`x_0 = 0` and :math:`x_0 = 1`, which every such space holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class HasMarginal(Protocol):
+    """What `Standardise` asks of a process."""
+
+    def marginal(self, x_0: Tensor, t: Tensor) -> Any: ...
+
+
+class Standardise(nn.Module):
+    r"""Gives a network :math:`(x_t - \mathbb{E}[x_t]) / \sqrt{\operatorname{Var}[x_t]}`.
+
+    Where the state is certain (counts at the end of time) the network is given zeros.
+
+    Arguments:
+        net: The network.
+        process: The process; only its marginals are used.
+        mean: Mean of the data, a number or a tensor of the event's shape.
+        std: Standard deviation of the data, likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        process: HasMarginal,
+        mean: float | Tensor,
+        std: float | Tensor,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self._marginal = process.marginal
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64))
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float64))
+
+    def moments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the state at t, of shapes that broadcast with it."""
+        origin = torch.zeros_like(x)
+        low, high = self._marginal(origin, t), self._marginal(origin + 1, t)
+        slope = high.mean - low.mean
+        mean = low.mean + slope * self.mean.to(x.dtype)
+        noise = low.variance + (high.variance - low.variance) * self.mean.to(x.dtype)
+        return mean, noise + (slope * self.std.to(x.dtype)) ** 2
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        with torch.no_grad():
+            mean, variance = self.moments(x, t)
+        certain = variance <= 0
+        scale = torch.where(certain, torch.ones_like(variance), variance).rsqrt()
+        scaled = torch.where(certain, torch.zeros_like(x), (x - mean) * scale)
+        return self.net(scaled, t, context)

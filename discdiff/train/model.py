@@ -1,0 +1,152 @@
+"""`Model`: a process, a head around a network, and the encoding of the data, as one module."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .. import heads
+from ..likelihood import elbo, stop_for
+from ..loss import loss
+from ..nn import MLP, Category, Column, Columns, Local, Number, Standardise, Tokens, Waves
+from ..process import Process, Product
+from ..sample import sample
+from ..steppers import Stepper
+from ..times import Blend, Density, time_density, times
+from .data import Reals
+from .declare import encoding_for, head_for, outputs_of
+from .describe import Description
+from .encoding import AsCategories, AsDensity, AsReals, AsTable, Encoding
+from .settings import Settings
+
+
+class Model(nn.Module):
+    """A process, a head around a network, and the encoding of the data.
+
+    All figures are in bits per dimension of the data: of integers, the number of bits that the
+    model needs for an item, divided by the number of its entries.
+
+    Arguments:
+        process: The process.
+        data: What is known of the data.
+        settings: The size of the network.
+
+    Raises:
+        ValueError: If the data cannot be states of the process, or the process has parameters.
+        Unsolved: If no head determines its reversal.
+    """
+
+    def __init__(self, process: Process, data: Description, settings: Settings) -> None:
+        super().__init__()
+        if any(p.requires_grad for p in process.parameters()):
+            raise ValueError("the process itself has parameters; only its network is trained here")
+        self.process, self.data = process, data
+        self.encoding = encoding_for(process, data)
+        self.head = head_for(process, self.encoding, data)
+        self.classes = len(data.classes) if settings.labels else 0
+        self.head.net = self._network(settings)
+        self.stop = stop_for(process, self.head, None)
+        self._density: Blend | Density | None = None
+
+    @property
+    def dims(self) -> int:
+        """Number of entries of an item."""
+        return math.prod(self.data.event)
+
+    @property
+    def unit(self) -> float:
+        """Nats per bit and dimension of an item."""
+        return self.dims * math.log(2)
+
+    def check(self, values: Tensor) -> Tensor:
+        """Items, after their shape and values were checked.
+
+        Raises:
+            ValueError: If they are not of the data's event shape, or hold values data cannot take.
+        """
+        event = self.data.event
+        if tuple(values.shape[1:]) != event:
+            raise ValueError(f"items have shape {event}; x has shape {tuple(values.shape)}")
+        if isinstance(self.data.kind, Reals):
+            bad = ~values.isfinite()
+        else:
+            bad = (values != values.round()) | (values < 0) | (values >= self.data.kind.levels)
+        if bool(bad.any()):
+            found = values[bad].flatten()[:4].tolist()
+            raise ValueError(f"x of shape {tuple(values.shape)} holds {found}: not in {self.data.kind}")
+        return values
+
+    def loss(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        """An unbiased estimate of the part of the bound that can be learned, bits/dim, (B,)."""
+        x_0 = self.encoding.encode(values)
+        self._density = self._density or time_density(self.process, self.stop)
+        t, w = times(self.process, x_0, stop=self.stop, density=self._density)
+        rate = loss(self.process, self.head, x_0, t, context=labels)
+        return (w * rate - self.encoding.log_scale(self.data.event)) / self.unit
+
+    def bits(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        """A one-draw estimate of the bound, bits/dim, shape (B,)."""
+        bound = elbo(self.process, self.head, self.encoding.encode(values), context=labels)
+        return -(bound.double() + self.encoding.log_scale(self.data.event)) / self.unit
+
+    @torch.no_grad()
+    def draw(
+        self,
+        count: int,
+        labels: Tensor | None = None,
+        steps: int = 200,
+        stepper: Stepper | None = None,
+    ) -> Tensor:
+        """Values of generated items, shape (count, *event)."""
+        shape = self.encoding.shape(count, self.data.event)
+        state = sample(
+            self.process, self.head, shape, steps=steps, stepper=stepper, context=labels
+        )
+        return self.encoding.decode(state)
+
+    def _network(self, settings: Settings) -> nn.Module:
+        size = {
+            "width": settings.width,
+            "blocks": settings.blocks,
+            "dropout": settings.dropout,
+            "classes": self.classes,
+        }
+        if isinstance(self.process, Product):
+            assert isinstance(self.head, heads.Product) and isinstance(self.encoding, AsTable)
+            parts, encodings = self.head.parts, self.encoding.parts
+            return Columns(
+                {k: _column(parts[k], encodings[k], c) for k, c in self.data.columns.items()},
+                **size,
+            )
+        outputs, event = outputs_of(self.head, self.encoding), self.data.event
+        if isinstance(self.encoding, AsCategories):
+            tokens = settings.token_dim
+            return Tokens(
+                MLP((*event, tokens), (*event, *outputs), **size), self.encoding.size, tokens
+            )
+        mean, std, unit = encoded_moments(self.encoding, self.data)
+        waves = Waves(unit)
+        trunk = MLP(event, (*event, *outputs, waves.features), **size)
+        return Local(Standardise(trunk, self.process, mean, std), waves)
+
+
+def encoded_moments(encoding: Encoding, data: Description) -> tuple[float, float, float]:
+    """Mean, standard deviation and smallest difference of the states of these data."""
+    mean, std = data.mean, data.std
+    if isinstance(encoding, AsDensity):
+        return 0.0, 1.0, 0.25
+    assert not isinstance(data.kind, Reals)
+    if isinstance(encoding, AsReals):
+        width = 2 / encoding.levels
+        return float((mean + 0.5) * width - 1), float((std**2 + 1 / 12).sqrt() * width), width
+    return float(mean), float(std), 1.0
+
+
+def _column(head: heads.Head, encoding: Encoding, data: Description) -> Column:
+    outputs = outputs_of(head, encoding)
+    if isinstance(encoding, AsCategories):
+        return Category(encoding.size, (), outputs)
+    mean, std, unit = encoded_moments(encoding, data)
+    return Number((), outputs, mean, std, unit)
