@@ -3,6 +3,7 @@
 from . import clock, engines, estimates, grids, heads, laws, metrics, nn, params, steppers, weights
 from .check import Report, check
 from .clock import Clock
+from .explain import Explanation, explain
 from .heads import Exact
 from .likelihood import elbo, log_prob, path_kl, vlb
 from .loss import loss
@@ -31,6 +32,6 @@ from .terms import (
     one_hot,
 )
 from .times import times
-from .validation import set_validation
+from .validation import set_validation, validate
 
 __version__ = "0.1.0"

@@ -22,7 +22,7 @@ from .estimates import Data
 from .expectation import entropy_gap, points
 from .heads import Exact, Head
 from .loss import integrand, kl_rate, sum_over_terms
-from .process import Leaf, Process, batch_size, map_state
+from .process import Leaf, Process, batch_size, first_tensor, map_state
 from .solve import Unsolved
 from .steppers import Ancestral
 from .terms import Diffusion, Drift, FiniteJump, Jump
@@ -408,7 +408,7 @@ class Site:
     def _general(self) -> Any:
         terms = self.core.terms
         if all(isinstance(term, FiniteJump) for term in terms):
-            special = not isinstance(self.engine, Finite) and self.engine.size <= 64
+            special = not isinstance(self.engine, Finite) and self.core.terms[0].size <= 64
             return Finite(terms) if special else None
         jumps = all(isinstance(term, Jump) for term in terms)
         if jumps and not isinstance(self.engine, Finite | Truncated) and not self.axes:
@@ -591,7 +591,7 @@ def _sum_over_parts(process: Process, data: State) -> float:
 def _entropy(process: Process, data: State, head: Head | None) -> tuple[float, str]:
     """E[path-KL] = H(p_0) + KL(p_1 ‖ prior) for the exact head, more for any other."""
     try:
-        gap = float(entropy_gap(process, head or Exact(process, data), data, **_effort(process)))
+        gap = float(entropy_gap(process, head or Exact(process, data), data, **_effort(process, data)))
     except ValueError as reason:
         raise Unsolved(f"{reason}") from reason
     if head is None:
@@ -599,9 +599,14 @@ def _entropy(process: Process, data: State, head: Head | None) -> tuple[float, s
     return max(-gap, 0.0), f"{gap:.2e} nats above the exact head"
 
 
-def _effort(process: Process) -> dict[str, int]:
+def _effort(process: Process, x: State) -> dict[str, Any]:
     leaves = list(process.leaves(torch.ones(1, dtype=torch.float64)))
-    return {} if len(leaves) == 1 else {"panels": 28, "nodes": 9, "grid": 81}
+    if len(leaves) > 1:
+        return {"panels": 28, "nodes": 9, "grid": 81}
+    core = leaves[0].core
+    species = any(getattr(term, "event_axes", 0) for term in core.terms)
+    plane = not core.support.is_discrete and first_tensor(x).dim() > 1
+    return {"panels": 16, "nodes": 9, "grid": 73 if plane else 193} if species or plane else {}
 
 
 def _entropy_of(data: State) -> float:

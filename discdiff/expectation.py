@@ -131,7 +131,7 @@ def _leaf_states(leaf: Leaf, x_0: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     core = leaf.core
     law = core.engine.transition(x_0, torch.zeros_like(leaf.time), leaf.time)
     axes = max(getattr(term, "event_axes", 0) for term in core.terms)
-    base = law if not law.event_shape or len(law.event_shape) == axes else law.base_dist
+    base = law if len(law.event_shape) == axes else law.base_dist  # type: ignore[attr-defined]
     y, each = points(base, core.support, grid)
     each, sites = each.to(torch.float64), x_0.shape[1 : x_0.dim() - axes]
     count = sites.numel()

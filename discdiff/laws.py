@@ -131,6 +131,8 @@ class Image(_Law):
 
     def __init__(self, law: Distribution, transform: Transform) -> None:
         self.law, self.transform = law, transform
+        self._map: Callable[[Tensor], Tensor] = transform  # type: ignore[assignment]
+        self._back: Callable[[Tensor], Tensor] = transform.inv  # type: ignore[assignment]
         event = transform.forward_shape(law.batch_shape + law.event_shape)
         super().__init__(law.batch_shape, Size(event[len(law.batch_shape) :]))
 
@@ -139,13 +141,13 @@ class Image(_Law):
         return self.law.has_rsample
 
     def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
-        return self.transform(self.law.rsample(Size(sample_shape)))
+        return self._map(self.law.rsample(Size(sample_shape)))
 
     def _draw(self, shape: Size) -> Tensor:
-        return self.transform(self.law.sample(shape))
+        return self._map(self.law.sample(shape))
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        y = self.transform.inv(x)
+        y = self._back(x)
         jacobian = self.transform.log_abs_det_jacobian(y, x)
         rest = jacobian.dim() - self.law.log_prob(y).dim()
         if rest > 0:
@@ -194,7 +196,7 @@ class Clamped(_Law):
 
     def __init__(self, law: Distribution, values: Tensor, mask: Tensor) -> None:
         shape = law.batch_shape + law.event_shape
-        self.law, self.values, self.mask = law, values.expand(shape), mask.expand(shape)
+        self.law, self.values, self.known = law, values.expand(shape), mask.expand(shape)
         super().__init__(law.batch_shape, law.event_shape)
 
     @property
@@ -203,17 +205,17 @@ class Clamped(_Law):
 
     def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
         x = self.law.rsample(Size(sample_shape))
-        return torch.where(self.mask, self.values.to(x.dtype), x)
+        return torch.where(self.known, self.values.to(x.dtype), x)
 
     def _draw(self, shape: Size) -> Tensor:
         x = self.law.sample(shape)
-        return torch.where(self.mask, self.values.to(x.dtype), x)
+        return torch.where(self.known, self.values.to(x.dtype), x)
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         each = entrywise(self.law).log_prob(x)
         agrees = x == self.values.to(x.dtype)
         known = torch.where(agrees, torch.zeros_like(each), torch.full_like(each, -torch.inf))
-        total = torch.where(self.mask, known, each)
+        total = torch.where(self.known, known, each)
         dims = len(self.event_shape)
         return total.flatten(-dims).sum(-1) if dims else total
 

@@ -254,11 +254,11 @@ class Generator(Process):
         """
         terms = self.terms
         types = tuple(type(term) for term in terms)  # numbers that become learned change the type
-        found = self.__dict__.get("_engine")
+        found = vars(self).get("_engine")
         if found is None or found[0] != types:
             kinds = frozenset(type_before_parametrizations(term) for term in terms)
             found = types, engine_for(kinds).plan(terms)
-            self.__dict__["_engine"] = found
+            vars(self)["_engine"] = found
         return found[1]
 
     @property
@@ -311,11 +311,11 @@ class Generator(Process):
         return self.engine.limit(tuple(shape))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Generator:
-        self.__dict__.pop("_engine", None)  # it was planned from numbers on another device
+        vars(self).pop("_engine", None)  # it was planned from numbers on another device
         return super()._apply(fn, recurse)  # type: ignore[return-value]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.__dict__.pop("_engine", None)  # it was planned from other numbers
+        vars(self).pop("_engine", None)  # it was planned from other numbers
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -324,7 +324,7 @@ class Generator(Process):
     def _copy(self) -> Any:
         """A copy that holds the same tensors, also where numbers are learned."""
         clone = object.__new__(type(self))
-        clone.__dict__ = {k: v for k, v in self.__dict__.items() if k != "_engine"}
+        vars(clone).update({k: v for k, v in vars(self).items() if k != "_engine"})
         clone._buffers, clone._parameters = dict(self._buffers), dict(self._parameters)
         return clone
 
@@ -511,6 +511,8 @@ class Mixture(Process):
 
     arg_constraints = {"weights": probabilities}
 
+    weights: Tensor
+
     def __init__(self, weights: Tensor | list[float], *processes: Process) -> None:
         super().__init__()
         declare(self, "weights", weights)
@@ -601,6 +603,9 @@ class Pushed(Process):
         )
         self.process, self.transform = process, transform
 
+    def _back(self, x: Tensor) -> Tensor:
+        return self.transform.inv(x)  # type: ignore[return-value]
+
     @property
     def timed(self) -> bool:
         return self.process.timed
@@ -608,7 +613,7 @@ class Pushed(Process):
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
         for leaf in self.process.leaves(t):
             yield leaf.within(
-                self.transform.inv, lambda x, y: self.transform(y), _at_data(self.transform.inv)
+                self._back, lambda x, y: self.transform(y), _at_data(self._back)
             )
 
     def check_state(self, x: State, name: str) -> State:
@@ -630,7 +635,7 @@ class Pushed(Process):
     def _bridge(
         self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
     ) -> Distribution:
-        inner = _at_data(self.transform.inv)(estimate)
+        inner = _at_data(self._back)(estimate)
         return self._image(self.process._bridge(inner, self.transform.inv(x), s, t, eta))
 
     def _limit(self, shape: Shape) -> Distribution:

@@ -111,7 +111,7 @@ def hold(process: Process, x: State, known: Any, t: Tensor) -> State:
     if known is None:
         return x
     if isinstance(known, dict):
-        parts = process.parts  # type: ignore[attr-defined]
+        parts: Any = process.parts
         return {k: hold(parts[k], v, known.get(k), t) for k, v in x.items()}
     values, mask = (v.to(first_tensor(x).device) for v in known)
     values = values.to(x.dtype).expand(x.shape)

@@ -171,6 +171,12 @@ def covers(kinds: Iterable[type], by: Iterable[type]) -> bool:
     return all(issubclass(kind, by) for kind in kinds)
 
 
+def covering(kinds: Iterable[type]) -> list[type[Engine]]:
+    """All engines that cover the kinds."""
+    kinds = tuple(kinds)
+    return [engine for engine in _engines if covers(kinds, engine.kinds)]
+
+
 def engine_for(kinds: frozenset[type]) -> type[Engine]:
     """The most specific engine that covers the kinds.
 
@@ -179,13 +185,13 @@ def engine_for(kinds: frozenset[type]) -> type[Engine]:
         TypeError: If two engines do, and neither is more specific.
     """
     if kinds not in _chosen:
-        covering = [engine for engine in _engines if covers(kinds, engine.kinds)]
-        best = [e for e in covering if all(covers(e.kinds, other.kinds) for other in covering)]
-        if not covering:
+        able = covering(kinds)
+        best = [e for e in able if all(covers(e.kinds, other.kinds) for other in able)]
+        if not able:
             names = " + ".join(sorted(kind.__name__ for kind in kinds))
             raise Unsolved(f"no engine solves {names}. {solvable()}")
         if len(best) != 1:
-            raise TypeError(f"ambiguous engines: {[e.__name__ for e in covering]}")
+            raise TypeError(f"ambiguous engines: {[e.__name__ for e in able]}")
         _chosen[kinds] = best[0]
     return _chosen[kinds]
 

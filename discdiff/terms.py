@@ -65,8 +65,18 @@ class Term(Generator):
         )
         return clone
 
+    def widths(self) -> dict[str, int]:
+        """The sizes that the last axis of a state must have, by the name of what asks for it."""
+        return {}
+
     def check_shape(self, x: Tensor, name: str) -> None:
         """Raises ``ValueError`` if states of this shape do not fit the declared numbers."""
+        for of, size in self.widths().items():
+            require(
+                x.dim() >= 2 and x.shape[-1] == size,
+                f"the last axis of {name} must have size {size}, as {of} has; "
+                f"its shape is {tuple(x.shape)}",
+            )
 
     def __repr__(self) -> str:
         scale = float(self.scale.detach()) if self.scale.dim() == 0 else self.scale.tolist()
@@ -174,11 +184,9 @@ class Linear(Drift):
         b = self.at("b", t).to(x.dtype)
         return apply_linear(self.at("A", t), x, "A" in self.functions) + b
 
-    def check_shape(self, x: Tensor, name: str) -> None:
-        for key in {"A", "b"} - set(self.functions):
-            value = getattr(self, key)
-            if value.dim():
-                _require_last(value.shape[-1], x, name, key)
+    def widths(self) -> dict[str, int]:
+        numbers = {k: getattr(self, k) for k in ("A", "b") if k not in self.functions}
+        return {k: v.shape[-1] for k, v in numbers.items() if v.dim()}
 
     def extra_repr(self) -> str:
         shown = {k: "…" for k in self.functions}
@@ -220,9 +228,8 @@ class Noise(Diffusion):
         matrix = B.dim() - (self.function is not None) == 2
         return apply_linear(B.mT if matrix else B, vector, self.function is not None)
 
-    def check_shape(self, x: Tensor, name: str) -> None:
-        if self.function is None and self.B.dim():
-            _require_last(self.B.shape[0 if self.B.dim() == 2 else -1], x, name, "B")
+    def widths(self) -> dict[str, int]:
+        return {"B": self.B.shape[0]} if self.function is None and self.B.dim() else {}
 
     def extra_repr(self) -> str:
         return "…" if self.function is not None else _numbers(self.B)
@@ -289,6 +296,7 @@ class RateMatrix(FiniteJump):
         super().__init__()
         self.function = Q if callable(Q) else None
         if self.function is None:
+            require_no_parameter(Q, "Q")
             Q = torch.as_tensor(Q, dtype=torch.float64)
             require_rate_matrix(Q.detach(), "Q")
             declare(self, "Q", with_diagonal(Q))
@@ -340,9 +348,8 @@ class RateMatrix(FiniteJump):
         index = self.index(x)
         return self.points(index), self._rows(self.Q.mT, index)
 
-    def check_shape(self, x: Tensor, name: str) -> None:
-        if self.sites:
-            _require_last(len(self.sites), x, name, "sites")
+    def widths(self) -> dict[str, int]:
+        return {"sites": len(self.sites)} if self.sites else {}
 
     def extra_repr(self) -> str:
         kind = "Q(t)" if self.function is not None else f"{self.size}×{self.size}"
@@ -377,6 +384,7 @@ class Replace(FiniteJump):
 
     def __init__(self, pi: Numbers) -> None:
         super().__init__()
+        require_no_parameter(pi, "pi")
         pi = torch.as_tensor(pi, dtype=torch.float64)
         require_simplex(pi.detach(), "pi")
         declare(self, "pi", pi / pi.sum())
@@ -456,6 +464,9 @@ class Immigration(CountJump):
     def into(self, x: Tensor) -> tuple[Tensor, Tensor]:
         rate = torch.where(x > 0, self.rate.to(x.dtype), torch.zeros_like(x))
         return (x - 1).unsqueeze(-1), rate.unsqueeze(-1)
+
+    def widths(self) -> dict[str, int]:
+        return {"rate": self.rate.shape[-1]} if self.rate.dim() else {}
 
     def extra_repr(self) -> str:
         return _numbers(self.rate)
@@ -555,6 +566,7 @@ class Reaction(Jump):
 
     arg_constraints = {"change": fixed}
     event_axes = 1
+    change: Tensor
 
     def __init__(
         self, change: int | list[int] | Tensor, rate: Callable[[Tensor], Tensor]
@@ -586,8 +598,8 @@ class Reaction(Jump):
         before = x - self.change.to(x.dtype)
         return before.unsqueeze(-2), self.propensity(before).unsqueeze(-1)
 
-    def check_shape(self, x: Tensor, name: str) -> None:
-        _require_last(self.species, x, name, "change")
+    def widths(self) -> dict[str, int]:
+        return {"change": self.species}
 
     def extra_repr(self) -> str:
         return f"{[int(c) for c in self.change.tolist()]}"
@@ -642,6 +654,12 @@ def require_simplex(pi: Tensor, name: str) -> None:
     require(abs(total - 1) < 1e-6, f"{name} must sum to one; its sum is {total:g}")
 
 
+def require_no_parameter(value: object, name: str) -> None:
+    """Raises if an optimiser would take a number out of its constraint, or miss it."""
+    free = isinstance(value, torch.nn.Parameter)
+    require(not free, f"{name} must be numbers, which dd.learn then makes learnable; it is a Parameter")
+
+
 def require_nonnegative(value: Tensor, name: str) -> None:
     """Raises unless every number is ≥ 0."""
     _require_finite(value, name)
@@ -652,14 +670,6 @@ def require_nonnegative(value: Tensor, name: str) -> None:
 def _require_finite(value: Tensor, name: str) -> None:
     bad = ~value.detach().isfinite()
     require(not bool(bad.any()), f"{name} must be finite; it contains {shown(value[bad])}")
-
-
-def _require_last(size: int, x: Tensor, name: str, of: str) -> None:
-    require(
-        x.dim() >= 2 and x.shape[-1] == size,
-        f"the last axis of {name} must have size {size}, as {of} has; "
-        f"its shape is {tuple(x.shape)}",
-    )
 
 
 def _numbers(value: Tensor) -> str:

@@ -8,11 +8,20 @@ program turns torch's distribution checks off for the whole process, and must no
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 _enabled = True
+_everywhere = False
+
+
+class HasStates(Protocol):
+    """What `validate` asks of a process."""
+
+    def check_state(self, x: Any, name: str) -> Any: ...
 
 
 def set_validation(enabled: bool) -> None:
@@ -28,8 +37,36 @@ def set_validation(enabled: bool) -> None:
     _enabled = bool(enabled)
 
 
+def validate(process: HasStates, x_0: Any) -> None:
+    """Checks data against the support of a process: on any device, whatever the switch says.
+
+    Call it once on what was loaded: on accelerators the other verbs check shapes and kinds only.
+
+    Arguments:
+        process: The process.
+        x_0: Data, shape (B, *event) or a dict.
+
+    Raises:
+        ValueError: Naming the argument, its shape, the rule and the offending values.
+
+    Example:
+        >>> from discdiff import Death
+        >>> validate(Death(), torch.tensor([[3.0], [0.5]]))
+        Traceback (most recent call last):
+        ValueError: x_0 of shape (2, 1) must lie in ...; it contains [0.5]
+    """
+    global _everywhere
+    before, _everywhere = _everywhere, True
+    try:
+        process.check_state(x_0, "x_0")
+    finally:
+        _everywhere = before
+
+
 def values_are_checked(x: Tensor) -> bool:
     """Whether the values of this tensor are to be checked now."""
+    if _everywhere:
+        return True
     return _enabled and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 

@@ -17,6 +17,7 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -37,12 +38,16 @@ class Boxes(Engine):
     bounded: tuple[int, ...] | None = None  # the sides of the box where the space is finite
 
     @abstractmethod
-    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> TorchDistribution:
         """The transition law with entries (or sites of species) as batch dimensions."""
 
+    @abstractmethod
     def log_pmf(self, x: Tensor, s: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """The log-probability of y given x; y may carry more leading axes."""
-        return self.entrywise(x, s, t).log_prob(y)
+
+    @abstractmethod
+    def log_column(self, y: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """The log-probability of one state x from all points of a box, y of shape (G, *x.shape)."""
 
     @property
     def moves(self) -> Tensor:
@@ -136,7 +141,7 @@ class Boxes(Engine):
                 return table, box
             outside = 1 - table.exp().sum(-1)
             reachable = table.max(-1).values > -torch.inf
-            lost = float(torch.where(reachable, outside, torch.zeros_like(outside)).max())
+            lost = float(torch.where(reachable, outside, torch.zeros_like(outside)).detach().max())
             if lost < max(LOST, 1e3 * torch.finfo(table.dtype).eps):
                 return table, box
             box = tuple(2 * side for side in box)
@@ -156,12 +161,8 @@ class Boxes(Engine):
         y = points.reshape((len(points),) + (1,) * (x.dim() - self.axes) + points.shape[1:])
         y = y.expand(len(points), *x.shape)
         zero = torch.zeros_like(s)
-        early = self.log_pmf(x_0, zero, s, y)
-        flat_s, flat_t = s.repeat(len(points)), t.repeat(len(points))
-        late = self.log_pmf(
-            y.reshape(-1, *x.shape[1:]), flat_s, flat_t, x.expand(y.shape).reshape(-1, *x.shape[1:])
-        ).reshape(early.shape)
-        return _difference(early + late, self.log_pmf(x_0, zero, t, x)).movedim(0, -1)
+        joint = self.log_pmf(x_0, zero, s, y) + self.log_column(y, x, s, t)
+        return _difference(joint, self.log_pmf(x_0, zero, t, x)).movedim(0, -1)
 
     # -- estimates -----------------------------------------------------------------------------
 
@@ -193,6 +194,18 @@ class Boxes(Engine):
             f"{type(estimate).__name__} does not determine the ratios p(y)/p(x) here; Ratio, "
             "Posterior (one species) and Exact do"
         )
+
+
+class Pointwise(Boxes):
+    """An engine whose transition law is a formula, the same at every point."""
+
+    def log_pmf(self, x: Tensor, s: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.entrywise(x, s, t).log_prob(y)
+
+    def log_column(self, y: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        flat, goal = (v.reshape(-1, *x.shape[1:]) for v in (y, x.expand(y.shape)))
+        late = self.log_pmf(flat, s.repeat(len(y)), t.repeat(len(y)), goal)
+        return late.reshape(y.shape[: y.dim() - self.axes])
 
 
 def box_points(box: tuple[int, ...], dtype: torch.dtype, device: Any = None) -> Tensor:

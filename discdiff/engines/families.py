@@ -17,6 +17,7 @@ from typing import Any
 
 import pyro.distributions as pyro
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
@@ -25,7 +26,7 @@ from ..numerics.special import expm1_ratio, safe_log
 from ..shapes import along, span
 from ..solve import Unsolved, solves
 from ..terms import Birth, Death, Ehrenfest, Immigration
-from .boxes import Boxes
+from .boxes import Pointwise
 
 
 class Family(laws._Law):
@@ -64,8 +65,9 @@ class Family(laws._Law):
     def _draw(self, shape: Size) -> Tensor:
         families = self.alive.sample(shape)
         size = families + self.extra
-        gamma = torch._standard_gamma(size.clamp(min=torch.finfo(size.dtype).tiny))
-        mean = torch.where(size > 0, gamma * self.b / (1 - self.b), torch.zeros_like(size))
+        gamma = pyro.Gamma(size.clamp(min=torch.finfo(size.dtype).tiny), 1.0, validate_args=False)
+        odds = self.b / (1 - self.b)
+        mean = torch.where(size > 0, gamma.sample() * odds, torch.zeros_like(size))
         return families + torch.poisson(mean)
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -93,7 +95,7 @@ def _log_negative_binomial(j: Tensor, size: Tensor, b: Tensor) -> Tensor:
 
 
 @solves(Birth, Death, Immigration)
-class Families(Boxes):
+class Families(Pointwise):
     """Linear birth–death–immigration, in closed form."""
 
     technique = "closed form, independent families"
@@ -114,7 +116,7 @@ class Families(Boxes):
                 total = total + term.scale * (term.rate if kind is Immigration else 1.0)
         return total
 
-    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> TorchDistribution:
         tau = span(s, t)
         birth, death = self.rate(Birth), self.rate(Death)
         growth = expm1_ratio(birth - death, tau)
@@ -124,7 +126,8 @@ class Families(Boxes):
         log_extinct = safe_log(death * growth / whole)
         b = birth * growth / whole
         extra = (self.rate(Immigration) / birth).to(x.dtype)
-        return Family(x, *(along(v, x) for v in (log_alive, log_extinct, b)), extra)
+        log_alive, log_extinct, b = (along(v, x) for v in (log_alive, log_extinct, b))
+        return Family(x, log_alive, log_extinct, b, extra)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         birth, death = self.rate(Birth), self.rate(Death)
@@ -139,7 +142,7 @@ class Families(Boxes):
 
 
 @solves(Ehrenfest)
-class TwoStates(Boxes):
+class TwoStates(Pointwise):
     """N units of two states each: sums of two binomials."""
 
     technique = "closed form, independent units"
@@ -156,10 +159,10 @@ class TwoStates(Boxes):
         return f"{self.size} units"
 
     def _rates(self) -> tuple[Tensor, Tensor]:
-        up = sum(term.scale * term.up for term in self.terms)
-        return up, sum(term.scale * term.down for term in self.terms)
+        up = torch.stack([term.scale * term.up for term in self.terms]).sum(0)
+        return up, torch.stack([term.scale * term.down for term in self.terms]).sum(0)
 
-    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> TorchDistribution:
         up, down = self._rates()
         tau = (up + down) * span(s, t)
         share, moved = up / (up + down), -torch.expm1(-tau)

@@ -66,13 +66,14 @@ class Finite(Engine):
     def matrix(self, t: Tensor | None = None) -> Tensor:
         """The rate matrix of the sum, (K, K), or (B, K, K) at times that matter."""
         if t is None:
-            return sum(term.matrix() for term in self.terms)
-        return sum(
+            return torch.stack([term.matrix() for term in self.terms]).sum(0)
+        each = [
             term.scale * term.function(t)
             if isinstance(term, RateMatrix) and term.function is not None
             else term.matrix().expand(t.shape[0], -1, -1)
             for term in self.terms
-        )
+        ]
+        return torch.stack(each).sum(0)
 
     # -- transition matrices -------------------------------------------------------------------
 

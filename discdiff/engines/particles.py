@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
@@ -26,7 +27,7 @@ from ..params import changes
 from ..shapes import span
 from ..solve import Engine, Unsolved, solves
 from ..terms import Reaction
-from .boxes import POINTS, Boxes, box_points
+from .boxes import POINTS, Pointwise, box_points
 from .truncated import Truncated
 
 PANEL_NODES = 24
@@ -34,7 +35,7 @@ PANELS = 16
 
 
 @solves(Reaction)
-class Particles(Boxes):
+class Particles(Pointwise):
     """Independent particles on species, with Poisson arrivals."""
 
     technique = "closed form, independent particles"
@@ -105,9 +106,9 @@ class Particles(Boxes):
         mean = torch.einsum("n,i,bnij->bj", w, self.arrivals, inside)
         return mean * tau.unsqueeze(-1)
 
-    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        tau = span(s, t)
-        return Scattered(x, self.chances(tau), self.arrived(tau))
+    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> TorchDistribution:
+        tau, index = _distinct(span(s, t))
+        return Scattered(x, self.chances(tau)[index], self.arrived(tau)[index])
 
 
 class Scattered(laws._Law):
@@ -179,6 +180,13 @@ class Scattered(laws._Law):
             for n in range(int(x[..., i].max())):
                 table = torch.where(n < count, _one_more(table, chances), table)
         return safe_log(table.reshape(*x.shape[:-1], len(points)))
+
+
+def _distinct(tau: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct times, and which of them each is; all are kept where they carry a gradient."""
+    if tau.requires_grad or tau.device.type != "cpu" or torch.compiler.is_compiling():
+        return tau, torch.arange(len(tau), device=tau.device)
+    return torch.unique(tau, return_inverse=True)
 
 
 def _one_more(table: Tensor, chances: Tensor) -> Tensor:

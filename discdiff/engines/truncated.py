@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -92,21 +93,21 @@ class Truncated(Boxes):
             self._tables[box] = Uniformized(self.generator(box))
         return self._tables[box]
 
-    def box_for(self, x: Tensor, y: Tensor, s: Tensor, t: Tensor) -> tuple[int, ...]:
-        """A box that holds both states and loses less than the bound.
+    def rows(
+        self, x: Tensor, y: Tensor, s: Tensor, t: Tensor
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """Transition probabilities from x on a box that holds both states, and the box.
 
         Raises:
-            Unsolved: If no box of the largest size does.
+            Unsolved: If no box of the largest size loses less than the bound.
         """
-        if self.bounded is not None:
-            return self.bounded
         both = torch.cat([x.reshape(-1, self.species), y.reshape(-1, self.species)])
-        box = tuple(_power_of_two(int(m) + 2) for m in both.clamp(min=0).amax(0))
-        tau = span(s, t)
+        box = self.bounded or tuple(_power_of_two(int(m) + 2) for m in both.clamp(min=0).amax(0))
         while True:
-            lost = float(self._lost(box, x, tau).max())
-            if lost < BOUND:
-                return box
+            rows = self.table(box).rows(self._index(x, box), span(s, t))
+            lost = float(rows.detach()[..., -1].max())
+            if self.bounded is not None or lost < BOUND:
+                return rows[..., :-1], box
             box = tuple(2 * side for side in box)
             if torch.Size(box).numel() > POINTS:
                 raise Unsolved(
@@ -114,22 +115,25 @@ class Truncated(Boxes):
                     "simulate the process, or bound its growth"
                 )
 
-    def _lost(self, box: tuple[int, ...], x: Tensor, tau: Tensor) -> Tensor:
-        index = laws.box_index(x if self.axes else x.unsqueeze(-1), box)[0]
-        return self.table(box).rows(index, tau)[..., -1].detach()
+    def _index(self, x: Tensor, box: tuple[int, ...]) -> Tensor:
+        return laws.box_index(x if self.axes else x.unsqueeze(-1), box)[0]
 
-    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        box = self.box_for(x, x, s, t)
-        return self._law_on(box, x, s, t)
+    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> TorchDistribution:
+        return self._law(*self.rows(x, x, s, t), x.dtype)
 
     def log_pmf(self, x: Tensor, s: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return self._law_on(self.box_for(x, y, s, t), x, s, t).log_prob(y)
+        return self._law(*self.rows(x, y, s, t), x.dtype).log_prob(y)
 
-    def _law_on(self, box: tuple[int, ...], x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        index = laws.box_index(x if self.axes else x.unsqueeze(-1), box)[0]
-        rows = self.table(box).rows(index, span(s, t))[..., :-1]
-        log_probs = safe_log(rows).to(x.dtype)
-        return laws.Indexed(log_probs, box, x.dtype) if self.axes else laws.Table(log_probs, x.dtype)
+    def log_column(self, y: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        _, box = self.rows(x, y, torch.zeros_like(s), torch.zeros_like(s))
+        column = self.table(box).columns(self._index(x, box), span(s, t))
+        index = self._index(y, box)
+        column = safe_log(column).movedim(-1, 0)
+        return column.gather(0, index).to(x.dtype)
+
+    def _law(self, rows: Tensor, box: tuple[int, ...], dtype: torch.dtype) -> TorchDistribution:
+        log_probs = safe_log(rows).to(dtype)
+        return laws.Indexed(log_probs, box, dtype) if self.axes else laws.Table(log_probs, dtype)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         require(not self.axes or shape[-1] == self.species, f"the last axis must be {self.species}")

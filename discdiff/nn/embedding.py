@@ -26,6 +26,7 @@ class Tokens(nn.Module):
         dim: Size of the embedding.
 
     Example:
+        >>> from discdiff.nn import MLP
         >>> net = Tokens(MLP((6, 4), (6, 3), width=32), size=3, dim=4)
         >>> net(torch.zeros(5, 6, dtype=torch.int64), torch.rand(5)).shape
         torch.Size([5, 6, 3])
@@ -75,6 +76,7 @@ class Local(nn.Module):
         waves: The features.
 
     Example:
+        >>> from discdiff.nn import MLP
         >>> waves = Waves(unit=1.0)
         >>> net = Local(MLP((8, 8), (8, 8, waves.features), width=32), waves)
         >>> net(torch.zeros(5, 8, 8), torch.rand(5)).shape

@@ -254,17 +254,29 @@ class Propagator:
         """The solution at ``end`` from v at ``start``; backwards in time with transposed rates."""
         z = (self.rate / self.panels * (end - start).abs())[:, None, None]
         mass = 1 + z * (1 + z / 2 * (1 + z / 3 * (1 + z / 4)))
-        span = (end - start) / self.panels
         right = self._stochastic(start, transposed)
-        for panel in range(self.panels):
-            left, middle = right, self._stochastic(start + (panel + 0.5) * span, transposed)
-            right = self._stochastic(start + (panel + 1) * span, transposed)
+        for left, middle, right in self._panel_ends(right, start, end, transposed):
             a = v @ left
             b = (v + z / 2 * a) @ middle
             c = (v + z / 2 * b) @ middle
             d = (v + z * c) @ right
             v = (v + z / 6 * (a + 2 * b + 2 * c + d)) / mass
         return v
+
+    def _panel_ends(
+        self, first: Tensor, start: Tensor, end: Tensor, transposed: bool
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The stochastic matrices at the start, middle and end of each panel, many at a time."""
+        chunk = max(1, CHUNK // first.numel())
+        halves = torch.arange(1, 2 * self.panels + 1, dtype=start.dtype, device=start.device)
+        span = (end - start) / (2 * self.panels)
+        for some in halves.split(2 * chunk):
+            times = start + some[:, None] * span
+            M = self._stochastic(times.reshape(-1), transposed)
+            M = M.reshape(*times.shape, *M.shape[1:])
+            for middle, last in M.unflatten(0, (-1, 2)):
+                yield first, middle, last
+                first = last
 
     def _gather(self, x: Tensor, start: Tensor, end: Tensor, transposed: bool) -> Tensor:
         states = x.flatten(1) if x.dim() > 1 else x[:, None]

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -65,7 +66,7 @@ FLAGS = {  # Lightning's own; a run sets the others itself
     "sync_batchnorm",
 }
 PLACES = ("config", "name", "runs", "resume")  # options that say where, not what
-FREE = {"steps", "patience", "draws"}  # options that a resumed run may change
+FREE = {"steps", "patience", "draws", "reverse_steps"}  # options that a resumed run may change
 SHOWN = 64
 
 
@@ -112,11 +113,12 @@ def train(settings: Settings, options: Namespace, parser: ArgumentParser) -> int
         raise ValueError(f"--labels true: {data.name} has no labels")
     description = Description.of(data)
     resume = None if options.resume is None else Path(options.resume)
-    if resume is not None:
-        _require_same_data(read_checkpoint(resume / LAST)["data"], description, resume)
+    begun = None if resume is None else read_checkpoint(resume / LAST)
+    if begun is not None and resume is not None:
+        _require_same_data(begun["data"], description, resume)
     folder = resume or _new_folder(options, settings)
     model = build(settings, description, resume)
-    trainer = _trainer(options.trainer, folder, settings)
+    trainer = _trainer(options.trainer, folder, settings, _rounds(settings, begun))
     if resume is None and rank_zero_only.rank == 0:
         create(folder, _dump(options, settings, parser), settings)
     _announce(folder, data, model, settings)
@@ -251,12 +253,21 @@ def _new_folder(options: Namespace, settings: Settings) -> Path:
     return free_folder(runs, settings) if options.name is None else runs / options.name
 
 
-def _require_same_data(state: dict[str, object], data: Description, folder: Path) -> None:
+def _require_same_data(state: dict[str, Any], data: Description, folder: Path) -> None:
     if state["digest"] != data.digest:
         raise ValueError(f"{data.name} has changed since the run {folder} was begun")
 
 
-def _trainer(flags: Namespace, folder: Path, settings: Settings) -> L.Trainer:
+def _rounds(settings: Settings, begun: dict[str, Any] | None) -> int:
+    """The number of rounds of a run, those included that a checkpoint has behind it."""
+    done, step = 0, 0
+    if begun is not None:
+        done = begun["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        step = begun["global_step"]
+    return done + max(0, -(-(settings.steps - step) // settings.every))
+
+
+def _trainer(flags: Namespace, folder: Path, settings: Settings, rounds: int) -> L.Trainer:
     every = callbacks(folder, settings)
     if flags.enable_progress_bar is not False:
         every.append(TQDMProgressBar(refresh_rate=10))
@@ -265,7 +276,7 @@ def _trainer(flags: Namespace, folder: Path, settings: Settings) -> L.Trainer:
             **flags.as_dict(),
             callbacks=every,
             plugins=[AtomicIO()],
-            max_epochs=-(-settings.steps // settings.every),
+            max_epochs=rounds,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
@@ -294,7 +305,7 @@ def _show(folder: Path, data: Dataset, settings: Settings, device: torch.device)
     run.model.to(device)
     bounds = held_out(run.model, data, settings.draws, settings.seed)
     real = data.take(data.split.held_out[:SHOWN])[0]
-    generated = run.sample(len(real), steps=200, seed=settings.seed).cpu()
+    generated = run.sample(len(real), steps=settings.reverse_steps, seed=settings.seed).cpu()
     title = _title(settings)
     panels = {"generated": generated, "real, held out": real}
     draw_samples(folder / "samples.png", run.model.data, panels, title)

@@ -29,6 +29,7 @@ class Settings:
         dropout: Probability that a hidden unit is dropped in training.
         token_dim: Size of the embedding of a category.
         draws: Number of draws of the bound per held-out item.
+        reverse_steps: Number of steps by which the samples of the figure are drawn.
     """
 
     process: str = "blackout"
@@ -50,10 +51,11 @@ class Settings:
     dropout: float = 0.1
     token_dim: int = 16
     draws: int = 64
+    reverse_steps: int = 200
 
     def __post_init__(self) -> None:
         at_least_one = ("length", "steps", "every", "patience", "batch", "width", "blocks")
-        for name in (*at_least_one, "token_dim", "draws"):
+        for name in (*at_least_one, "token_dim", "draws", "reverse_steps"):
             value = getattr(self, name)
             _require(value >= 1, f"--{name} must be at least 1; it is {value}")
         for name in ("seed", "warmup", "weight_decay"):

@@ -7,14 +7,13 @@ steps it lost, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 import lightning.pytorch as L
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Indexed
 
 from .data import Dataset
@@ -60,21 +59,6 @@ class Stream(Indexed[Batch]):
         return n, values, labels
 
 
-class Steps(Sampler[int]):
-    """The numbers of the steps of one round, read from the trainer when the round begins."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        first = self.batches.first_step
-        return max(0, min(self.batches.every, self.batches.steps - first))
-
-    def __iter__(self) -> Iterator[int]:
-        first = self.batches.first_step
-        return iter(range(first, first + len(self)))
-
-
 class Batches(L.LightningDataModule):
     """Rounds of ``every`` training steps, each followed by the validation items in one order.
 
@@ -91,17 +75,14 @@ class Batches(L.LightningDataModule):
         self.data, self.seed, self.batch = data, seed, batch
         self.steps, self.every = steps, every
 
-    @property
-    def first_step(self) -> int:
-        """The first step of the present round."""
-        assert self.trainer is not None
-        return self.trainer.current_epoch * self.every
-
     def train_dataloader(self) -> DataLoader[Batch]:
+        """The steps of the next round; the trainer asks anew for each."""
         assert self.trainer is not None
         rank, devices = self.trainer.global_rank, self.trainer.world_size
         stream = Stream(self.data, self.seed, self.batch, rank, devices)
-        return DataLoader(stream, batch_size=None, sampler=Steps(self))
+        first = self.trainer.global_step
+        steps = range(first, min(first + self.every, self.steps))
+        return DataLoader(stream, batch_size=None, sampler=steps)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None

@@ -1,0 +1,263 @@
+"""The plan: which engine solves which part of a process, and why.
+
+A process is a tree whose leaves are sums of terms (see `process`). `explain` asks each leaf for
+its engine and prints what it answers, so that a choice that was made by structure can be read.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from .estimates import (
+    Conditional,
+    Epsilon,
+    Estimate,
+    LeaveOneOut,
+    Logits,
+    Mean,
+    Missing,
+    Posterior,
+    Ratio,
+    Score,
+    Turnover,
+    Velocity,
+)
+from .laws import entrywise
+from .loss import sum_over_terms
+from .process import Generator, Leaf, Process
+from .solve import Engine, Unsolved, covering, engine_for
+from .terms import Term
+
+KINDS: tuple[type[Estimate], ...] = (
+    Mean,
+    Epsilon,
+    Velocity,
+    Score,
+    Missing,
+    Turnover,
+    Posterior,
+    LeaveOneOut,
+    Conditional,
+    Ratio,
+)
+WIDTH, NAMES = 99, 8  # of the table, and of the names of its rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of one leaf.
+
+    Arguments:
+        part: Where the leaf hangs; empty for a process that is one sum of terms.
+        terms: The sum of terms.
+        clock: Its clock; empty in its own time.
+        engine: The engine that solves it; "none" if it can only be simulated.
+        technique: How the engine works.
+        branch: What the engine found in the declared numbers.
+        reason: Why it is this engine.
+        heads: What a network may say there; `Exact` always may.
+        limit: The limit law, or why there is none.
+    """
+
+    part: str
+    terms: str
+    clock: str
+    engine: str
+    technique: str
+    branch: str
+    reason: str
+    heads: tuple[str, ...]
+    limit: str
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The rows of the table, by name."""
+        found = f" ({self.branch})" if self.branch else ""
+        rows = [
+            ("terms", self.terms),
+            ("clock", self.clock or "none: its own time, [0, ∞)"),
+            ("engine", f"{self.engine}: {self.technique}{found}"),
+            ("why", self.reason),
+        ]
+        if self.heads:
+            rows.append(("heads", ", ".join((*self.heads, "Exact"))))
+        return [*rows, ("limit", self.limit)]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The plans of all leaves of a process; prints as a table."""
+
+    plans: tuple[Plan, ...]
+
+    def __str__(self) -> str:
+        margin = max(len(plan.part) for plan in self.plans)
+        margin += 2 if margin else 0
+        lines = []
+        for plan in self.plans:
+            part = plan.part
+            for name, text in plan.rows():
+                lines.append(
+                    textwrap.fill(
+                        text,
+                        WIDTH,
+                        initial_indent=f"{part:<{margin}}{name:<{NAMES}}",
+                        subsequent_indent=" " * (margin + NAMES),
+                        break_long_words=False,
+                    )
+                )
+                part = ""
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def explain(process: Process) -> Explanation:
+    """Which engine solves which part of a process, and why.
+
+    Arguments:
+        process: Any process, solved or not.
+
+    Returns:
+        An `Explanation`: it prints as a table, and its ``plans`` hold the same by name.
+
+    Example:
+        >>> from discdiff import Death, clock
+        >>> print(explain(Death().on(clock.Logistic(15.0))))
+        terms   Death()
+        clock   Logistic(15)
+        engine  PureDeath: closed form, independent units
+        why     covers {Death}; more specific than ImmigrationDeath {Death, Immigration},
+                Families {Birth, Death, Immigration} and Truncated {Jump}
+        heads   Missing, Posterior, Ratio, Exact
+        limit   certain: 0
+    """
+    leaves = process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
+    return Explanation(tuple(_plan(leaf) for leaf in leaves))
+
+
+def _plan(leaf: Leaf) -> Plan:
+    shown = {
+        "part": leaf.name,
+        "terms": repr(leaf.core),
+        "clock": repr(leaf.clock) if leaf.clock is not None else "",
+    }
+    try:
+        engine = leaf.core.engine
+    except Unsolved as refusal:
+        return Plan(
+            **shown,
+            engine="none",
+            technique="simulate it, or train by implicit score matching",
+            branch="",
+            reason=_first_sentence(refusal),
+            heads=(),
+            limit="not known",
+        )
+    return Plan(
+        **shown,
+        engine=type(engine).__name__,
+        technique=engine.technique,
+        branch=engine.branch(),
+        reason=_reason(leaf, engine),
+        heads=tuple(kind.__name__ for kind in KINDS if _determines(leaf.core, kind)),
+        limit=_limit(leaf),
+    )
+
+
+def _reason(leaf: Leaf, engine: Engine) -> str:
+    """Why this engine: the kinds it covers, and which others were passed over."""
+    kinds = frozenset(type_before_parametrizations(term) for term in leaf.core.terms)
+    chosen = engine_for(kinds)
+    if not isinstance(engine, chosen):
+        return f"handed on by {_named(chosen)}, whose structure these terms do not have"
+    why = f"covers {{{_names(kinds)}}}"
+    others = [_named(other) for other in covering(kinds) if other is not chosen]
+    if not others:
+        return f"{why}; no other engine does"
+    rest = " and ".join((", ".join(others[:-1]), others[-1]) if others[1:] else others)
+    return f"{why}; more specific than {rest}"
+
+
+def _named(engine: type[Engine]) -> str:
+    return f"{engine.__name__} {{{_names(engine.kinds)}}}"
+
+
+def _names(kinds: Any) -> str:
+    return ", ".join(sorted(kind.__name__ for kind in kinds))
+
+
+def _shape(core: Generator) -> tuple[int, ...]:
+    """The shape of one state of the fewest entries."""
+    widths = {size for term in core.terms for size in term.widths().values()}
+    return (1, *widths)
+
+
+def _determines(core: Generator, kind: type[Estimate]) -> bool:
+    """Whether an estimate of this kind determines the score: it is tried on one state."""
+    x = core.origin(_shape(core))
+    (leaf,) = core.leaves(torch.full((1,), 0.5, dtype=torch.float64))
+    estimate = _saying_nothing(kind, core, x)
+    try:
+        sum_over_terms(leaf, estimate, estimate, x)
+    except Unsolved:
+        return False
+    return True
+
+
+def _saying_nothing(kind: type[Estimate], core: Generator, x: Tensor) -> Estimate:
+    """An estimate whose numbers are all zero."""
+    term: Term = core.terms[0]
+    sites = x.shape[: x.dim() - getattr(term, "event_axes", 0)]
+    size = getattr(term, "size", 1) if term.categorical else 2
+    if issubclass(kind, Logits):
+        return kind(torch.zeros(*sites, size))
+    if kind is Ratio:
+        return Ratio(torch.zeros(*sites, size if term.categorical else max(2, len(core.terms))))
+    if kind is Turnover:
+        return Turnover(torch.zeros(*sites, 2))
+    return kind(torch.zeros(x.shape))  # type: ignore[call-arg]
+
+
+def _limit(leaf: Leaf) -> str:
+    """The limit law of one entry in words, or why there is none."""
+    try:
+        law = leaf.core._limit(_shape(leaf.core))
+    except Unsolved as refusal:
+        return f"none: {_first_sentence(refusal)}"
+    return _in_words(entrywise(law) if hasattr(law, "base_dist") else law)
+
+
+def _in_words(law: Distribution) -> str:
+    """The type of a law and its moments, or its probabilities where the states are categories."""
+    name = type(law).__name__
+    for words in (("mean", "variance"), ("probs",)):
+        try:
+            values = [getattr(law, word).detach() for word in words]
+        except (AttributeError, NotImplementedError):
+            continue
+        if words == ("mean", "variance") and bool((values[1] == 0).all()):
+            return f"certain: {_numbers(values[0])}"
+        if words == ("probs",) and bool((values[0] == 1).any()):
+            return f"certain: {int(values[0].reshape(-1).argmax())}"
+        each = zip(words, values, strict=True)
+        return ", ".join((name, *(f"{word} {_numbers(value)}" for word, value in each)))
+    return name
+
+
+def _numbers(values: Tensor) -> str:
+    values = values.reshape(-1)
+    if bool((values == values[0]).all()):
+        return f"{values[0]:.4g}"
+    shown = [f"{value:.4g}" for value in values[:4].tolist()] + ["…"] * (len(values) > 4)
+    return f"[{', '.join(shown)}]"
+
+
+def _first_sentence(reason: Exception) -> str:
+    return str(reason).split(". ")[0]
