@@ -126,6 +126,8 @@ def _measured(law: str, part: str, tolerance: float, error: Callable[[], Any]) -
         found = error()
     except Unsolved as reason:
         return Row(law, part, None, tolerance, f"not applicable: {str(reason).split('. ')[0]}")
+    except ValueError as reason:
+        return Row(law, part, torch.inf, tolerance, str(reason))
     value, note = found if isinstance(found, tuple) else (found, "")
     value = float(value)
     return Row(law, part, torch.inf if value != value else value, tolerance, note)
@@ -599,14 +601,18 @@ def _entropy(process: Process, data: State, head: Head | None) -> tuple[float, s
     return max(-gap, 0.0), f"{gap:.2e} nats above the exact head"
 
 
-def _effort(process: Process, x: State) -> dict[str, Any]:
+def _effort(process: Process, x: State) -> dict[str, int]:
+    """Nodes and grid: more of them where the noisy states are few."""
     leaves = list(process.leaves(torch.ones(1, dtype=torch.float64)))
     if len(leaves) > 1:
-        return {"panels": 28, "nodes": 9, "grid": 81}
+        return {"nodes": 240, "grid": 49}
     core = leaves[0].core
-    species = any(getattr(term, "event_axes", 0) for term in core.terms)
+    if core.terms[0].categorical:
+        return {"nodes": 361}
+    if any(getattr(term, "event_axes", 0) for term in core.terms):
+        return {"nodes": 145}
     plane = not core.support.is_discrete and first_tensor(x).dim() > 1
-    return {"panels": 16, "nodes": 9, "grid": 73 if plane else 193} if species or plane else {}
+    return {"nodes": 145, "grid": 73} if plane else {}
 
 
 def _entropy_of(data: State) -> float:

@@ -2,12 +2,12 @@ r"""Expectations without Monte Carlo, where the noisy state can be enumerated.
 
 A discrete law is summed over its points, a density on the line over an equidistant grid (which
 converges exponentially for the smooth densities here), and products over all combinations. The
-time integral runs over :math:`z = \log(e^\Lambda - 1)`, where :math:`d\Lambda = \sigma(z)\, dz`, by
-Gauss–Legendre panels.
+time integral runs over :math:`z = \log(e^\Lambda - 1)`, by the rule of `times.rule`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,14 +19,14 @@ from .estimates import Data
 from .heads import Head
 from .loss import kl_rate
 from .numerics.quadrature import gauss_legendre
-from .numerics.special import log1pexp
 from .process import Leaf, Process, batch_size, map_state
 from .solve import Unsolved
-from .times import HALF_WIDTH, OwnTime
+from .times import OwnTime, last, rule, z_range
 from .validation import require
 
 State = Any
 MASS = 1e-14  # the mass of a law on counts that may lie beyond its points
+ROUNDING = 1e-9  # the most that a sum of probabilities may lack for the errors of each
 REACH = 9.5  # standard deviations on each side of a density
 CHUNK = 60_000  # noisy states that are looked at together
 LIMIT = 4_000_000  # the most noisy states of one expectation
@@ -56,12 +56,14 @@ def points(law: Distribution, support: Any, grid: int = 193) -> tuple[Tensor, Te
     upper = getattr(support, "upper_bound", None)
     if upper is not None:
         return _integers(law, int(upper) + 1)
-    size = 16
+    size, before = 16, torch.inf
     while True:
         every, log_w = _integers(law, size)
-        if float((1 - log_w.exp().sum(0)).max()) < max(MASS, 50 * torch.finfo(log_w.dtype).eps):
+        beyond = float((1 - log_w.exp().sum(0)).max())
+        # Rounding of the probabilities looks like mass far out; more points do not find it.
+        if beyond < MASS or (beyond < ROUNDING and before - beyond < MASS):
             return every, log_w
-        size *= 2
+        size, before = 2 * size, beyond
         require(size <= 1 << 14, "the law has too much mass far out to be enumerated")
 
 
@@ -133,6 +135,8 @@ def _leaf_states(leaf: Leaf, x_0: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     axes = max(getattr(term, "event_axes", 0) for term in core.terms)
     base = law if len(law.event_shape) == axes else law.base_dist  # type: ignore[attr-defined]
     y, each = points(base, core.support, grid)
+    possible = (each > -torch.inf).flatten(1).any(1)
+    y, each = y[possible], each[possible]
     each, sites = each.to(torch.float64), x_0.shape[1 : x_0.dim() - axes]
     count = sites.numel()
     if not sites:
@@ -153,8 +157,7 @@ def expected_path_kl(
     weights: Tensor | None = None,
     *,
     stop: float = 0.0,
-    panels: int = 20,
-    nodes: int = 12,
+    nodes: int = 181,
     grid: int = 193,
 ) -> Tensor:
     r"""The time integral of the loss averaged over :math:`x_t`, by quadrature, for each datum.
@@ -167,8 +170,7 @@ def expected_path_kl(
         data: The data, (N, *event).
         weights: Unused but for their number; present for symmetry with `Exact`.
         stop: Where the integral stops.
-        panels: Gauss–Legendre panels in z.
-        nodes: Nodes per panel.
+        nodes: Nodes of the time integral.
         grid: Points of each density.
 
     Returns:
@@ -182,7 +184,7 @@ def expected_path_kl(
     leaves = list(process.leaves(torch.ones(1, dtype=torch.float64)))
     clocks = {id(leaf.clock): leaf.clock for leaf in leaves}
     for key, clock in clocks.items():
-        t, w = _nodes(clock or OwnTime(), stop, panels, nodes)
+        t, w = _nodes(clock or OwnTime(), stop, nodes, len(clocks) > 1)
         chosen = [i for i, leaf in enumerate(leaves) if id(leaf.clock) == key]
         for n in range(count):
             datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
@@ -190,16 +192,17 @@ def expected_path_kl(
     return total
 
 
-def _nodes(clock: Any, stop: float, panels: int, nodes: int) -> tuple[Tensor, Tensor]:
+def _nodes(clock: Any, stop: float, nodes: int, several: bool) -> tuple[Tensor, Tensor]:
     """Times and weights of integrals over own time."""
-    end = torch.tensor(1.0, dtype=torch.float64)
-    last = HALF_WIDTH if isinstance(clock, OwnTime) else min(float(clock.z(end)), HALF_WIDTH)
-    first = -HALF_WIDTH
-    if stop > 0:
-        first = max(first, float(clock.z(torch.tensor(stop, dtype=torch.float64))))
-    unit, weight = gauss_legendre(nodes, 0.0, 1.0)
-    width = (last - first) / panels
-    z = (first + width * (torch.arange(panels).unsqueeze(1) + unit)).reshape(-1)
+    if not several:
+        t, w = rule(clock, nodes, stop)
+        return t.detach(), (w * clock.rate(t)).detach()
+    # The parts on other clocks have their features elsewhere in z: equal panels of width ≤ 2.
+    low, high = z_range(clock, stop, None)
+    panels = math.ceil((high - low) / 2)
+    unit, weight = gauss_legendre(-(-nodes // panels), 0.0, 1.0)
+    width = (high - low) / panels
+    z = (low + width * (torch.arange(panels).unsqueeze(1) + unit)).reshape(-1)
     return clock.from_z(z).detach(), (width * weight).repeat(panels) * z.sigmoid()
 
 
@@ -261,23 +264,26 @@ def entropy_gap(
 
     .. math:: \mathbb{E}[\text{path-KL}] - H(p_0) - \mathrm{KL}(p_1 \| \text{prior})
 
-    It is zero for the exact head, positive for any other, and does not see the clock.
+    It is zero for the exact head, positive for any other, and does not see the clock. Without a
+    clock, the time at which the integral ends stands for 1.
     """
     count = batch_size(data)
     if weights is None:
         weights = torch.full((count,), 1 / count, dtype=torch.float64)
     inner = (weights * expected_path_kl(process, head, data, weights, **options)).sum()
     grid = options.get("grid", 193)
-    if process.timed:
-        # KL(q(x_1|x_0) ‖ prior) on average is the KL of p_1 plus the information left at 1.
-        inner = inner + _information_left(process, data, weights, grid)
+    # KL(q(x_1|x_0) ‖ prior) on average is the KL of p_1 plus the information left at 1.
+    inner = inner + _information_left(process, data, weights, grid)
     return inner + torch.xlogy(weights, weights).sum()
 
 
 @torch.no_grad()
 def _information_left(process: Process, data: State, weights: Tensor, grid: int) -> Tensor:
-    r""":math:`\mathbb{E}\, \mathrm{KL}(q(x_1 \mid x_0) \| p_1)`."""
-    one = torch.ones(1, dtype=torch.float64)
+    r""":math:`\mathbb{E}\, \mathrm{KL}(q(x_1 \mid x_0) \| p_1)`, where the time integral ends."""
+    clocks = [leaf.clock for leaf in process.leaves(torch.ones(1, dtype=torch.float64))]
+    untimed = {clock is None for clock in clocks}
+    require(len(untimed) == 1, "parts on a clock and parts without one have no common end")
+    one = torch.stack([last(clock or OwnTime()) for clock in clocks]).max().reshape(1)
     total = torch.zeros((), dtype=torch.float64)
     for n in range(batch_size(data)):
         datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023

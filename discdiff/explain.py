@@ -34,6 +34,7 @@ from .loss import sum_over_terms
 from .process import Generator, Leaf, Process
 from .solve import Engine, Unsolved, covering, engine_for
 from .terms import Term
+from .validation import require
 
 KINDS: tuple[type[Estimate], ...] = (
     Mean,
@@ -127,6 +128,9 @@ def explain(process: Process) -> Explanation:
     Returns:
         An `Explanation`: it prints as a table, and its ``plans`` hold the same by name.
 
+    Raises:
+        ValueError: If it is no process.
+
     Example:
         >>> from discdiff import Death, clock
         >>> print(explain(Death().on(clock.Logistic(15.0))))
@@ -138,6 +142,10 @@ def explain(process: Process) -> Explanation:
         heads   Missing, Posterior, Ratio, Exact
         limit   certain: 0
     """
+    require(
+        isinstance(process, Process),
+        f"process must be a Process; it is a {type(process).__name__}",
+    )
     leaves = process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
     return Explanation(tuple(_plan(leaf) for leaf in leaves))
 

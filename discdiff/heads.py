@@ -47,11 +47,24 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
+def require_head(head: Head) -> None:
+    """Raises unless this is a head: a network alone does not say what its output means.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    require(
+        isinstance(head, Head),
+        f"head must be a head around a network, such as heads.Epsilon(net); it is a "
+        f"{type(head).__name__}",
+    )
+
+
 class _Like(Head):
     """A head whose output has the state's shape."""
 
     def read(self, output: Tensor, x: Tensor) -> Estimate:
-        return self.kind(_shaped(output, x.shape, type(self)))  # type: ignore[call-arg]
+        return self.kind(_shaped(output, x, type(self)))  # type: ignore[call-arg]
 
 
 class Mean(_Like):
@@ -85,7 +98,7 @@ class Missing(Head):
     kind = estimates.Missing
 
     def read(self, output: Tensor, x: Tensor) -> Estimate:
-        return estimates.Missing(log_softplus(_shaped(output, x.shape, type(self))))
+        return estimates.Missing(log_softplus(_shaped(output, x, type(self))))
 
 
 class Turnover(Head):
@@ -95,7 +108,7 @@ class Turnover(Head):
     kind = estimates.Turnover
 
     def read(self, output: Tensor, x: Tensor) -> Estimate:
-        return estimates.Turnover(log_softplus(_shaped(output, (*x.shape, 2), type(self))))
+        return estimates.Turnover(log_softplus(_shaped(output, x, type(self), 2)))
 
 
 class _Categorical(Head):
@@ -260,10 +273,18 @@ def _estimate_kind(kind: Any) -> type[Estimate]:
     return Parts if isinstance(kind, Mapping) else kind.kind
 
 
-def _shaped(output: Tensor, shape: Any, head: type[Head]) -> Tensor:
+def _shaped(output: Tensor, x: State, head: type[Head], *last: int) -> Tensor:
+    """The output, which must have the shape of the state (of a mixture's, beside its label)."""
+    if isinstance(x, Mapping) and set(x) == {"label", "state"}:
+        x = x["state"]
     require(
-        tuple(output.shape) == tuple(shape),
-        f"the network of {head.__name__} must return shape {tuple(shape)}; "
-        f"it returned {tuple(output.shape)}",
+        isinstance(x, Tensor),
+        f"{head.__name__} speaks of one tensor; for a dict of parts use heads.Product",
+    )
+    shape = (*x.shape, *last)
+    require(
+        isinstance(output, Tensor) and tuple(output.shape) == shape,
+        f"the network of {head.__name__} must return shape {shape}; "
+        f"it returned {tuple(output.shape) if isinstance(output, Tensor) else type(output)}",
     )
     return output

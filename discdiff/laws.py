@@ -17,7 +17,7 @@ import pyro.distributions as pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints, kl_divergence
+from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 from torch.distributions.transforms import Transform
 
 from .numerics.special import log_binomial_pmf
@@ -555,23 +555,35 @@ def _summed_kl(p: Distribution, q: Distribution) -> Tensor:
         p, q = entrywise(p), entrywise(q)
     except ValueError as error:
         raise NotImplementedError(str(error)) from error
-    if isinstance(p, Indexed) and isinstance(q, Indexed) and p.box == q.box:
-        return _kl_of_logs(p.log_probs, q.log_probs)
     like = p.sample()
     if isinstance(p, Indexed) or p.event_shape:
         raise NotImplementedError(f"no KL of {type(p).__name__} from {type(q).__name__}")
-    size = 16
+    size, bound = 16, getattr(getattr(p, "support", None), "upper_bound", None)
     while True:
         k = torch.arange(size, dtype=like.dtype, device=like.device)
         k = k.reshape((-1,) + (1,) * like.dim()).expand(size, *like.shape)
-        inside = getattr(p, "size", size)
+        inside = size if bound is None else min(size, int(bound) + 1)
         log_p = p.log_prob(k[:inside]).movedim(0, -1)
-        left = float((1 - log_p.exp().sum(-1)).max())
-        if left < max(1e-12, 1e3 * torch.finfo(log_p.dtype).eps) or size > inside:
+        left = float((1 - log_p.detach().exp().sum(-1)).max())
+        if left < max(1e-12, 1e3 * torch.finfo(log_p.dtype).eps) or inside < size:
             return _kl_of_logs(log_p, q.log_prob(k[:inside]).movedim(0, -1))
         if size > 1 << 20:
             raise NotImplementedError(f"{type(p).__name__} has mass {left:.1e} beyond {size}")
         size *= 4
+
+
+@register_kl(Table, Table)
+def _kl_tables(p: Table, q: Table) -> Tensor:
+    if p.log_probs.shape[-1] != q.log_probs.shape[-1]:
+        raise NotImplementedError("tables of different size are summed point by point")
+    return _kl_of_logs(p.log_probs, q.log_probs)
+
+
+@register_kl(Indexed, Indexed)
+def _kl_indexed(p: Indexed, q: Indexed) -> Tensor:
+    if p.box != q.box:
+        raise NotImplementedError(f"no KL of laws on the boxes {p.box} and {q.box}")
+    return _kl_of_logs(p.log_probs, q.log_probs)
 
 
 def _kl_of_logs(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 from torchdiffeq import odeint
 
 from . import laws
-from .heads import Head
+from .heads import Head, require_head
 from .loss import integrand, with_draw
 from .numerics.autodiff import divergence, hutchinson
 from .process import Leaf, Process, Pushed, batch_size, first_tensor, map_state
@@ -29,8 +29,9 @@ from .reverse import drift_of
 from .shapes import along, sum_event
 from .solve import Unsolved
 from .steppers import Ancestral, Stepper
+from .terms import Diffusion, Drift
 from .times import rule, times
-from .validation import require
+from .validation import require, shown
 from .weights import Weight
 
 State = Any
@@ -70,6 +71,7 @@ def path_kl(
     x_0 = process.check_state(x_0, "x_0")
     stop = stop_for(process, head, stop)
     start = prior_kl(process, x_0, prior)
+    require(nodes is None or nodes >= 1, f"nodes must be ≥ 1; it is {nodes}")
     if nodes is None:
         t, w = times(process, x_0, stop=stop)
         return start + w.to(start.dtype) * _draw_rate(process, head, x_0, t, context)
@@ -115,6 +117,7 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
     Raises:
         ValueError: If stop is 0 and the integral would diverge for this head.
     """
+    require_head(head)
     finite = all(leaf.core.engine.decays(part) for leaf, part in leaf_heads(process, head))
     if stop is None:
         return 0.0 if finite else STOP
@@ -264,14 +267,16 @@ def vlb(
     Returns:
         `Terms` with fields ``prior, steps, reconstruction``; ``nats`` is their sum. One draw of
         each :math:`x_{t_k}` is used; the KL of a step is that of its draw where no closed form
-        is known.
+        is known. The last step is the stepper's where states are discrete; where a part is
+        continuous, on which it would leave no noise, it is the normalised decoder of `elbo`.
     """
+    require_head(head)
     x_0 = process.check_state(x_0, "x_0")
     stepper = stepper or Ancestral()
     times = torch.as_tensor(times, dtype=torch.float64)
     require(
         times.dim() == 1 and bool((times > 0).all()) and bool((times.diff() > 0).all()),
-        "times must increase and not contain 0",
+        f"times must increase and not contain 0; they are {shown(times, 8)}",
     )
     first = first_tensor(x_0)
     batch, steps = first.shape[0], torch.zeros(first.shape[0], dtype=_dtype(first))
@@ -284,11 +289,21 @@ def vlb(
         model = stepper.law(process, head(x_t, t, context), x_t, t, s)
         exact = process._bridge(data, x_t, s, t)
         steps = steps + with_draw(process, noisy, x_t, _step_kl(process, exact, model))
-    noisy = process._transition(x_0, zero, full[0])
-    x_1 = laws.draw(noisy)
-    last = stepper.law(process, head(x_1, full[0], context), x_1, full[0], zero)
-    decoded = with_draw(process, noisy, x_1, -last.log_prob(x_0))
-    return Terms(prior_kl(process, x_0, prior), steps, decoded)
+    if _has_density(process):
+        log_p = reconstruction(process, head, x_0, float(times[0]), context)
+        log_p = log_p + log_jacobian(process, x_0).to(log_p.dtype)
+    else:
+        noisy = process._transition(x_0, zero, full[0])
+        x_1 = laws.draw(noisy)
+        last = stepper.law(process, head(x_1, full[0], context), x_1, full[0], zero)
+        log_p = with_draw(process, noisy, x_1, last.log_prob(x_0))
+    return Terms(prior_kl(process, x_0, prior), steps, -log_p)
+
+
+def _has_density(process: Process) -> bool:
+    """Whether a part of the state is continuous, so that a last step to 0 would be a point."""
+    leaves = process.leaves(torch.ones(1, dtype=torch.float64))
+    return any(isinstance(term, Drift | Diffusion) for leaf in leaves for term in leaf.core.terms)
 
 
 def _step_kl(process: Process, exact: Distribution, model: Distribution) -> Tensor:
@@ -305,6 +320,7 @@ def log_prob(
     head: Head,
     x_0: State,
     *,
+    prior: Distribution | None = None,
     context: Any = None,
     stop: float = 0.0,
     probes: int = 0,
@@ -320,6 +336,7 @@ def log_prob(
         process: A process on real vectors, on a clock with a finite end.
         head: A network with a meaning.
         x_0: Data, shape (B, *event).
+        prior: The law at time 1 of the model; the process's own by default.
         context: Handed to the network.
         stop: Where the flow starts; with ``stop > 0`` the data count as :math:`x_{stop}`.
         probes: Number of Hutchinson probes for the divergence; 0: the exact trace.
@@ -332,9 +349,13 @@ def log_prob(
     Raises:
         Unsolved: If the state is not continuous.
     """
+    require_head(head)
     x_0 = process.check_state(x_0, "x_0")
     if not isinstance(x_0, Tensor):
         raise Unsolved("the probability flow of a product is that of its parts: ask for each")
+    one = torch.full((1,), 0.5, dtype=torch.float64)
+    if any(leaf.core.support.is_discrete for leaf in process.leaves(one)):
+        raise Unsolved("a discrete state has no probability flow: use elbo")
     signs = None if probes == 0 else _signs(x_0, probes)
 
     def flow(x: Tensor, t: Tensor) -> Tensor:
@@ -342,8 +363,7 @@ def log_prob(
         (leaf,) = process.leaves(time)
         estimate = leaf.read(head(x, time, context))
         backward = drift_of(leaf, estimate, leaf.get(x), noise=0.0)
-        if backward is None:
-            raise Unsolved("a discrete state has no probability flow: use elbo")
+        assert backward is not None
         return -backward * along(leaf.speed, x)
 
     def joint(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -356,8 +376,9 @@ def log_prob(
 
     span = torch.tensor([max(stop, 1e-5), 1.0], dtype=torch.float64, device=x_0.device)
     start = (x_0, torch.zeros(x_0.shape[0], dtype=x_0.dtype, device=x_0.device))
-    x, change = odeint(joint, start, span, rtol=rtol, atol=atol, method="dopri5")
-    return process.prior(x_0.shape).log_prob(x[-1]) + change[-1]
+    exactly = {"step_t": span[1:]}  # the clock ends there: no trial step may lead beyond it
+    x, change = odeint(joint, start, span, rtol=rtol, atol=atol, method="dopri5", options=exactly)
+    return (prior or process.prior(x_0.shape)).log_prob(x[-1]) + change[-1]
 
 
 def _signs(x: Tensor, probes: int) -> Tensor:

@@ -15,7 +15,6 @@ multiplies by its rate, products add over their parts. An engine may know the su
 
 from __future__ import annotations
 
-from functools import singledispatch
 from typing import Any
 
 import torch
@@ -23,14 +22,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .estimates import Data, Estimate
-from .heads import Head
-from .laws import draw
+from .heads import Head, require_head
 from .numerics.special import bregman_log, safe_log
-from .process import Leaf, Process, first_tensor
+from .process import Leaf, Process, first_tensor, map_state, require_shape
 from .shapes import sum_event
 from .solve import Score
 from .terms import Diffusion, Drift, Jump
-from .validation import as_time, require, values_are_checked
+from .validation import require, values_are_checked
 from .weights import NLL, Weight
 
 State = Any
@@ -67,17 +65,29 @@ def loss(
         ValueError: If data lie outside the support or a shape does not fit.
         Unsolved: If the head does not determine the score.
     """
+    require_head(head)
+    weight = weight or NLL()
+    kind = type(weight).__name__
+    require(isinstance(weight, Weight), f"weight must be of dd.weights; it is a {kind}")
     x_0 = process.check_state(x_0, "x_0")
-    t = as_time(t, first_tensor(x_0), "t")
+    t = process.check_time(t, x_0, "t")
     if values_are_checked(t):
         require(bool((t > 0).all()), "loss needs t > 0: at t = 0 nothing is noisy")
+        if bool((t == 1).any()):
+            ends = all(bool(leaf.time.isfinite().all()) for leaf in process.leaves(t))
+            require(ends, "loss needs t < 1 on this clock: at t = 1 its rate is infinite")
     with torch.autocast(first_tensor(x_0).device.type, enabled=False):
-        law = process._transition(x_0, torch.zeros_like(t), t) if x_t is None else None
-        x_t = process.check_state(x_t, "x_t") if law is None else draw(law)
-    estimate = head(x_t, t, context)
+        if x_t is None:
+            noisy, target = process._perturb(x_0, t)
+        else:
+            noisy, target = process.check_state(x_t, "x_t"), Data(x_0)
+            require_shape(noisy, map_state(lambda v: v.shape, x_0), "x_t")
+    estimate = head(noisy, t, context)
     with torch.autocast(first_tensor(x_0).device.type, enabled=False):
-        value = integrand(process, Data(x_0), estimate, x_t, t, weight or NLL())
-        return value if law is None else with_draw(process, law, x_t, value)
+        value = integrand(process, target, estimate, noisy, t, weight)
+        if x_t is not None or not torch.is_grad_enabled() or not learns(process):
+            return value
+        return with_draw(process, process._transition(x_0, torch.zeros_like(t), t), noisy, value)
 
 
 def integrand(
@@ -102,6 +112,7 @@ def integrand(
 def kl_rate(leaf: Leaf, target: Estimate, estimate: Estimate, x_t: State) -> Tensor:
     """The divergence rate of one leaf per unit of its own time, shape (B,)."""
     x, t, engine = leaf.get(x_t), leaf.time, leaf.core.engine
+    leaf.core.check_estimate(estimate, x)
     closed = engine.kl_rate(target, estimate, x, t)
     if closed is not None:
         values, factor = closed
@@ -118,25 +129,27 @@ def sum_over_terms(leaf: Leaf, target: Estimate, estimate: Estimate, x_t: State)
     return torch.stack([sum_event(leaf.still(rate, x_t)) for rate in rates]).sum(0)
 
 
-@singledispatch
 def rule(term: Any, score: Score, score_hat: Score, x: Tensor, t: Tensor) -> Tensor:
     """What one term adds to the divergence rate, per entry."""
+    if isinstance(term, Drift):
+        return torch.zeros_like(x)
+    if isinstance(term, Diffusion):
+        return diffusion_rule(term, score, score_hat, x, t)
+    if isinstance(term, Jump):
+        return jump_rule(term, score, score_hat, x, t)
     raise TypeError(f"{type(term).__name__} is neither a drift, a diffusion nor a jump")
 
 
-@rule.register
-def _(term: Drift, score: Score, score_hat: Score, x: Tensor, t: Tensor) -> Tensor:
-    return torch.zeros_like(x)
-
-
-@rule.register
-def _(term: Diffusion, score: Score, score_hat: Score, x: Tensor, t: Tensor) -> Tensor:
+def diffusion_rule(
+    term: Diffusion, score: Score, score_hat: Score, x: Tensor, t: Tensor
+) -> Tensor:
+    r""":math:`\tfrac12 \|B^\top (s - \hat s)\|^2`, per entry."""
     error = term.unmix(score.gradient - score_hat.gradient, x, t)
     return term.scale.to(x.dtype) * error.square() / 2
 
 
-@rule.register
-def _(term: Jump, score: Score, score_hat: Score, x: Tensor, t: Tensor) -> Tensor:
+def jump_rule(term: Jump, score: Score, score_hat: Score, x: Tensor, t: Tensor) -> Tensor:
+    r""":math:`\sum_y D(r(y) \| \hat r(y))`, per entry."""
     points, log_rates = jumps_into(term, x, t)
     log_r, log_r_hat = (
         reverse_log_rates(s, points, log_rates) for s in (score, score_hat)

@@ -26,10 +26,28 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from . import laws
 from .clock import Clock
-from .estimates import Atoms, Data, Epsilon, Estimate, Mean, Parts, Score, Velocity
+from .estimates import (
+    Atoms,
+    Data,
+    Epsilon,
+    Estimate,
+    Logits,
+    Mean,
+    Parts,
+    Ratio,
+    Score,
+    Velocity,
+)
 from .params import Declared, declare, probabilities
 from .solve import Engine, Unsolved, engine_for
-from .validation import as_time, require, require_order, require_values, values_are_checked
+from .validation import (
+    as_time,
+    require,
+    require_order,
+    require_values,
+    shown,
+    values_are_checked,
+)
 
 State = Any
 Shape = Any
@@ -204,6 +222,10 @@ class Process(Declared, ABC):
     ) -> Distribution: ...
 
     @abstractmethod
+    def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
+        """A draw of the noisy state, and the training target: what the data say at it."""
+
+    @abstractmethod
     def _limit(self, shape: Shape) -> Distribution: ...
 
     @abstractmethod
@@ -232,12 +254,17 @@ class Process(Declared, ABC):
         return x_0 if isinstance(x_0, Estimate) else Data(self.check_state(x_0, "x_0"))
 
     def _times(self, x: State, s: float | Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        first = first_tensor(x)
-        s, t = as_time(s, first, "s"), as_time(t, first, "t")
+        s, t = self.check_time(s, x, "s"), self.check_time(t, x, "t")
         require_order(s, t)
-        if self.timed and values_are_checked(t):
-            require(bool((t <= 1).all()), f"on a clock t must lie in [0, 1]; it reaches {t.max()}")
         return s, t
+
+    def check_time(self, t: float | Tensor, x: State, name: str) -> Tensor:
+        """A time as float64 of shape (B,), after its shape and values were checked."""
+        t = as_time(t, first_tensor(x), name)
+        if self.timed and values_are_checked(t) and bool((t > 1).any()):
+            late = shown(t[t > 1])
+            raise ValueError(f"{name} must lie in [0, 1] on a clock; it contains {late}")
+        return t
 
 
 class Generator(Process):
@@ -278,14 +305,29 @@ class Generator(Process):
         require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
         require(x.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
         if self.dtype is not None:
-            require(x.dtype == self.dtype, f"{name} holds categories: int64, not {x.dtype}")
+            rule, fits = "int64, as categories are", x.dtype == self.dtype
         else:
-            require(x.is_floating_point(), f"{name} must be a floating tensor, not {x.dtype}")
+            rule, fits = "a floating tensor, as reals and counts are", x.is_floating_point()
+        require(fits, f"{name} of shape {tuple(x.shape)} must be {rule}; it is {x.dtype}")
         for term in self.terms:
             term.check_shape(x, name)
         if values_are_checked(x):
             require_values(x, self.support, name)
         return x
+
+    def check_estimate(self, estimate: Estimate, x: Tensor) -> None:
+        """Raises ``ValueError`` unless what is said per state has the shape that x asks for."""
+        if not isinstance(estimate, Logits | Ratio):
+            return
+        values = estimate.logits if isinstance(estimate, Logits) else estimate.log_ratio
+        axes, term = max(getattr(term, "event_axes", 0) for term in self.terms), self.terms[0]
+        sites = tuple(x.shape[: x.dim() - axes])
+        size = term.size if term.categorical else values.shape[-1]
+        require(
+            tuple(values.shape) == (*sites, size),
+            f"{type(estimate).__name__} must have shape {(*sites, size)} for a state of shape "
+            f"{tuple(x.shape)}; its shape is {tuple(values.shape)}",
+        )
 
     def origin(self, shape: Shape) -> Tensor:
         return torch.zeros(shape, dtype=self.dtype or torch.get_default_dtype())
@@ -303,9 +345,13 @@ class Generator(Process):
     ) -> Distribution:
         if isinstance(estimate, Atoms):
             return _atom_bridge(self, estimate, x, s, t, eta)
+        self.check_estimate(estimate, x)
         if eta != 1.0 and self.engine.deterministic:
             return self.engine.step(estimate, x, s, t, eta)
         return self.engine.bridge(estimate, x, s, t)
+
+    def _perturb(self, x_0: Tensor, t: Tensor) -> tuple[State, Estimate]:
+        return self.engine.perturb(x_0, t)
 
     def _limit(self, shape: Shape) -> Distribution:
         return self.engine.limit(tuple(shape))
@@ -401,6 +447,9 @@ class Timed(Process):
     ) -> Distribution:
         return self.process._bridge(estimate, x, self.clock(s), self.clock(t), eta)
 
+    def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
+        return self.process._perturb(x_0, self.clock(t))
+
     def _limit(self, shape: Shape) -> Distribution:
         return self.process._limit(shape)
 
@@ -431,6 +480,8 @@ class Product(Process):
         require(not twice, f"parts named twice: {sorted(twice)}")
         both = {**(parts or {}), **named}
         require(bool(both), "a product needs at least one part")
+        other = {k: type(part).__name__ for k, part in both.items() if not isinstance(part, Process)}
+        require(not other, f"the parts of a product must be processes; got {other}")
         self.names = tuple(both)
         self.members = nn.ModuleList(both.values())
 
@@ -460,7 +511,15 @@ class Product(Process):
         return state
 
     def origin(self, shape: Shape) -> State:
+        shape = self._shapes(shape)
         return {name: part.origin(shape[name]) for name, part in self.parts.items()}
+
+    def _shapes(self, shape: Shape) -> Mapping[str, Shape]:
+        require(
+            isinstance(shape, Mapping) and set(shape) == set(self.names),
+            f"shape must be a dict with the keys {list(self.names)}; it is {shape}",
+        )
+        return shape
 
     def on(self, clock: Clock) -> Process:
         return Product({name: part.on(clock) for name, part in self.parts.items()})
@@ -477,10 +536,16 @@ class Product(Process):
             {k: p._bridge(_reader(k)(estimate), x[k], s, t, eta) for k, p in self.parts.items()}
         )
 
+    def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
+        pairs = {k: p._perturb(x_0[k], t) for k, p in self.parts.items()}
+        return {k: x for k, (x, _) in pairs.items()}, Parts({k: e for k, (_, e) in pairs.items()})
+
     def _limit(self, shape: Shape) -> Distribution:
+        shape = self._shapes(shape)
         return laws.Joint({k: p._limit(shape[k]) for k, p in self.parts.items()})
 
     def prior(self, shape: Shape) -> Distribution:
+        shape = self._shapes(shape)
         return laws.Joint({k: p.prior(shape[k]) for k, p in self.parts.items()})
 
     def _convert(self, estimate: Estimate, x: State, t: Tensor, kind: Any) -> Any:
@@ -579,6 +644,9 @@ class Mixture(Process):
         each = [part._bridge(inner, x["state"], s, t, eta) for part in self.members]  # type: ignore
         return self._select(x["label"], each)
 
+    def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
+        return _drawn(self, x_0, t)
+
     def _limit(self, shape: Shape) -> Distribution:
         each = [part._limit(shape["state"]) for part in self.members]  # type: ignore
         return laws.Labelled(self.weights, each)
@@ -638,6 +706,9 @@ class Pushed(Process):
         inner = _at_data(self._back)(estimate)
         return self._image(self.process._bridge(inner, self.transform.inv(x), s, t, eta))
 
+    def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
+        return _drawn(self, x_0, t)
+
     def _limit(self, shape: Shape) -> Distribution:
         return self._image(self.process._limit(self.transform.inverse_shape(tuple(shape))))
 
@@ -659,7 +730,7 @@ class Scaled(Process):
 
     def __init__(self, process: Process, alpha: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        start = float(alpha(torch.zeros((), dtype=torch.float64)))
+        start = float(alpha(torch.zeros((), dtype=torch.float64)).detach())
         require(abs(start - 1) < 1e-12, f"alpha(0) must be 1; it is {start}")
         self.process, self.alpha = process, alpha
 
@@ -712,6 +783,9 @@ class Scaled(Process):
     ) -> Distribution:
         inner = self._inner(estimate, t)
         return self._image(self.process._bridge(inner, x / self._factor(t, x), s, t, eta), s)
+
+    def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
+        return _drawn(self, x_0, t)
 
     def _limit(self, shape: Shape) -> Distribution:
         one = torch.ones(shape[0], dtype=torch.float64)
@@ -791,11 +865,19 @@ class Given(Process):
             return _atom_bridge(self, estimate, x, s, t, eta)
         return self._clamped(self.process._bridge(estimate, x, s, t, eta))
 
+    def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
+        return _drawn(self, x_0, t)
+
     def _limit(self, shape: Shape) -> Distribution:
         return self._clamped(self.process._limit(shape))
 
     def __repr__(self) -> str:
         return f"({self.process!r}).given({int(self.mask.sum())} known entries)"
+
+
+def _drawn(process: Process, x_0: State, t: Tensor) -> tuple[State, Estimate]:
+    """A draw of the noisy state, with the data themselves as the training target."""
+    return laws.draw(process._transition(x_0, torch.zeros_like(t), t)), Data(x_0)
 
 
 def first_tensor(x: State) -> Tensor:
@@ -808,6 +890,18 @@ def first_tensor(x: State) -> Tensor:
 def batch_size(x: State) -> int:
     """The batch size B of a state."""
     return first_tensor(x).shape[0]
+
+
+def require_shape(x: State, shape: Shape, name: str) -> None:
+    """Raises unless a state has this shape."""
+    if isinstance(x, Mapping):
+        for key, part in x.items():
+            require_shape(part, shape[key], f"{name}[{key!r}]")
+        return
+    require(
+        tuple(x.shape) == tuple(shape),
+        f"{name} must have shape {tuple(shape)}; its shape is {tuple(x.shape)}",
+    )
 
 
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
@@ -895,6 +989,7 @@ def _reader(name: str) -> Callable[[Estimate], Estimate]:
         if isinstance(estimate, Atoms):
             return Atoms(estimate.log_weights, estimate.atoms[name])
         if isinstance(estimate, Parts):
+            require(name in estimate.parts, f"the head says nothing of {name!r}")
             return estimate.parts[name]
         raise ValueError(
             f"a product needs an estimate per part (heads.Product); got {type(estimate).__name__}"

@@ -10,19 +10,17 @@ Per unit of *reverse* time, each term of the generator becomes
 
 from __future__ import annotations
 
-from functools import singledispatch
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .heads import Head
+from .heads import Head, require_head
 from .loss import jumps_into, reverse_log_rates
-from .process import Leaf, Process, first_tensor
+from .process import Leaf, Process
 from .shapes import along
 from .solve import Score, Unsolved
 from .terms import Diffusion, Drift, Jump
-from .validation import as_time
 
 State = Any
 
@@ -42,11 +40,12 @@ class Reverse:
     """The reversal of a process; all rates are per unit of reverse (clock) time."""
 
     def __init__(self, process: Process, head: Head, context: Any = None) -> None:
+        require_head(head)
         self.process, self.head, self.context = process, head, context
 
     def _seen(self, x: State, t: float | Tensor) -> tuple[State, Any, list[Leaf]]:
         x = self.process.check_state(x, "x")
-        t = as_time(t, first_tensor(x), "t")
+        t = self.process.check_time(t, x, "t")
         return x, self.head(x, t, self.context), list(self.process.leaves(t))
 
     def _collect(self, x: State, t: float | Tensor, read: Any) -> Any:
@@ -81,21 +80,14 @@ def drift_of(leaf: Leaf, estimate: Any, x: Tensor, noise: float = 1.0) -> Tensor
     return torch.stack([d for d in drifts if d is not None]).sum(0)
 
 
-@singledispatch
 def drift_rule(term: Any, score: Score, share: float, x: Tensor, t: Tensor) -> Tensor | None:
-    """What one term adds to the reverse drift."""
+    """What one term adds to the reverse drift; None for a jump."""
+    if isinstance(term, Drift):
+        return -term.scale.to(x.dtype) * term.velocity(x, t)
+    if isinstance(term, Diffusion):
+        spread = term.mix(term.unmix(score.gradient, x, t), x, t)
+        return share * term.scale.to(x.dtype) * spread
     return None
-
-
-@drift_rule.register
-def _(term: Drift, score: Score, share: float, x: Tensor, t: Tensor) -> Tensor | None:
-    return -term.scale.to(x.dtype) * term.velocity(x, t)
-
-
-@drift_rule.register
-def _(term: Diffusion, score: Score, share: float, x: Tensor, t: Tensor) -> Tensor | None:
-    spread = term.mix(term.unmix(score.gradient, x, t), x, t)
-    return share * term.scale.to(x.dtype) * spread
 
 
 def noise_of(leaf: Leaf, x: Tensor) -> Tensor | None:

@@ -3,18 +3,19 @@ r"""Sampling: a reverse run from the prior to the data."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .grids import Grid
-from .heads import Head
+from .heads import Head, require_head
 from .likelihood import leaf_heads
-from .process import Process, first_tensor, map_state
+from .process import Process, first_tensor, map_state, require_shape
 from .solve import Unsolved
 from .steppers import Ancestral, Stepper
-from .validation import require
+from .validation import require, shown
 
 State = Any
 
@@ -57,11 +58,15 @@ def sample(
         ValueError: If the process has no clock, or the grid does not decrease in [0, 1].
         Unsolved: If the head cannot leave :math:`\Lambda = \infty`.
     """
+    require_head(head)
     require(process.timed, "sample needs a process on a clock: declare .on(clock)")
     t = grid_times(process, steps, grid)
     stepper = stepper or Ancestral()
+    require(isinstance(stepper, Stepper), f"stepper must be of dd.steppers; it is a {type(stepper).__name__}")
     x = start if start is not None else (prior or process.prior(shape)).sample()
     x = process.check_state(_to_device(x, process), "start")
+    require_shape(x, shape, "start")
+    _check_known(process, x, known)
     _require_leaving(process, head, t[0])
     memory = stepper.init(process, x)
     batch, device = first_tensor(x).shape[0], first_tensor(x).device
@@ -92,13 +97,13 @@ def grid_times(
         return grid.times(next(iter(clocks.values())))  # type: ignore[arg-type]
     if grid is None:
         count = 100 if steps is None else steps
-        require(count >= 1 and int(count) == count, f"steps must be ≥ 1; it is {steps}")
+        require(count >= 1 and int(count) == count, f"steps must be an integer ≥ 1; it is {steps}")
         return torch.linspace(1, 0, int(count) + 1, dtype=torch.float64)
     t = torch.as_tensor(grid, dtype=torch.float64)
     require(t.dim() == 1 and t.numel() >= 2, "grid must be a vector of at least two times")
     require(
         bool((t.diff() < 0).all()) and bool((t >= 0).all()) and bool((t <= 1).all()),
-        "grid must decrease within [0, 1]",
+        f"grid must decrease within [0, 1]; it is {shown(t, 8)}",
     )
     return t
 
@@ -119,6 +124,34 @@ def hold(process: Process, x: State, known: Any, t: Tensor) -> State:
     if getattr(leaf.core.engine, "target", None) is None and bool((t > 0).all()):
         values = process._transition(values.contiguous(), torch.zeros_like(t), t).sample()
     return torch.where(mask, values, x)
+
+
+def _check_known(process: Process, x: State, known: Any) -> None:
+    """Raises unless what is known fits the state.
+
+    Raises:
+        ValueError: If it is no pair (values, mask), or a dict of pairs for a product.
+    """
+    if known is None:
+        return
+    if isinstance(x, Mapping):
+        named = isinstance(known, Mapping) and set(known) <= set(x)
+        require(named, f"known must be a dict with keys among {list(x)}")
+        for name, part in process.parts.items():  # type: ignore[attr-defined]
+            _check_known(part, x[name], known.get(name))
+        return
+    pair = isinstance(known, tuple) and len(known) == 2
+    require(pair, f"known must be a pair (values, mask); it is a {type(known).__name__}")
+    values, mask = known
+    require(mask.dtype == torch.bool, f"the mask of known must be boolean; it is {mask.dtype}")
+    shapes = tuple(values.shape), tuple(mask.shape)
+    for name, shape in zip(("values", "mask"), shapes, strict=True):
+        fits = len(shape) <= x.dim() and all(
+            a in (1, b) for a, b in zip(shape[::-1], tuple(x.shape)[::-1], strict=False)
+        )
+        require(fits, f"the {name} of known must fit shape {tuple(x.shape)}; its shape is {shape}")
+    filled = torch.where(mask.to(x.device), values.to(x.device, x.dtype), x)
+    process.check_state(filled, "known")
 
 
 def _require_leaving(process: Process, head: Head, t: Tensor) -> None:

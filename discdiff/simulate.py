@@ -13,7 +13,7 @@ from .process import Leaf, Process, first_tensor
 from .shapes import along, span
 from .solve import Unsolved
 from .terms import Diffusion, Drift, Jump
-from .validation import require
+from .validation import require, shown
 
 State = Any
 
@@ -40,8 +40,10 @@ def simulate(process: Process, x_0: State, times: Tensor | list[float], steps: i
     """
     x = process.check_state(x_0, "x_0")
     times = torch.as_tensor(times, dtype=torch.float64)
-    require(times.dim() == 1 and bool((times >= 0).all()), "times must be a vector of times ≥ 0")
-    require(bool((times.diff() >= 0).all()), "times must increase")
+    last = 1.0 if process.timed else torch.inf
+    rule = f"times must be a vector that increases within [0, {last:g}]; it is {shown(times, 8)}"
+    require(times.dim() == 1 and bool(((times >= 0) & (times <= last)).all()), rule)
+    require(bool((times.diff() >= 0).all()), rule)
     batch = first_tensor(x).shape[0]
     device = first_tensor(x).device
     s, path = torch.zeros(batch, dtype=torch.float64, device=device), []

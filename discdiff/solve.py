@@ -15,8 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
+
+from .estimates import Data
+from .laws import draw
 
 State = Any
 _engines: list[type[Engine]] = []
@@ -82,6 +86,11 @@ class Engine:
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""The law :math:`p(x_t \mid x_s)`."""
         raise self.unsolved("transition")
+
+    def perturb(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Any]:
+        """A draw of the noisy state, and the training target: what the data say at it."""
+        zero = torch.zeros_like(t)
+        return draw(self.transition(x_0, zero, t)), Data(x_0)
 
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""The law :math:`p(x_s \mid x_0, x_t)`, averaged over the estimate of x_0."""

@@ -54,7 +54,7 @@ class Density:
         self, clock: Clock | OwnTime, profile: Any, stop: float = 0.0, end: float | None = None
     ) -> None:
         self.clock = clock
-        low, high = _range(clock, stop, end)
+        low, high = z_range(clock, stop, end)
         self.edges = torch.linspace(low, high, CELLS + 1, dtype=torch.float64)
         middle = (self.edges[1:] + self.edges[:-1]) / 2
         mass = profile(middle)
@@ -142,10 +142,15 @@ def rule(clock: Clock | OwnTime, nodes: int, stop: float = 0.0) -> tuple[Tensor,
 
     Nodes are dense near z = 0, where the integrand of a process on this clock has its features.
     """
-    low, high = (math.asinh(z / 4) for z in _range(clock, stop, None))
+    low, high = (math.asinh(z / 4) for z in z_range(clock, stop, None))
     u, w = gauss_legendre(nodes, low, high)
     t = clock.from_z(4 * u.sinh())
     return t, 4 * w * u.cosh() / _slope(clock, t)
+
+
+def last(clock: Clock | OwnTime) -> Tensor:
+    """The time at which `rule` ends: 1 to rounding, or where nothing that matters is left."""
+    return clock.from_z(torch.tensor(z_range(clock, 0.0, None)[1], dtype=torch.float64)).detach()
 
 
 def _slope(clock: Clock | OwnTime, t: Tensor) -> Tensor:
@@ -153,7 +158,8 @@ def _slope(clock: Clock | OwnTime, t: Tensor) -> Tensor:
     return clock.rate(t) / -torch.expm1(-clock(t))
 
 
-def _range(clock: Clock | OwnTime, stop: float, end: float | None) -> tuple[float, float]:
+def z_range(clock: Clock | OwnTime, stop: float, end: float | None) -> tuple[float, float]:
+    """The range of z between two times; no end: the last time before the clock's end."""
     with torch.no_grad():
         first = clock.z(torch.tensor(stop, dtype=torch.float64)) if stop > 0 else -torch.inf
         if end is None and isinstance(clock, OwnTime):

@@ -70,7 +70,8 @@ def test_real_arrays_say_where_the_first_fraction_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "rule"), [(np.nan, "no finite number"), (np.inf, "no finite number"), (-2, "negative")]
+    ("value", "rule"),
+    [(np.nan, "no finite number"), (np.inf, "no finite number"), (-2, "negative")],
 )
 def test_bad_entries_of_arrays_are_named(tmp_path, value, rule):
     values = np.ones((20, 2, 3))

@@ -23,8 +23,10 @@ Q3 = [[-1.2, 1.0, 0.2], [0.3, -0.8, 0.5], [0.6, 0.1, -0.7]]
 def double():
     before = torch.get_default_dtype()
     torch.set_default_dtype(F64)
+    torch.set_warn_always(True)  # torch warns of numbers read off a graph once per program
     torch.manual_seed(0)
     yield
+    torch.set_warn_always(False)
     torch.set_default_dtype(before)
 
 
@@ -32,12 +34,14 @@ def numbers(*values):
     return torch.tensor(values, dtype=F64)
 
 
-# -- gradients of log-probabilities against central differences -------------------------------------
+# -- gradients of log-probabilities against central differences -----------------------------------
 
 CATS = torch.tensor(
     [[[0, 1], [2, 1], [0, 0], [1, 2]], [[0, 2], [1, 1], [0, 2], [1, 1]], [[1, 2], [1, 0]] * 2]
 )
-MASKED = torch.tensor([[[0, 1], [1, 1], [0, 0]], [[0, 2], [2, 1], [0, 2]], [[2, 2], [2, 1], [0, 2]]])
+MASKED = torch.tensor(
+    [[[0, 1], [1, 1], [0, 0]], [[0, 2], [2, 1], [0, 2]], [[2, 2], [2, 1], [0, 2]]]
+)
 ALIVE = torch.tensor([[[3.0, 5], [4, 2]], [[3.0, 3], [3, 2]], [[2.0, 1], [1, 0]]], dtype=F64)
 COUNTS = torch.tensor([[[3.0, 5], [0, 2]], [[3.0, 6], [1, 1]], [[2.0, 6], [1, 0]]], dtype=F64)
 PAIRS = torch.tensor([[[3.0, 1], [4, 0]], [[1.0, 2], [2, 1]], [[1.0, 2], [0, 2]]], dtype=F64)
@@ -110,7 +114,9 @@ GRADIENTS = {
     ),
     "pi with a zero": (
         numbers(0.5, 0.2),
-        lambda w: laws_of(dd.Replace(torch.cat([unit(w), numbers(0.0)])), MASKED[:1].expand(3, 3, 2)),
+        lambda w: laws_of(
+            dd.Replace(torch.cat([unit(w), numbers(0.0)])), MASKED[:1].expand(3, 3, 2)
+        ),
     ),
     "scale of a mask": (numbers(1.3), lambda w: laws_of(w[0] * mask(), MASKED)),
     "scales of a sum": (
@@ -118,7 +124,10 @@ GRADIENTS = {
         lambda w: laws_of(w[0] * mask() + w[1] * dd.Replace([1 / 3] * 3), MASKED),
     ),
     "scale of death": (numbers(1.3), lambda w: laws_of(w[0] * dd.Death(), ALIVE)),
-    "immigration": (numbers(1.3, 0.4), lambda w: with_limit(dd.Death() + dd.Immigration(w), COUNTS)),
+    "immigration": (
+        numbers(1.3, 0.4),
+        lambda w: with_limit(dd.Death() + dd.Immigration(w), COUNTS),
+    ),
     "immigration, t infinite": (
         numbers(1.3),
         lambda w: laws_of(
@@ -127,13 +136,12 @@ GRADIENTS = {
     ),
     "birth, death, immigration": (
         numbers(0.4, 0.7, 1.3),
-        lambda w: with_limit(
-            w[0] * dd.Birth() + w[1] * dd.Death() + dd.Immigration(w[2]), COUNTS
-        ),
+        lambda w: with_limit(w[0] * dd.Birth() + w[1] * dd.Death() + dd.Immigration(w[2]), COUNTS),
     ),
     "Ehrenfest": (numbers(0.4, 0.7), lambda w: with_limit(dd.Ehrenfest(8, w[0], w[1]), COUNTS)),
     "linear reactions": (numbers(0.4, 0.5, 0.7), lambda w: laws_of(linear_network(w), COUNTS)),
     "nonlinear reactions": (numbers(0.1, 0.3), lambda w: laws_of(pairing(w), PAIRS)),
+    "a jump of one's own": (numbers(0.4), lambda w: laws_of(Leap(w[0]) + dd.Death(), COUNTS)),
     "A, b, B": (numbers(-0.6, 0.3, 1.2), lambda w: with_limit(gaussian(w), REALS)),
     "A = 0": (numbers(0.0, 0.3, 1.2), lambda w: laws_of(gaussian(w), REALS)),
     "diagonal A, b, B": (
@@ -152,17 +160,25 @@ GRADIENTS = {
     "c of a mask": (numbers(5.0), lambda w: laws_of(mask().on(dd.clock.Logistic(w[0])), MASKED)),
     "c, t infinite": (
         numbers(5.0),
-        lambda w: laws_of(dd.Death().on(dd.clock.Logistic(w[0])), ALIVE * numbers(1, 1, 0)[:, None, None], 0.3, 1.0),
+        lambda w: laws_of(
+            dd.Death().on(dd.clock.Logistic(w[0])),
+            ALIVE * numbers(1, 1, 0)[:, None, None],
+            0.3,
+            1.0,
+        ),
     ),
     "table of a clock": (
         numbers(1.0, 2.0),
         lambda w: laws_of(
-            VP.on(dd.clock.Tabulated([0.0, 0.5, 1.0], torch.stack([0 * w[0], w[0], w.sum()]))), REALS
+            VP.on(dd.clock.Tabulated([0.0, 0.5, 1.0], torch.stack([0 * w[0], w[0], w.sum()]))),
+            REALS,
         ),
     ),
     "prior of a mask": (
         numbers(1.3),
-        lambda w: [prior_kl(dd.Replace([0.5, 0.5, 0.0]).on(dd.clock.Constant(w[0])), MASKED[0]).sum()],
+        lambda w: [
+            prior_kl(dd.Replace([0.5, 0.5, 0.0]).on(dd.clock.Constant(w[0])), MASKED[0]).sum()
+        ],
     ),
     "prior of Q": (
         SIX,
@@ -190,7 +206,7 @@ def test_gradients_equal_central_differences(name):
             assert float(found.view(-1)[i]) == pytest.approx(difference, rel=1e-6, abs=1e-6)
 
 
-# -- learn -----------------------------------------------------------------------------------------
+# -- learn ----------------------------------------------------------------------------------------
 
 SPARSE = [[-1.0, 1.0, 0.0], [0.3, -0.8, 0.5], [0.0, 0.0, 0.0]]
 PATHS = torch.tensor([[[0, 1], [1, 0]], [[1, 1], [0, 1]], [[2, 2], [0, 1]]])  # what SPARSE can do
@@ -249,7 +265,9 @@ def walk(process, steps=5, rate=0.4):
     optimiser = torch.optim.Adam(process.parameters(), lr=rate)
     for _ in range(steps):
         optimiser.zero_grad()
-        torch.stack([(torch.randn(p.shape) * p).sum() for p in process.parameters()]).sum().backward()
+        torch.stack(
+            [(torch.randn(p.shape) * p).sum() for p in process.parameters()]
+        ).sum().backward()
         optimiser.step()
 
 
@@ -289,9 +307,9 @@ def test_constraints_hold_after_steps(name):
         if isinstance(module, dd.RateMatrix) and module.function is None:
             torch.testing.assert_close(module.Q.sum(1), torch.zeros(3), rtol=0, atol=1e-14)
         if isinstance(module, dd.Replace):
-            assert float(module.pi.sum()) == pytest.approx(1, abs=1e-14)
+            assert float(module.pi.detach().sum()) == pytest.approx(1, abs=1e-14)
         if isinstance(module, dd.Clock):
-            u = module(torch.linspace(0, 0.999, 200))
+            u = module(torch.linspace(0, 0.999, 200)).detach()
             assert float(u[0]) == 0 and bool((u.diff() > 0).all())
 
 
@@ -320,7 +338,9 @@ def test_slower_rates_get_their_squarings():
     chain.Q = slow
     x, tau = torch.arange(3), numbers(1e5, 1e6, 1e7)
     expected = torch.linalg.matrix_exp(slow * tau[:, None, None])[torch.arange(3), x]
-    torch.testing.assert_close(chain.transition(x, 0.0, tau).probs, expected, rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close(
+        chain.transition(x, 0.0, tau).probs, expected, rtol=1e-7, atol=1e-12
+    )
     balance = chain.limit((1,)).probs @ slow
     torch.testing.assert_close(balance, torch.zeros(1, 3), rtol=0, atol=1e-12)
 
@@ -328,7 +348,7 @@ def test_slower_rates_get_their_squarings():
 def test_the_limit_follows():
     process = dd.learn(dd.Linear(-0.5) + dd.Noise(1.0))
     process.terms[0].A = numbers(-2.0)[0]
-    assert float(process.limit((1,)).variance) == pytest.approx(0.25)
+    assert float(process.limit((1,)).variance.detach()) == pytest.approx(0.25)
     chain = dd.learn(dd.RateMatrix([[-1.0, 1.0], [2.0, -2.0]]))
     chain.Q = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
     torch.testing.assert_close(chain.limit((1,)).probs, torch.full((1, 2), 0.5))
@@ -434,7 +454,7 @@ def test_increasing_and_probabilities():
     assert probabilities.at(dd.one_hot(0, 3)) is None
 
 
-# -- gradients of losses: what a draw of a discrete state hides -------------------------------------
+# -- gradients of losses: what a draw of a discrete state hides -----------------------------------
 
 
 class Table(nn.Module):
@@ -508,13 +528,13 @@ def scores(samples, exact):
 
 @pytest.mark.parametrize("name", DISCRETE)
 def test_the_gradient_of_the_loss_is_unbiased(name):
-    """200 independent means: |score| > 5 for one of 6 numbers has a chance of 1e-5 (Student)."""
+    """60 independent means: |score| > 5 for one of 6 numbers has a chance of 3e-5 (Student)."""
     build, head, x_0, states = DISCRETE[name]
-    process, head, t, many = dd.learn(build()), head(), 0.4, x_0.expand(200)
+    process, head, t, many = dd.learn(build()), head(), 0.4, x_0.expand(600)
     exact = gradient(process, exact_loss(process, head, x_0, states, t))
     assert float(exact.abs().max()) > 1e-2
     found, naive = [], []
-    for _ in range(200):
+    for _ in range(60):
         found.append(gradient(process, dd.loss(process, head, many, t).mean()))
         x_t = process.marginal(many, t).sample()
         naive.append(gradient(process, dd.loss(process, head, many, t, x_t=x_t).mean()))
@@ -546,7 +566,8 @@ def test_gaussian_states_carry_the_gradient():
     square = ((0.3 * phi - 1) * 0.8) ** 2 + 0.09 * v
     exact = gradient(process, process.clock.speed * noise.B**2 / (2 * v) * phi**2 / v * square)
     found = [
-        gradient(process, dd.loss(process, head, x_0.expand(200, 1), t[0]).mean()) for _ in range(200)
+        gradient(process, dd.loss(process, head, x_0.expand(600, 1), t[0]).mean())
+        for _ in range(60)
     ]
     assert bool((scores(torch.stack(found), exact).abs() < 5).all())
 
@@ -562,7 +583,9 @@ def exact_bound(process, head, x_0, states, times):
         bridge = process.bridge(first, states, s, t)
         if s > 0:
             every = states[:, None].expand(-1, len(states))
-            log_q, log_p = (torch.stack([law.log_prob(x) for x in every]) for law in (bridge, model))
+            log_q, log_p = (
+                torch.stack([law.log_prob(x) for x in every]) for law in (bridge, model)
+            )
             none = log_q == -torch.inf
             gap = (log_q.exp() * torch.where(none, 0.0, log_q - log_p)).sum(0)
         else:
@@ -574,9 +597,9 @@ def exact_bound(process, head, x_0, states, times):
 def test_the_gradient_of_the_finite_bound_is_unbiased():
     build, head, x_0, states = DISCRETE["rates"]
     process, head = dd.learn(build()), head()
-    times, many = numbers(0.3, 1.0), x_0.expand(200)
+    times, many = numbers(0.3, 1.0), x_0.expand(600)
     exact = exact_bound(process, head, x_0, states, [0.3, 1.0])
-    values = [dd.vlb(process, head, many, times).nats.mean() for _ in range(200)]
+    values = [dd.vlb(process, head, many, times).nats.mean() for _ in range(60)]
     found = torch.stack([gradient(process, value) for value in values])
     assert bool((scores(found, gradient(process, exact)).abs() < 5).all())
     value = torch.stack(values).detach()[:, None]
@@ -589,13 +612,13 @@ def test_the_gradient_of_the_path_kl_is_unbiased():
     t, w = gauss_legendre(48, 0.1, 1.0)
     rate = torch.stack([exact_loss(process, head, x_0, states, at) for at in t])
     exact = prior_kl(process, x_0).sum() + (w * rate).sum()
-    values = [dd.path_kl(process, head, x_0.expand(200), stop=0.1).mean() for _ in range(200)]
+    values = [dd.path_kl(process, head, x_0.expand(600), stop=0.1).mean() for _ in range(60)]
     found = torch.stack([gradient(process, value) for value in values])
     assert bool((scores(found, gradient(process, exact)).abs() < 5).all())
     assert float(scores(torch.stack(values).detach()[:, None], exact.detach()).abs()) < 5
 
 
-# -- fits ------------------------------------------------------------------------------------------
+# -- fits -----------------------------------------------------------------------------------------
 
 
 def fit(process, log_likelihood):

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ..estimates import without
 from ..laws import draw_categories
 
 
@@ -31,8 +32,8 @@ class Belief(ABC):
         """The log-probability of all states but one per site, without cancellation."""
 
     @abstractmethod
-    def draw(self, where: Tensor) -> Tensor:
-        """Draws at the sites where the boolean mask is true, flat."""
+    def draw(self, rows: Tensor) -> Tensor:
+        """Draws at some sites, given by their flat indices."""
 
 
 class Certain(Belief):
@@ -54,15 +55,20 @@ class Certain(Belief):
         zero = torch.zeros(state.shape, dtype=torch.get_default_dtype(), device=state.device)
         return torch.where(state == self.state, zero - torch.inf, zero)
 
-    def draw(self, where: Tensor) -> Tensor:
-        return self.state[where]
+    def draw(self, rows: Tensor) -> Tensor:
+        return self.state.reshape(-1).index_select(0, rows)
 
 
 class Spread(Belief):
-    """A table of logits on the last axis; normalised only where it is read."""
+    """A table of logits on the last axis; cut and normalised only where it is read.
 
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
+    Arguments:
+        logits: Shape (B, *sites, K).
+        absent: States without mass.
+    """
+
+    def __init__(self, logits: Tensor, absent: tuple[int, ...] = ()) -> None:
+        self.logits, self.absent = logits, absent
 
     def log_at(self, state: Tensor) -> Tensor:
         table = self.log_table(self.logits.shape[-1])
@@ -72,12 +78,13 @@ class Spread(Belief):
         return table.gather(-1, state.unsqueeze(-1)).squeeze(-1)
 
     def log_table(self, size: int) -> Tensor:
-        return self.logits.log_softmax(-1)
+        return without(self.logits, self.absent).log_softmax(-1)
 
     def log_other(self, state: Tensor) -> Tensor:
         table = self.log_table(self.logits.shape[-1])
         own = torch.arange(table.shape[-1], device=state.device) == state.unsqueeze(-1)
         return torch.logsumexp(table.masked_fill(own, -torch.inf), -1)
 
-    def draw(self, where: Tensor) -> Tensor:
-        return draw_categories(self.logits[where])
+    def draw(self, rows: Tensor) -> Tensor:
+        logits = self.logits.reshape(-1, self.logits.shape[-1]).index_select(0, rows)
+        return draw_categories(without(logits, self.absent))

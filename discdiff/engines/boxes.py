@@ -79,7 +79,7 @@ class Boxes(Engine):
             at_x = self.log_pmf(x_0, zero, t, at.expand(x_0.shape))
             each = self.log_pmf(x_0, zero, t, lead.unsqueeze(-1).expand(len(lead), *x_0.shape))
             log_mu = _conditioned(estimate.log_probs, at_x)
-            return torch.logsumexp(log_mu + _difference(each, at_x), -1).movedim(0, -1)
+            return _averaged(log_mu, _difference(each, at_x), -1).movedim(0, -1)
         raise self.refused(estimate)
 
     def _read_ratio(self, estimate: Ratio, x: Tensor, y: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Boxes(Engine):
         each = _difference(self.log_pmf(atoms, zero, time, points), at_x)
         each = each.reshape(len(lead), batch, count, *each.shape[2:])
         weights = estimate.log_weights.reshape((batch, count) + (1,) * (each.dim() - 3))
-        return torch.logsumexp(each + weights.to(each.dtype), 2).movedim(0, -1)
+        return _averaged(weights.to(each.dtype), each, 2).movedim(0, -1)
 
     def _all_states(self, estimate: Posterior, x: Tensor) -> Tensor:
         size = estimate.logits.shape[-1]
@@ -218,6 +218,12 @@ def _difference(a: Tensor, b: Tensor) -> Tensor:
     """a − b in logarithms, −∞ where a is impossible even if b is too."""
     b = torch.where(a == -torch.inf, torch.zeros_like(b), b)
     return a - b
+
+
+def _averaged(log_weights: Tensor, values: Tensor, axis: int) -> Tensor:
+    """The logarithm of a mean of exponentials; what has no weight counts for nothing, even +∞."""
+    none = log_weights == -torch.inf
+    return torch.logsumexp(torch.where(none, -torch.inf, log_weights + values), axis)
 
 
 def _conditioned(log_mu: Tensor, at_x: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ With :math:`P_{s,t}` the transition matrices, at :math:`x_t = x` and a posterior
     \frac{p_t(y)}{p_t(x)} = \sum_a \mu(a) \frac{P_{0,t}(a, y)}{P_{0,t}(a, x)}.
 
 Ratios of transition probabilities are what everything reads, so entries are computed with small
-*relative* error. Rates that vary in time and do not commute go through a positive product of
-panels instead. Coupled sites are one joint space.
+*relative* error. Rates that vary in time and do not commute go through a tree of products of panels
+instead. Coupled sites are one joint space.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..params import changes
 from ..shapes import span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import FiniteJump, RateMatrix
-from ..validation import require, values_are_checked
+from ..validation import require
 from .replacement import atom_log_table, log_ratio_table
 
 TOLERANCE = 1e-10  # of the panels for rates that vary in time
@@ -48,7 +48,8 @@ class Finite(Engine):
         ((self.size, self.sites),) = sizes
         self.varying = any(getattr(term, "function", None) is not None for term in terms)
         self._tables: dict[torch.dtype, Uniformized] = {}
-        self._panels: dict[int, tuple[float, int]] = {}
+        self._panels: dict[int, int] = {}
+        self._propagators: dict[torch.device, Propagator] = {}
         with torch.enable_grad():
             Q = self.matrix(torch.zeros(1, dtype=torch.float64) if self.varying else None)
         self.changes = changes(*terms) or Q.requires_grad
@@ -60,7 +61,7 @@ class Finite(Engine):
     def branch(self) -> str:
         space = f"{self.size} states" + (f" = sites {self.sites}" if self.sites else "")
         if self.varying:
-            return f"{space}, rates vary: positive panels"
+            return f"{space}, rates vary: a tree of panels"
         return f"{space}, {self.levels} squarings"
 
     def matrix(self, t: Tensor | None = None) -> Tensor:
@@ -79,8 +80,7 @@ class Finite(Engine):
 
     def _kernel(self, s: Tensor, t: Tensor) -> _Kernel:
         if self.varying:
-            rate, panels = self._panels_to(t)
-            return _Varying(Propagator(self.matrix, rate, panels), s, t)
+            return _Varying(self._propagator(t), s, t)
         return _Homogeneous(self._table(), span(s, t))
 
     def _table(self) -> Uniformized:
@@ -96,22 +96,38 @@ class Finite(Engine):
         looks = Q.device.type == "cpu" and not torch.compiler.is_compiling()
         return Uniformized(Q, None if looks else self.levels + MARGIN)
 
-    def _panels_to(self, t: Tensor) -> tuple[float, int]:
-        """Rate bound and panels for times up to the next power of two above t."""
-        if values_are_checked(t):
-            end = float(t.detach().max())
-            if end == torch.inf:
-                raise Unsolved("rates that vary in time are solved up to finite times only")
-            horizon = 1
-            while horizon < end:
-                horizon *= 2
-            if self.changes:
-                return panels_for(self.matrix, float(horizon), TOLERANCE)
-            if horizon not in self._panels:
-                self._panels[horizon] = panels_for(self.matrix, float(horizon), TOLERANCE)
-        elif not self._panels:
-            self._panels[1] = panels_for(self.matrix, 1.0, TOLERANCE)
-        return self._panels[max(self._panels)]
+    def _propagator(self, t: Tensor) -> Propagator:
+        """Panels up to the next power of two above t: matrices that are kept if no rate changes."""
+        horizon = self._horizon(t)
+        if self.changes:
+            return self._fresh_propagator(horizon, t.device)
+        known = self._propagators.get(t.device)
+        if known is None or known.horizon < horizon:
+            with torch.inference_mode(False), torch.no_grad():
+                known = self._fresh_propagator(horizon, t.device)
+            self._propagators[t.device] = known
+        return known
+
+    def _fresh_propagator(self, horizon: int, device: torch.device) -> Propagator:
+        if horizon in self._panels:
+            known = Propagator(self.matrix, horizon, self._panels[horizon], device)
+            looks = self.changes and not torch.compiler.is_compiling()
+            if not looks or known.error() <= TOLERANCE:
+                return known
+        self._panels[horizon] = panels_for(self.matrix, horizon, TOLERANCE, device)
+        return Propagator(self.matrix, horizon, self._panels[horizon], device)
+
+    def _horizon(self, t: Tensor) -> int:
+        """The next power of two above t; where values cannot be seen, the latest one that was."""
+        horizon = max([1, *self._panels])
+        if torch.compiler.is_compiling():
+            return horizon
+        end = float(t.detach().max()) if t.numel() else 0.0
+        if end == torch.inf:
+            raise Unsolved("rates that vary in time are solved up to finite times only")
+        while horizon < end:
+            horizon *= 2
+        return horizon
 
     # -- laws ----------------------------------------------------------------------------------
 

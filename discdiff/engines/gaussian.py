@@ -21,6 +21,7 @@ import pyro.distributions as pyro
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.nn.functional import mse_loss
 
 from .. import estimates, laws
 from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Velocity
@@ -153,6 +154,13 @@ class Gaussian(Engine):
         moments = self.moments(s, t)
         return _normal(self._centre(x, moments), self._fit(moments.variance.sqrt(), x))
 
+    def perturb(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Estimate]:
+        """A draw, with the noise itself as the target: what the data say of it at x_t."""
+        moments = self.moments(torch.zeros_like(t), t)
+        noise = torch.randn_like(x_0)
+        x = self._fit(moments.variance.sqrt(), x_0) * noise
+        return x.add_(self._centre(x_0, moments)), Epsilon(noise)
+
     def _centre(self, x_0: Tensor, moments: Moments) -> Tensor:
         centre = self._fit(moments.phi, x_0) * x_0
         return centre + self._fit(moments.mean, x_0) if self.drifting else centre
@@ -254,8 +262,8 @@ class Gaussian(Engine):
     ) -> tuple[Tensor, Tensor] | None:
         if self.diagonal:
             return None
-        error = self.epsilon_of(estimate, x, t) - self.epsilon_of(target, x, t)
-        return error.square(), self.coefficient(t)
+        epsilon, goal = self.epsilon_of(estimate, x, t), self.epsilon_of(target, x, t)
+        return mse_loss(epsilon, goal, reduction="none"), self.coefficient(t)
 
     def coefficient(self, t: Tensor) -> Tensor:
         g2 = self._rates(t)[2]

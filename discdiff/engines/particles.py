@@ -108,7 +108,7 @@ class Particles(Pointwise):
 
     def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> TorchDistribution:
         tau, index = _distinct(span(s, t))
-        return Scattered(x, self.chances(tau)[index], self.arrived(tau)[index])
+        return Scattered(x, self.chances(tau), self.arrived(tau), index)
 
 
 class Scattered(laws._Law):
@@ -116,17 +116,19 @@ class Scattered(laws._Law):
 
     Arguments:
         x: Particles at the start, (B, *sites, species).
-        chances: (B, species, species + 1), the last column for the dead.
-        mean: (B, species), the means of the arrivals.
+        chances: (T, species, species + 1) at T times, the last column for the dead.
+        mean: (T, species), the means of the arrivals.
+        index: Which of the times is that of each batch element, (B,).
     """
 
-    def __init__(self, x: Tensor, chances: Tensor, mean: Tensor) -> None:
-        self.x, self.chances, self.means = x, chances, mean
+    def __init__(self, x: Tensor, chances: Tensor, mean: Tensor, index: Tensor) -> None:
+        self.x, self.chances, self.means, self.index = x, chances, mean, index
         super().__init__(x.shape[:-1], x.shape[-1:])
 
     def _aligned(self, values: Tensor, x: Tensor) -> Tensor:
         lead = x.dim() - 2
-        return values.to(x.dtype).reshape(values.shape[:1] + (1,) * lead + values.shape[1:])
+        shape = self.index.shape + (1,) * lead + values.shape[1:]
+        return values.to(x.dtype)[self.index].reshape(shape)
 
     @property
     def mean(self) -> Tensor:
@@ -157,29 +159,29 @@ class Scattered(laws._Law):
         points = box_points(box, torch.float64, y.device)
         if len(points) > POINTS:
             raise Unsolved(f"the law at counts {[b - 1 for b in box]} needs {len(points)} points")
-        table = self._table(points, box)
+        table, where = self._table(points, box)
         index, inside = laws.box_index(y, box)
-        table = table.expand(*index.shape, len(points))
-        found = table.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        found = table[where.reshape(self.x.shape[:-1]), index]
         return torch.where(inside, found, torch.full_like(found, -torch.inf)).to(y.dtype)
 
-    def _table(self, points: Tensor, box: tuple[int, ...]) -> Tensor:
-        """All log-probabilities on a box.
+    def _table(self, points: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """All log-probabilities on a box, a row for each distinct start and time, and which row.
 
         The law of one particle is a polynomial of degree one in the counts; the table is multiplied
         by it once per particle. All terms are positive, so that no relative accuracy is lost.
         """
-        x = self.x.to(torch.float64)
-        mean = self._aligned(self.means, x).unsqueeze(-2)
-        table = log_poisson_pmf(points, mean).sum(-1).exp().expand(*x.shape[:-1], len(points))
-        table = table.reshape(*x.shape[:-1], *box)
+        time = self.index.reshape((-1,) + (1,) * (self.x.dim() - 1)).to(torch.float64)
+        starts = torch.cat([self.x.detach().double(), time.expand(*self.x.shape[:-1], 1)], -1)
+        rows, where = torch.unique(starts.flatten(0, -2), dim=0, return_inverse=True)
+        x, index = rows[:, :-1], rows[:, -1].long()
+        table = log_poisson_pmf(points, self.means[index].unsqueeze(1)).sum(-1).exp()
+        table = table.reshape(-1, *box)
         for i in range(x.shape[-1]):
-            chances = self._aligned(self.chances, x)[..., i, :]
-            chances = chances.reshape(*chances.shape, *[1] * len(box)).movedim(x.dim() - 1, 0)
-            count = x[..., i].reshape(*x.shape[:-1], *[1] * len(box))
-            for n in range(int(x[..., i].max())):
+            chances = self.chances[index, i].T.reshape(-1, len(x), *[1] * len(box))
+            count = x[:, i].reshape(-1, *[1] * len(box))
+            for n in range(int(x[:, i].max())):
                 table = torch.where(n < count, _one_more(table, chances), table)
-        return safe_log(table.reshape(*x.shape[:-1], len(points)))
+        return safe_log(table.reshape(len(x), len(points))), where
 
 
 def _distinct(tau: Tensor) -> tuple[Tensor, Tensor]:

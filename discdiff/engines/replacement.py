@@ -65,7 +65,7 @@ class Replaced(_Law):
         u = torch.rand(shape, device=self.x.device)
         touched = u < -torch.expm1(-self.tau).to(u.dtype)
         if self.engine.target is not None:
-            return self.x.masked_fill(touched, self.engine.target)
+            return torch.where(touched, self.engine.target, self.x)
         return torch.where(touched, self.engine.draw(shape, self.x.device), self.x)
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -117,16 +117,18 @@ class Restored(_Law):
 
     def _touch(self) -> Tensor:
         """κ, the chance that a touched site was touched between s and t; 0 where untouched."""
-        share = torch.expm1(-span(self.s, self.t)) / torch.expm1(-self.t)
-        share = torch.where(self.t == 0, torch.zeros_like(share), share)
-        return torch.where(self.engine.can_be(self.x), share, torch.zeros_like(share))
+        share = torch.expm1(self.s - self.t) / torch.expm1(-self.t)
+        # 0/0 at t = 0 and ∞ − ∞ at s = t = ∞: in both cases nothing happens between s and t.
+        return share.nan_to_num(0.0) * self.engine.can_be(self.x)
 
     def _draw(self, shape: Size) -> Tensor:
         if shape:
             raise NotImplementedError("draw once per batch element; repeat the batch for more")
-        touch, u = self._touch(), torch.rand(self.x.shape, device=self.x.device).to(self.t)
+        touch, u = self._touch(), torch.rand(self.x.shape, device=self.x.device)
         restores = u < touch * (-self.s).exp()
-        result = self.x.masked_scatter(restores, self.belief.draw(restores))
+        rows = restores.reshape(-1).nonzero().squeeze(1)
+        result = self.x.reshape(-1).index_copy(0, rows, self.belief.draw(rows))
+        result = result.reshape(self.x.shape)
         if self.engine.target is not None:
             return result  # a second touch returns the mask, which x is
         other = ~restores & (u < touch * ((-self.s).exp() + self._again()))
@@ -150,6 +152,11 @@ class Restored(_Law):
         stays = (1 - moved.sum(-1, keepdim=True)).clamp(min=0)  # rounding of a sum that is ≤ 1
         moved = moved.scatter(-1, self.x.unsqueeze(-1), stays)
         return safe_log(moved).to(torch.get_default_dtype())
+
+
+@register_kl(Restored, Restored)
+def _kl_restored(p: Restored, q: Restored) -> Tensor:
+    return xlogx_ratio(p.log_table(), q.log_table()).sum(-1)
 
 
 @solves(Replace)
@@ -244,7 +251,7 @@ class Replacement(Engine):
         if isinstance(estimate, Atoms):
             return Spread(atom_log_table(estimate, self.size))
         if isinstance(estimate, Posterior):
-            return Spread(estimate.masked_logits)
+            return Spread(estimate.logits, estimate.absent)
         if isinstance(estimate, LeaveOneOut):
             return Spread(self._seen(estimate.masked_logits, x, t, 1))
         raise Unsolved(
@@ -325,14 +332,15 @@ class Replacement(Engine):
     def _masked_loss(self, x_0: Tensor, estimate: Any, x: Tensor) -> Tensor:
         r""":math:`-\log \mu(x_0) - \mu(\mathrm{mask})` at masked sites, 0 elsewhere.
 
+        A site whose datum is the mask itself never moves: it costs :math:`1 - \mu(\mathrm{mask})`.
         On the CPU only the masked rows are touched; elsewhere, and while compiling, all are and
         the others are thrown away, which needs no synchronisation.
         """
         hidden = x == self.target
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             loss = self._row_loss(estimate.logits, estimate.absent, x_0)
-            return torch.where(hidden & (x_0 != self.target), loss, torch.zeros_like(loss))
-        rows = (hidden & (x_0 != self.target)).reshape(-1).nonzero().squeeze(-1)
+            return torch.where(hidden, loss, torch.zeros_like(loss))
+        rows = hidden.reshape(-1).nonzero().squeeze(-1)
         logits = estimate.logits.reshape(-1, self.size).index_select(0, rows)
         loss = self._row_loss(logits, estimate.absent, x_0.reshape(-1).index_select(0, rows))
         zeros = torch.zeros(x.numel(), dtype=loss.dtype)
@@ -341,7 +349,10 @@ class Replacement(Engine):
     def _row_loss(self, logits: Tensor, absent: tuple[int, ...], x_0: Tensor) -> Tensor:
         table = without(logits, absent).log_softmax(-1)
         loss = -table.gather(-1, x_0.unsqueeze(-1)).squeeze(-1)
-        return loss if self.target in absent else loss - table[..., self.target].exp()
+        if self.target in absent:
+            return torch.where(x_0 == self.target, torch.ones_like(loss), loss)
+        stays = table[..., self.target]
+        return torch.where(x_0 == self.target, -torch.expm1(stays), loss - stays.exp())
 
     def coefficient(self, t: Tensor) -> Tensor:
         tau = self.rate * t

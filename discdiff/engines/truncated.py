@@ -140,8 +140,9 @@ class Truncated(Boxes):
         box = (32,) * self.species if self.species == 1 else (8,) * self.species
         table = self.table(box)
         rows = table.limit()[:-1]
-        apart = float((rows - rows[0]).abs().max())
-        if not table.converged or apart > 1e-9 or float(rows[0, -1]) > BOUND:
+        seen = rows.detach()
+        apart = float((seen - seen[0]).abs().max())
+        if not table.converged or apart > 1e-9 or float(seen[0, -1]) > BOUND:
             raise Unsolved("no limit law was found: it depends on the start, or mass escapes")
         log_probs = safe_log(rows[0, :-1]).to(torch.get_default_dtype())
         sites = shape[:-1] if self.axes else shape

@@ -5,7 +5,8 @@ linear Gaussian processes and independent particles, data of mean m and standard
 
 .. math::
     \mathbb{E}[x_t] = \mathbb{E}[x_t \mid m], \qquad
-    \operatorname{Var}[x_t] = \operatorname{Var}[x_t \mid m] + (\partial_m \mathbb{E}[x_t \mid m])^2 s^2.
+    \operatorname{Var}[x_t] = \operatorname{Var}[x_t \mid m]
+        + (\partial_m \mathbb{E}[x_t \mid m])^2 s^2.
 
 Both are read from the laws at :math:`x_0 = 0` and :math:`x_0 = 1`, which every such space holds.
 """

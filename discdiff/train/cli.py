@@ -19,7 +19,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
@@ -175,22 +175,26 @@ def examine(options: Namespace) -> int:
     return 0 if report else 1
 
 
+def _parser(usage: str, description: str) -> ArgumentParser:
+    return ArgumentParser(usage=f"discdiff {usage}", description=description)
+
+
 def _train_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Fits a model and shows what came of it.")
-    parser.add_argument("--config", action=ActionConfigFile, help="Options from a YAML file.")
+    parser = _parser("train [options]", "Fits a model and shows what came of it.")
+    parser.add_argument("--config", action="config", help="Options from a YAML file.")
     parser.add_class_arguments(Settings)
     where = parser.add_argument_group("Where the run is kept")
     where.add_argument("--name", type=str | None, help="Name of the run's folder.")
     where.add_argument("--runs", type=str, default="runs", help="The folder of all runs.")
     where.add_argument("--resume", type=str | None, help="Folder of a run to go on with.")
-    others = set(inspect.signature(L.Trainer).parameters) - FLAGS
+    others: set[str | int] = {p for p in inspect.signature(L.Trainer).parameters if p not in FLAGS}
     parser.add_class_arguments(L.Trainer, "trainer", instantiate=False, skip=others)
     parser.set_defaults({"trainer.gradient_clip_val": 1.0})
     return parser
 
 
 def _sample_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Draws items from a trained run.")
+    parser = _parser("sample RUN [options]", "Draws items from a trained run.")
     parser.add_argument("run", type=str, help="The folder of the run.")
     parser.add_argument("--number", type=int, default=SHOWN, help="How many items.")
     parser.add_argument("--label", type=str | None, help="Their class.")
@@ -201,7 +205,7 @@ def _sample_parser() -> ArgumentParser:
 
 
 def _evaluate_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Scores the held-out items of a trained run.")
+    parser = _parser("evaluate RUN [options]", "Scores the held-out items of a trained run.")
     parser.add_argument("run", type=str, help="The folder of the run.")
     parser.add_argument("--draws", type=int | None, help="Number of draws per item.")
     parser.add_argument("--seed", type=int, default=0, help="The draws depend on it.")
@@ -209,7 +213,8 @@ def _evaluate_parser() -> ArgumentParser:
 
 
 def _check_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Holds a process to its laws; exits with 1 if one fails.")
+    text = "Holds a process to its laws; exits with 1 if one fails."
+    parser = _parser("check PATH:NAME [options]", text)
     parser.add_argument("process", type=str, help="PATH:NAME (with --data also blackout, …).")
     parser.add_argument("--data", type=str | None, help="Data whose first items are the states.")
     return parser

@@ -66,7 +66,9 @@ def process_from_file(source: str) -> Process:
     Raises:
         ValueError: If there is no such file or name, the file raises, or it is no process.
     """
-    path, _, name = source.rpartition(":")
+    path, colon, name = source.rpartition(":")
+    if not colon:
+        raise ValueError(f"{source}: expected PATH:NAME, a Python file and a process in it")
     module = _imported(Path(path), source)
     if not hasattr(module, name):
         raise ValueError(f"{source}: {path} declares nothing of the name {name}")

@@ -134,7 +134,9 @@ class AsTable(Encoding):
     parts: Mapping[str, Encoding]
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
-        return {name: part.encode(values[:, j]) for j, (name, part) in enumerate(self.parts.items())}
+        return {
+            name: part.encode(values[:, j]) for j, (name, part) in enumerate(self.parts.items())
+        }
 
     def decode(self, state: Mapping[str, Tensor]) -> Tensor:
         columns = [part.decode(state[name]).double() for name, part in self.parts.items()]

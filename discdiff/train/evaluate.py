@@ -1,4 +1,4 @@
-"""The bound on held-out items, in bits per dimension, with its standard error: `score`, `Bound`."""
+"""The bound on items, in bits per dimension, and its standard error: `score`, `Bound`."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +24,7 @@ Array = NDArray[np.generic]
 
 INK, MUTED, ACCENT, SECOND, PAPER = "#1c2430", "#6b7686", "#d1495b", "#2e6f95", "#ffffff"
 GAP = "#dfe5ec"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,

@@ -76,7 +76,7 @@ def read_arrays(path: Path) -> Dataset:
 
 
 def read_table(path: Path) -> Dataset:
-    """Rows of a ``.csv`` file; a first line of names is a header, a column ``label`` the labels."""
+    """Rows of a ``.csv`` file; a first line of names is a header, the column ``label`` labels."""
     lines = [(n, row) for n, row in _csv_lines(path) if row]
     if not lines:
         raise ValueError(f"{path} holds no rows")
@@ -261,7 +261,9 @@ def _is_integer(word: str) -> bool:
 
 
 def _refuse_entries(path: Path, values: Array, bad: Array, where: Any, rule: str) -> None:
-    _refuse(path, (f"{where(int(i), int(k))}: {values[i, k]:g} {rule}" for i, k in np.argwhere(bad)))
+    _refuse(
+        path, (f"{where(int(i), int(k))}: {values[i, k]:g} {rule}" for i, k in np.argwhere(bad))
+    )
 
 
 def _refuse(path: Path, faults: Iterator[str]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import heads
-from ..likelihood import elbo, stop_for
+from ..likelihood import elbo, reconstruction, stop_for
 from ..loss import loss
 from ..nn import MLP, Category, Column, Columns, Local, Number, Standardise, Tokens, Waves
 from ..process import Process, Product
@@ -18,7 +18,7 @@ from ..times import Blend, Density, time_density, times
 from .data import Reals
 from .declare import encoding_for, head_for, outputs_of
 from .describe import Description
-from .encoding import AsCategories, AsDensity, AsReals, AsTable, Encoding
+from .encoding import AsCategories, AsCounts, AsDensity, AsReals, AsTable, Encoding
 from .settings import Settings
 
 
@@ -75,16 +75,20 @@ class Model(nn.Module):
             bad = (values != values.round()) | (values < 0) | (values >= self.data.kind.levels)
         if bool(bad.any()):
             found = values[bad].flatten()[:4].tolist()
-            raise ValueError(f"x of shape {tuple(values.shape)} holds {found}: not in {self.data.kind}")
+            raise ValueError(
+                f"x of shape {tuple(values.shape)} holds {found}: not in {self.data.kind}"
+            )
         return values
 
     def loss(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
-        """An unbiased estimate of the part of the bound that can be learned, bits/dim, (B,)."""
+        """An unbiased estimate of the bound without its constant, the KL of the prior; (B,)."""
         x_0 = self.encoding.encode(values)
         self._density = self._density or time_density(self.process, self.stop)
         t, w = times(self.process, x_0, stop=self.stop, density=self._density)
-        rate = loss(self.process, self.head, x_0, t, context=labels)
-        return (w * rate - self.encoding.log_scale(self.data.event)) / self.unit
+        nats = w * loss(self.process, self.head, x_0, t, context=labels)
+        if self.stop > 0:
+            nats = nats - reconstruction(self.process, self.head, x_0, self.stop, labels)
+        return (nats - self.encoding.log_scale(self.data.event)) / self.unit
 
     def bits(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """A one-draw estimate of the bound, bits/dim, shape (B,)."""
@@ -127,8 +131,10 @@ class Model(nn.Module):
                 MLP((*event, tokens), (*event, *outputs), **size), self.encoding.size, tokens
             )
         mean, std, unit = encoded_moments(self.encoding, self.data)
-        waves = Waves(unit)
+        waves = Waves(unit, octaves_of(self.data))
         trunk = MLP(event, (*event, *outputs, waves.features), **size)
+        if isinstance(self.encoding, AsCounts):
+            _start_at(mean, trunk.last, waves.features)
         return Local(Standardise(trunk, self.process, mean, std), waves)
 
 
@@ -142,6 +148,19 @@ def encoded_moments(encoding: Encoding, data: Description) -> tuple[float, float
         width = 2 / encoding.levels
         return float((mean + 0.5) * width - 1), float((std**2 + 1 / 12).sqrt() * width), width
     return float(mean), float(std), 1.0
+
+
+def octaves_of(data: Description) -> int:
+    """The number of periods 2, 4, 8, … up to the number of values, between 2 and 8."""
+    if isinstance(data.kind, Reals):
+        return 5
+    return min(8, max(2, math.ceil(math.log2(data.kind.levels))))
+
+
+def _start_at(value: float, layer: nn.Linear, features: int) -> None:
+    """Starts the outputs of a network, read against features of which the first is 1, at a value."""
+    with torch.no_grad():
+        layer.bias[::features] = value
 
 
 def _column(head: heads.Head, encoding: Encoding, data: Description) -> Column:

@@ -12,8 +12,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from .model import Model
-from .settings import Settings
 from .seeds import NOISE, VALIDATE, seed_noise
+from .settings import Settings
 from .stream import Batch
 
 VALIDATION_DRAWS = 8

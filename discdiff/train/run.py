@@ -28,7 +28,6 @@ from .model import Model
 from .seeds import INITIALISE, SAMPLE, seed_noise
 from .settings import Settings
 
-
 CONFIG, LOG, PROCESS = "config.yaml", "log.csv", "process.py"
 BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
 

@@ -21,6 +21,7 @@ from .seeds import SHUFFLE, key
 
 Batch = tuple[int, Tensor, Tensor | None]
 
+
 @lru_cache(maxsize=4)
 def order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """The order of items in one pass through the data."""

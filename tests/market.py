@@ -1,0 +1,176 @@
+"""The market: a process for every engine and every value-branch, with example states.
+
+Each entry passes every law of `dd.check`. A law that does not apply to an entry is named here with
+its reason, and no other may be left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import discdiff as dd
+
+NO_LIMIT = "nothing is forgotten in the end, or the law spreads for ever"
+NOT_FOUND = "the engine knows no limit in closed form"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A process, example states, and the laws that do not apply with their reasons."""
+
+    process: dd.Process
+    x: Any
+    without: dict[str, str] = field(default_factory=dict)
+
+
+class Halve(dd.Jump):
+    """At unit rate, half of the units leave."""
+
+    def out(self, x):
+        return (x // 2)[..., None], torch.ones_like(x)[..., None]
+
+    def into(self, x):
+        return torch.stack([2 * x, 2 * x + 1], -1), torch.ones(*x.shape, 2)
+
+
+def rates(size: int, seed: int) -> torch.Tensor:
+    """A rate matrix without symmetry."""
+    generator = torch.Generator().manual_seed(seed)
+    Q = torch.rand(size, size, generator=generator, dtype=torch.float64)
+    Q = Q - Q.diag().diag()
+    return Q - Q.sum(1).diag()
+
+
+def varying(t: torch.Tensor) -> torch.Tensor:
+    """Rates whose matrices at two times do not commute."""
+    Q = rates(3, 1)
+    jumps = (0.3 + torch.sin(3 * t) / 5)[:, None, None] * Q + (t / 4)[:, None, None] * Q.mT
+    jumps = jumps - jumps.diagonal(dim1=-2, dim2=-1).diag_embed()
+    return jumps - jumps.sum(-1).diag_embed()
+
+
+reals = torch.tensor([-1.0, 0.5, 2.0])
+pairs = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
+counts = torch.tensor([0.0, 3.0, 6.0])
+grids = torch.tensor([[0.0, 1.0], [2.0, 4.0]])
+species = torch.tensor([[1.0, 0.0], [2.0, 1.0]])
+codes = torch.tensor([[0, 1], [2, 1], [0, 2]])
+letters = torch.tensor([0, 1, 2])
+
+vp = dd.Linear(-0.5) + dd.Noise(1.0)
+ve = dd.Noise(1.0)
+mask = dd.Replace(dd.one_hot(3, 4))
+chain = dd.RateMatrix([[-1.0, 1.0, 0.0], [0.5, -1.0, 0.5], [0.0, 2.0, -2.0]])
+queue = dd.Death() + dd.Immigration(2.0)
+swap = dd.Reaction([-1, 1], lambda n: n[..., 0]) + dd.Reaction([1, -1], lambda n: n[..., 1] / 2)
+leave = dd.Reaction([0, -1], lambda n: 0.7 * n[..., 1])
+arrive = dd.Reaction([1, 0], lambda n: torch.full_like(n[..., 0], 0.2))
+merge = dd.Reaction([-2], lambda n: n[..., 0] * (n[..., 0] - 1) / 2)
+decay = dd.Reaction([-1], lambda n: n[..., 0])
+linear, fast = dd.clock.Linear(0.1, 20.0), dd.clock.LogLinear()
+no_limit = {"limit": NO_LIMIT}
+not_found = {"limit": NOT_FOUND}
+
+MARKET = {
+    # Gaussian
+    "vp": Entry(vp.on(linear), reals),
+    "vp in own time": Entry(vp, reals),
+    "drift and shift": Entry((dd.Linear(-1.0, 0.5) + dd.Noise(0.7)).on(dd.clock.Cosine()), reals),
+    "ve": Entry(ve.on(dd.clock.Geometric(0.01, 5.0)), reals, no_limit),
+    "diagonal": Entry(
+        (dd.Linear([-0.5, -1.0]) + dd.Noise([1.0, 0.5])).on(dd.clock.Constant(3.0)), pairs
+    ),
+    "diagonal, no limit": Entry(
+        (dd.Linear([-0.5, 0.2]) + dd.Noise(1.0)).on(dd.clock.Constant(1.0)), pairs, no_limit
+    ),
+    "varying drift": Entry(
+        (dd.Linear(lambda t: -1 - t) + dd.Noise(lambda t: 1 + t)).on(dd.clock.Constant(1.0)),
+        reals[:2],
+        no_limit,
+    ),
+    # replacement
+    "masked": Entry(mask.on(fast), codes),
+    "masked in own time": Entry(mask, codes),
+    "uniform": Entry(dd.Replace(torch.full((4,), 0.25)).on(fast), codes),
+    "replaced": Entry(dd.Replace(torch.tensor([0.1, 0.2, 0.7])).on(dd.clock.Cosine()), codes),
+    "replaced, with a zero": Entry(dd.Replace(torch.tensor([0.4, 0.0, 0.6])).on(fast), codes),
+    "two replacements": Entry((mask + 0.5 * dd.Replace(torch.full((4,), 0.25))).on(fast), codes),
+    # dense rate matrices
+    "chain": Entry(chain.on(fast), codes),
+    "chain in own time": Entry(chain, letters),
+    "absorbing chain": Entry(
+        dd.RateMatrix([[-1.0, 1.0, 0.0], [0.0, -1.0, 1.0], [0.0, 0.0, 0.0]]).on(fast), letters
+    ),
+    "split chain": Entry(
+        dd.RateMatrix([[-1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 0.0]]).on(fast),
+        letters,
+        no_limit,
+    ),
+    "chain and replacement": Entry(
+        (chain + dd.Replace(torch.tensor([0.1, 0.2, 0.7]))).on(fast), letters
+    ),
+    "coupled sites": Entry(
+        dd.RateMatrix(rates(6, 0), sites=(2, 3)).on(fast), torch.tensor([[0, 1], [1, 2], [0, 2]])
+    ),
+    "varying chain": Entry(
+        dd.RateMatrix(varying).on(dd.clock.Constant(1.0)), letters, no_limit
+    ),
+    # counts
+    "blackout": Entry(dd.Death().on(dd.clock.Logistic(15.0)), counts),
+    "blackout, two entries": Entry(dd.Death().on(dd.clock.Logistic(15.0)), grids),
+    "death in own time": Entry(dd.Death(), counts),
+    "immigration and death": Entry(queue.on(fast), counts),
+    "immigration and death in own time": Entry(queue, counts),
+    "births": Entry(dd.Birth().on(dd.clock.Constant(0.7)), counts, no_limit),
+    "births and immigration": Entry(
+        (dd.Birth() + dd.Immigration(0.5)).on(dd.clock.Constant(0.7)), counts, no_limit
+    ),
+    "births and deaths": Entry(
+        (dd.Birth() + 2.0 * dd.Death()).on(dd.clock.Constant(1.0)), counts
+    ),
+    "births, deaths and immigration": Entry(
+        (dd.Birth() + 2.0 * dd.Death() + dd.Immigration(1.0)).on(dd.clock.Constant(1.0)), counts
+    ),
+    "ehrenfest": Entry(dd.Ehrenfest(7).on(fast), counts),
+    "ehrenfest in own time": Entry(dd.Ehrenfest(7, 0.5, 1.5), counts),
+    "particles": Entry((swap + leave).on(fast), species, not_found),
+    "particles with arrivals": Entry(
+        (swap + leave + arrive).on(dd.clock.Constant(1.0)), torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        not_found,
+    ),
+    "halving": Entry(Halve(), counts),
+    "halving on a clock": Entry(Halve().on(fast), counts),
+    "halving and death": Entry((Halve() + dd.Death()).on(fast), counts),
+    "merging": Entry((merge + decay).on(dd.clock.Constant(1.0)), torch.tensor([[1.0], [4.0]])),
+    # combinators
+    "a faster term": Entry((2.5 * queue).on(dd.clock.Constant(1.0)), counts),
+    "scaled": Entry(
+        ve.on(dd.clock.Geometric(0.01, 5.0)).scaled(lambda t: 1 / (1 + t)), reals, no_limit
+    ),
+    "pushed": Entry(
+        vp.on(linear).push(torch.distributions.transforms.ExpTransform()), torch.tensor([0.5, 2.0])
+    ),
+    "given": Entry(
+        mask.on(fast).given((torch.tensor([1, 0]), torch.tensor([True, False]))),
+        torch.tensor([[1, 0], [1, 2]]),
+    ),
+    "mixture": Entry(
+        dd.Mixture([0.3, 0.7], vp.on(linear), (dd.Linear(-2.0) + ve).on(linear)),
+        {"label": torch.tensor([0, 1, 1]), "state": torch.tensor([0.5, 2.0, 1.0])},
+    ),
+    "table": Entry(
+        dd.Product(income=vp.on(linear), job=mask.on(fast), visits=dd.Death().on(fast)),
+        {
+            "income": torch.tensor([-1.0, 0.5]),
+            "job": torch.tensor([0, 2]),
+            "visits": torch.tensor([0.0, 3.0]),
+        },
+    ),
+    "sites and counts": Entry(
+        dd.Product({"a b": chain, "n": dd.Ehrenfest(4)}).on(fast),
+        {"a b": torch.tensor([[0, 1], [2, 2]]), "n": torch.tensor([4.0, 1.0])},
+    ),
+}

@@ -1,0 +1,385 @@
+"""Bad input: an error that names the argument, its shape, the rule and the values, and no change.
+
+Everything here also holds after a first ``torch.compile``, which turns torch's own argument
+checks off for the whole process.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+import discdiff as dd
+
+K, MASK = 4, 3
+X = torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, -0.3]])
+W = torch.tensor([[0, 1, 2], [2, 2, 0]])
+N = torch.tensor([[1.0, 2.0, 0.0], [0.0, 5.0, 3.0]])
+NAN, INF = float("nan"), float("inf")
+
+VP = (dd.Linear(-1 / 2) + dd.Noise(1.0)).on(dd.clock.Linear(0.1, 20.0))
+TO_INFINITY = (dd.Linear(-1 / 2) + dd.Noise(1.0)).on(dd.clock.LogLinear())
+MASKED = dd.Replace(dd.one_hot(MASK, K)).on(dd.clock.LogLinear())
+BLACKOUT = dd.Death().on(dd.clock.Logistic(15.0))
+TABLE = dd.Product(income=VP, job=MASKED)
+
+
+def zeros(x, t):
+    return torch.zeros_like(x)
+
+
+def logits(x, t):
+    return torch.zeros(*x.shape, K)
+
+
+EPSILON, MEAN, MISSING = dd.heads.Epsilon(zeros), dd.heads.Mean(zeros), dd.heads.Missing(zeros)
+POSTERIOR = dd.heads.Posterior(logits, absent=MASK)
+RATIO = dd.heads.Ratio(logits)
+
+
+def without(x, value):
+    """The tensor with one bad entry."""
+    x = x.clone()
+    x[0, 1] = value
+    return x
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call that must fail, and what the message must hold."""
+
+    call: Any
+    says: tuple[str, ...]
+    error: type[Exception] = ValueError
+
+
+def case(call, *says, error=ValueError):
+    return Case(call, says, error)
+
+
+DECLARED = {
+    "row sum": case(
+        lambda: dd.RateMatrix([[-1.0, 1.0], [2.0, -1.5]]),
+        "rows of Q",
+        "sum to zero",
+        "row 1",
+        "0.5",
+    ),
+    "negative rate": case(
+        lambda: dd.RateMatrix([[1.0, -1.0], [2.0, -2.0]]), "Q[0, 1] = -1", "negative rate"
+    ),
+    "not square": case(lambda: dd.RateMatrix(torch.zeros(2, 3)), "Q", "square", "(2, 3)"),
+    "NaN rate": case(lambda: dd.RateMatrix([[NAN, 1.0], [2.0, -2.0]]), "Q", "finite", "nan"),
+    "law sums to 0.9": case(lambda: dd.Replace([0.5, 0.4]), "pi", "sum to one", "0.9"),
+    "negative probability": case(lambda: dd.Replace([1.5, -0.5]), "pi", "≥ 0", "-0.5"),
+    "law of two axes": case(lambda: dd.Replace(torch.ones(2, 2)), "pi", "vector", "(2, 2)"),
+    "mask outside": case(lambda: dd.one_hot(5, 3), "index", "[0, 2]", "5"),
+    "negative arrivals": case(lambda: dd.Immigration(-1.0), "rate", "≥ 0", "-1"),
+    "negative factor": case(lambda: -2.0 * dd.Death(), "rate", "≥ 0", "-2"),
+    "half a unit": case(lambda: dd.Ehrenfest(2.5), "size", "positive integer", "2.5"),
+    "no change": case(lambda: dd.Reaction([0, 0], lambda n: n[..., 0]), "change", "not all zero"),
+    "infinite noise": case(lambda: dd.Noise(INF), "B", "finite", "inf"),
+    "a word for a number": case(lambda: dd.Linear("a"), "A", "number", "'a'"),
+    "spaces that differ": case(lambda: dd.Death() + dd.Noise(1.0), "one state space", "Death"),
+    "two clocks": case(lambda: VP.on(dd.clock.LogLinear()), "already runs on a clock"),
+    "a word for a clock": case(lambda: dd.Death().on("linear"), "clock", "str"),
+    "sum over clocks": case(lambda: MASKED + BLACKOUT, "different clocks", error=dd.Unsolved),
+    "clock rate 0": case(lambda: dd.clock.Constant(0.0), "rate", "positive", "0"),
+    "negative clock": case(lambda: dd.clock.Linear(-1.0, 2.0), "b0", "≥ 0", "-1"),
+    "clock backwards": case(lambda: dd.clock.Geometric(2.0, 1.0), "s1", "larger than s0 = 2", "1"),
+    "falling clock": case(lambda: dd.clock.Function(lambda t: -t), "f must increase"),
+    "empty product": case(lambda: dd.Product(), "at least one part"),
+    "part that is no process": case(lambda: dd.Product(a=3), "processes", "'a': 'int'"),
+    "mixture weights": case(lambda: dd.Mixture([0.5, 0.6], VP, VP), "weights", "sum to 1", "0.6"),
+    "float mask": case(lambda: VP.given((X, X)), "mask", "boolean", "float32"),
+    "scale that starts at 2": case(lambda: VP.scaled(lambda t: 2 + t), "alpha(0) must be 1", "2"),
+    "push that is no transform": case(lambda: VP.push(torch.exp), "push", "invertible"),
+    "eta above 1": case(lambda: dd.steppers.Ancestral(eta=2.0), "eta", "[0, 1]", "2"),
+    "exact weights": case(
+        lambda: dd.Exact(VP, X, weights=torch.tensor([0.5, 0.6])), "weights", "sum to one", "1.1"
+    ),
+    "exact data": case(lambda: dd.Exact(MASKED, W + 3), "data", "(2, 3)", "[4, 5, 5, 5]"),
+}
+
+DATA = {
+    "half a count": case(
+        lambda: BLACKOUT.marginal(N / 2, 0.5), "x_0", "(2, 3)", "[0.5, 2.5, 1.5]"
+    ),
+    "negative count": case(lambda: BLACKOUT.marginal(-N, 0.5), "x_0", "lower_bound=0", "-5"),
+    "int counts": case(lambda: BLACKOUT.marginal(N.long(), 0.5), "x_0", "floating", "int64"),
+    "NaN count": case(lambda: BLACKOUT.marginal(without(N, NAN), 0.5), "x_0", "nan"),
+    "infinite count": case(lambda: BLACKOUT.marginal(without(N, INF), 0.5), "x_0", "inf"),
+    "float categories": case(lambda: MASKED.marginal(W.float(), 0.5), "x_0", "int64", "float32"),
+    "state outside": case(
+        lambda: MASKED.marginal(W + 2, 0.5), "x_0", "(2, 3)", "upper_bound=3", "[4, 4, 4]"
+    ),
+    "NaN reals": case(lambda: dd.loss(VP, EPSILON, without(X, NAN), 0.5), "x_0", "Real", "nan"),
+    "infinite reals": case(lambda: dd.loss(VP, EPSILON, without(X, INF), 0.5), "x_0", "inf"),
+    "int reals": case(lambda: dd.elbo(VP, EPSILON, W), "x_0", "floating", "int64"),
+    "no tensor": case(lambda: VP.marginal([1.0], 0.5), "x_0", "tensor", "list"),
+    "no batch": case(lambda: VP.marginal(torch.tensor(1.0), 0.5), "x_0", "batch", "()"),
+    "last axis": case(
+        lambda: (dd.Linear([-1.0, -2.0]) + dd.Noise(1.0)).marginal(X, 0.5),
+        "last axis of x_0 must have size 2",
+        "A",
+        "(2, 3)",
+    ),
+    "outside a push": case(
+        lambda: VP.push(torch.distributions.ExpTransform()).marginal(X, 0.5), "x_0", "-1"
+    ),
+    "x_t of another shape": case(
+        lambda: dd.loss(VP, EPSILON, X, 0.5, x_t=X[:1]), "x_t", "(2, 3)", "(1, 3)"
+    ),
+    "x_t outside": case(lambda: dd.loss(BLACKOUT, MISSING, N, 0.5, x_t=-N), "x_t", "-5"),
+    "missing column": case(
+        lambda: TABLE.marginal({"income": X}, 0.5), "x_0", "['income', 'job']", "['income']"
+    ),
+    "no dict": case(lambda: TABLE.marginal(X, 0.5), "x_0", "dict", "['income', 'job']"),
+    "dict for a tensor": case(lambda: VP.marginal({"a": X}, 0.5), "x_0", "tensor", "dict"),
+    "columns of two lengths": case(
+        lambda: TABLE.marginal({"income": X, "job": W[:1]}, 0.5), "batch size", "'job': 1"
+    ),
+    "column outside": case(
+        lambda: TABLE.marginal({"income": X, "job": W + 2}, 0.5), "x_0['job']", "[4, 4, 4]"
+    ),
+    "validate": case(lambda: dd.validate(BLACKOUT, N / 2), "x_0", "(2, 3)", "[0.5, 2.5, 1.5]"),
+    "check": case(lambda: dd.check(BLACKOUT, N / 2), "x of shape (2, 3)", "[0.5, 2.5, 1.5]"),
+    "explain": case(lambda: dd.explain(3), "process", "int"),
+}
+
+TIMES = {
+    "s > t": case(lambda: VP.transition(X, 0.7, 0.3), "s ≤ t", "0.7", "0.3"),
+    "one s > t": case(lambda: VP.transition(X, torch.tensor([0.1, 0.9]), 0.3), "s ≤ t", "[0.9]"),
+    "bridge backwards": case(lambda: VP.bridge(X, X, 0.7, 0.3), "s ≤ t"),
+    "shape of t": case(lambda: VP.marginal(X, torch.ones(3) / 4), "t must", "() or (2,)", "(3,)"),
+    "negative t": case(lambda: VP.marginal(X, -0.1), "t must be a time ≥ 0", "-0.1"),
+    "NaN t": case(
+        lambda: VP.marginal(X, torch.tensor([0.1, NAN])), "t must hold times ≥ 0", "nan"
+    ),
+    "t beyond the clock": case(lambda: VP.marginal(X, 1.5), "t must lie in [0, 1]", "1.5"),
+    "t as a word": case(lambda: VP.marginal(X, "0.5"), "t must be a number", "'0.5'"),
+    "loss at 0": case(lambda: dd.loss(VP, EPSILON, X, 0.0), "t > 0"),
+    "loss at Λ = ∞": case(lambda: dd.loss(BLACKOUT, MISSING, N, 1.0), "t < 1 on this clock"),
+    "loss beyond 1": case(lambda: dd.loss(VP, EPSILON, X, 1.5), "t must lie in [0, 1]", "1.5"),
+    "paths backwards": case(lambda: dd.simulate(VP, X, [0.5, 0.1]), "times", "[0.5, 0.1]"),
+    "paths beyond 1": case(lambda: dd.simulate(VP, X, [0.5, 1.5]), "times", "[0, 1]", "1.5"),
+    "rising grid": case(
+        lambda: dd.sample(VP, MEAN, (2, 3), grid=[0.0, 0.5, 1.0]),
+        "grid must decrease",
+        "[0, 0.5, 1]",
+    ),
+    "grid beyond 1": case(lambda: dd.sample(VP, MEAN, (2, 3), grid=[2.0, 0.0]), "grid", "[2, 0]"),
+    "grid of one": case(lambda: dd.sample(VP, MEAN, (2, 3), grid=[1.0]), "at least two times"),
+    "grid and steps": case(
+        lambda: dd.sample(VP, MEAN, (2, 3), grid=[1.0, 0.0], steps=3), "either steps or grid"
+    ),
+    "no steps": case(lambda: dd.sample(VP, MEAN, (2, 3), steps=0), "steps", "≥ 1", "0"),
+    "stop beyond": case(lambda: dd.elbo(VP, EPSILON, X, stop=2.0), "stop must lie in [0, 1)", "2"),
+    "stop = 0": case(
+        lambda: dd.path_kl(VP, EPSILON, X, stop=0), "stop", "diverges", "Epsilon", "decays"
+    ),
+    "stop = 0 with the mask left in": case(
+        lambda: dd.elbo(MASKED, dd.heads.Posterior(logits), W, stop=0), "stop", "diverges"
+    ),
+    "no nodes": case(lambda: dd.path_kl(VP, EPSILON, X, nodes=0), "nodes", "≥ 1", "0"),
+    "vlb backwards": case(
+        lambda: dd.vlb(VP, MEAN, X, torch.tensor([0.5, 0.2, 1.0])), "times must increase", "0.2"
+    ),
+}
+
+HEADS = {
+    "epsilon for tokens": case(
+        lambda: dd.loss(MASKED, EPSILON, W, 0.5), "Epsilon", "Posterior", error=dd.Unsolved
+    ),
+    "mean for deaths": case(
+        lambda: dd.loss(BLACKOUT, MEAN, N, 0.5), "Mean", "Missing", error=dd.Unsolved
+    ),
+    "posterior for reals": case(
+        lambda: dd.loss(VP, POSTERIOR, X, 0.5), "Posterior", "Epsilon", error=dd.Unsolved
+    ),
+    "a network": case(lambda: dd.loss(VP, zeros, X, 0.5), "head", "heads.Epsilon", "function"),
+    "a word": case(lambda: dd.sample(VP, "epsilon", (2, 3)), "head", "str"),
+    "a network for elbo": case(lambda: dd.elbo(VP, torch.nn.Identity(), X), "head", "Identity"),
+    "a network to reverse": case(lambda: dd.reverse(VP, zeros), "head", "function"),
+    "output shape": case(
+        lambda: dd.loss(VP, dd.heads.Epsilon(lambda x, t: x[:, :1]), X, 0.5), "(2, 3)", "(2, 1)"
+    ),
+    "number of logits": case(
+        lambda: dd.loss(MASKED, dd.heads.Posterior(lambda x, t: torch.zeros(2, 3, 7)), W, 0.5),
+        "Posterior must have shape (2, 3, 4)",
+        "(2, 3, 7)",
+    ),
+    "logits per row": case(
+        lambda: dd.sample(MASKED, dd.heads.LeaveOneOut(lambda x, t: torch.zeros(2, K)), (2, 3)),
+        "LeaveOneOut must have shape (2, 3, 4)",
+        "(2, 4)",
+    ),
+    "absent state": case(
+        lambda: dd.loss(MASKED, dd.heads.Posterior(logits, absent=9), W, 0.5), "[9]", "[0, 3]"
+    ),
+    "column without a head": case(
+        lambda: dd.loss(
+            TABLE,
+            dd.heads.Product(lambda x, t: x, income=dd.heads.Epsilon),
+            {"income": X, "job": W},
+            0.5,
+        ),
+        "says nothing of 'job'",
+    ),
+    "column without output": case(
+        lambda: dd.loss(
+            TABLE,
+            dd.heads.Product(
+                lambda x, t: {"income": x["income"]},
+                income=dd.heads.Epsilon,
+                job=dd.heads.Posterior,
+            ),
+            {"income": X, "job": W},
+            0.5,
+        ),
+        "dict",
+        "['income', 'job']",
+    ),
+    "no head for a product": case(
+        lambda: dd.loss(TABLE, dd.heads.Epsilon(lambda x, t: x), {"income": X, "job": W}, 0.5),
+        "Epsilon",
+        "heads.Product",
+    ),
+    "epsilon from Λ = ∞": case(
+        lambda: dd.sample(TO_INFINITY, EPSILON, (2, 3)), "Epsilon", "Λ = ∞", error=dd.Unsolved
+    ),
+    "ratio from Λ = ∞": case(
+        lambda: dd.sample(MASKED, RATIO, (2, 3)), "Ratio", "Λ = ∞", error=dd.Unsolved
+    ),
+    "Euler from Λ = ∞": case(
+        lambda: dd.sample(BLACKOUT, MISSING, (2, 3), stepper=dd.steppers.Euler()), "Λ = ∞", "grid"
+    ),
+    "Heun on tokens": case(
+        lambda: dd.sample(MASKED, POSTERIOR, (2, 3), stepper=dd.steppers.Heun(), grid=[0.9, 0.0]),
+        "continuous",
+        error=dd.Unsolved,
+    ),
+    "flow of tokens": case(
+        lambda: dd.log_prob(MASKED, POSTERIOR, W), "probability flow", "elbo", error=dd.Unsolved
+    ),
+}
+
+OPTIONS = {
+    "no clock to sample": case(lambda: dd.sample(dd.Death(), MISSING, (2, 3)), "clock", ".on("),
+    "no clock for a bound": case(lambda: dd.elbo(dd.Death(), MISSING, N), "clock", ".on("),
+    "shape of a table": case(
+        lambda: dd.sample(TABLE, EPSILON, (2, 3)), "shape must be a dict", "['income', 'job']"
+    ),
+    "a word for a stepper": case(
+        lambda: dd.sample(VP, MEAN, (2, 3), stepper="heun"), "stepper", "dd.steppers", "str"
+    ),
+    "a word for a weight": case(
+        lambda: dd.loss(VP, EPSILON, X, 0.5, weight="simple"), "weight", "dd.weights", "str"
+    ),
+    "start of another kind": case(
+        lambda: dd.sample(VP, MEAN, (2, 3), start=W), "start", "floating", "int64"
+    ),
+    "start of another shape": case(
+        lambda: dd.sample(VP, MEAN, (2, 3), start=X[:1]), "start", "(2, 3)", "(1, 3)"
+    ),
+    "known without a mask": case(
+        lambda: dd.sample(MASKED, POSTERIOR, (2, 3), known=W), "known", "(values, mask)", "Tensor"
+    ),
+    "known with a float mask": case(
+        lambda: dd.sample(MASKED, POSTERIOR, (2, 3), known=(W, X)), "known", "boolean", "float32"
+    ),
+    "known outside": case(
+        lambda: dd.sample(MASKED, POSTERIOR, (2, 3), known=(W + 9, W == 0)), "known", "[9, 9]"
+    ),
+    "known of another shape": case(
+        lambda: dd.sample(MASKED, POSTERIOR, (2, 3), known=(W[:, :2], W[:, :2] == 0)),
+        "known",
+        "(2, 3)",
+        "(2, 2)",
+    ),
+    "unknown keyword": case(
+        lambda: dd.loss(VP, EPSILON, X, 0.5, wieght=dd.weights.Simple()), "wieght", error=TypeError
+    ),
+    "unknown option of sample": case(
+        lambda: dd.sample(VP, MEAN, (2, 3), num_steps=5), "num_steps", error=TypeError
+    ),
+    "unknown option of a clock": case(
+        lambda: dd.clock.Linear(b0=1.0, b2=3.0), "b2", error=TypeError
+    ),
+}
+
+CASES = {**DECLARED, **DATA, **TIMES, **HEADS, **OPTIONS}
+
+
+def fails_as_said(bad):
+    with pytest.raises(bad.error) as caught:
+        bad.call()
+    message = str(caught.value)
+    for part in bad.says:
+        assert part in message, message
+
+
+def inputs():
+    return [v.clone() for v in (X, W, N)]
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_message_names_argument_shape_rule_and_values(name):
+    before, generator = inputs(), torch.random.get_rng_state()
+    fails_as_said(CASES[name])
+    for old, new in zip(before, (X, W, N), strict=True):
+        assert torch.equal(old, new), "an input was changed"
+    if name in {**DECLARED, **DATA, **TIMES}:
+        assert torch.equal(generator, torch.random.get_rng_state()), "noise was drawn"
+
+
+def test_no_input_is_mutated_by_good_calls():
+    before = inputs()
+    for process, head, x in ((VP, MEAN, X), (MASKED, POSTERIOR, W), (BLACKOUT, MISSING, N)):
+        t, w = dd.times(process, x)
+        seen = t.clone(), w.clone()
+        dd.loss(process, head, x, t)
+        dd.elbo(process, head, x)
+        dd.simulate(process, x, [0.2, 0.6])
+        known = x, torch.ones_like(x, dtype=torch.bool)
+        dd.sample(
+            process, head, x.shape, steps=2, start=process.prior(x.shape).sample(), known=known
+        )
+        dd.check(process, x[:, :1])
+        assert torch.equal(seen[0], t) and torch.equal(seen[1], w)
+    for old, new in zip(before, (X, W, N), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_a_declared_number_is_not_the_callers_tensor():
+    Q = torch.tensor([[-1.0, 1.0], [2.0, -2.0]], dtype=torch.float64)
+    chain = dd.RateMatrix(Q)
+    Q[0, 1] = 7.0
+    assert float(chain.Q[0, 1]) == 1.0
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """A first compilation in this process, as a user's training loop would do."""
+    torch._dynamo.reset()
+    double = torch.compile(lambda x: 2 * x, backend="eager")
+    assert torch.equal(double(X), 2 * X)
+
+
+@pytest.mark.parametrize("name", [*DATA, *TIMES])
+def test_it_still_holds_after_a_first_compile(compiled, name):
+    fails_as_said(CASES[name])
+
+
+def test_the_switch_is_the_packages_own():
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        fails_as_said(DATA["negative count"])
+        dd.set_validation(False)
+        BLACKOUT.marginal(without(N, 1.5), 0.5)  # values are trusted, shapes and kinds are not
+        fails_as_said(DATA["int counts"])
+        fails_as_said(DATA["validate"])
+    finally:
+        dd.set_validation(True)
+        torch.distributions.Distribution.set_default_validate_args(True)
