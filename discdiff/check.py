@@ -31,6 +31,7 @@ State = Any
 ROWS = 6  # states of the example that are looked at
 DRAWS = 4000
 RETURNS = 600  # states that are sent forward and back
+SOON = 1e-9  # an own time at which next to nothing has happened
 QUANTILE = 5.5  # normal quantile of the statistical laws: a failure rate of 4e-8 each
 
 
@@ -149,6 +150,7 @@ def _leaf_rows(process: Process, leaf: Leaf, x: State) -> list[Row]:
         _measured("agreement", leaf.name, QUANTILE, at.agreement),
         _measured("score", leaf.name, 1e-6, at.score),
         _measured("heads", leaf.name, 1e-6, at.heads),
+        _measured("decoder", leaf.name, 1e-6, at.decoder),
         _measured("additivity", leaf.name, 1e-8, at.additivity),
         _measured("consistency", leaf.name, 1e-8, at.consistency),
     ]
@@ -384,6 +386,29 @@ class Site:
             worst = max(worst, _apart(rate, reference))
         return worst, ", ".join(spoken)
 
+    def decoder(self) -> float:
+        """The decoder is a law; it finds the datum where almost no noise was added."""
+        x_t = self.core._transition(self.x, self.zero, self.t).sample()
+        law = _entries(self._decoded(x_t, self.t), self.axes)
+        error = float((self.points(law)[1].exp().sum(0) - 1).abs().max())
+        soon = torch.full_like(self.t, SOON)
+        if self.core.support.is_discrete:
+            return max(error, float(-self._decoded(self.x, soon).log_prob(self.x).min()))
+        x = self.x.detach().requires_grad_(True)
+        forward = self.core._transition(x, self.zero, soon)
+        (phi,) = torch.autograd.grad(forward.mean.sum(), x)
+        peak = forward.log_prob(forward.mean).detach() + phi.log().reshape(len(x), -1).sum(1)
+        found = self.engine.decode(Data(self.x), forward.mean.detach(), soon).log_prob(self.x)
+        return max(error, _apart(found, peak))
+
+    def _decoded(self, x: Tensor, t: Tensor) -> Distribution:
+        """What the decoder makes of the exact posterior, site by site where it wants that."""
+        atoms = Exact(self.core, self.x)(x, t)
+        try:
+            return self.engine.decode(atoms, x, t)
+        except Unsolved:
+            return self.engine.decode(self.engine.convert(atoms, x, t, estimates.Posterior), x, t)
+
     def additivity(self) -> float:
         """The integrand is the sum over terms, and is not negative."""
         exact = Exact(self.core, self.x)
@@ -605,7 +630,7 @@ def _effort(process: Process, x: State) -> dict[str, int]:
     """Nodes and grid: more of them where the noisy states are few."""
     leaves = list(process.leaves(torch.ones(1, dtype=torch.float64)))
     if len(leaves) > 1:
-        return {"nodes": 240, "grid": 49}
+        return {"nodes": 200, "grid": 49}
     core = leaves[0].core
     if core.terms[0].categorical:
         return {"nodes": 361}

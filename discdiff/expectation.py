@@ -7,7 +7,6 @@ time integral runs over :math:`z = \log(e^\Lambda - 1)`, by the rule of `times.r
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -17,16 +16,15 @@ from torch.distributions import Distribution
 from . import laws
 from .estimates import Data
 from .heads import Head
-from .loss import kl_rate
-from .numerics.quadrature import gauss_legendre
+from .loss import integrand
 from .process import Leaf, Process, batch_size, map_state
 from .solve import Unsolved
-from .times import OwnTime, last, rule, z_range
+from .times import OwnTime, joint_rule, last
 from .validation import require
 
 State = Any
 MASS = 1e-14  # the mass of a law on counts that may lie beyond its points
-ROUNDING = 1e-9  # the most that a sum of probabilities may lack for the errors of each
+ROUNDING = 1e5  # how many times that a sum may lack for the errors of its terms
 REACH = 9.5  # standard deviations on each side of a density
 CHUNK = 60_000  # noisy states that are looked at together
 LIMIT = 4_000_000  # the most noisy states of one expectation
@@ -59,9 +57,10 @@ def points(law: Distribution, support: Any, grid: int = 193) -> tuple[Tensor, Te
     size, before = 16, torch.inf
     while True:
         every, log_w = _integers(law, size)
+        least = max(MASS, 50 * torch.finfo(log_w.dtype).eps)
         beyond = float((1 - log_w.exp().sum(0)).max())
-        # Rounding of the probabilities looks like mass far out; more points do not find it.
-        if beyond < MASS or (beyond < ROUNDING and before - beyond < MASS):
+        # Rounding of the probabilities looks like mass far out, but more points do not find it.
+        if beyond < least or (beyond < ROUNDING * least and before - beyond < least):
             return every, log_w
         size, before = 2 * size, beyond
         require(size <= 1 << 14, "the law has too much mass far out to be enumerated")
@@ -181,36 +180,20 @@ def expected_path_kl(
     """
     count = batch_size(data)
     total = torch.zeros(count, dtype=torch.float64)
-    leaves = list(process.leaves(torch.ones(1, dtype=torch.float64)))
-    clocks = {id(leaf.clock): leaf.clock for leaf in leaves}
-    for key, clock in clocks.items():
-        t, w = _nodes(clock or OwnTime(), stop, nodes, len(clocks) > 1)
-        chosen = [i for i, leaf in enumerate(leaves) if id(leaf.clock) == key]
-        for n in range(count):
-            datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
-            total[n] += (w * _mean_rate(process, head, datum, t, chosen, grid)).sum()
+    leaves = process.leaves(torch.ones(1, dtype=torch.float64))
+    clocks = {id(leaf.clock): leaf.clock or OwnTime() for leaf in leaves}
+    t, w = joint_rule(list(clocks.values()), nodes, stop)
+    for n in range(count):
+        datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
+        total[n] += (w * _mean_rate(process, head, datum, t, grid)).sum()
     return total
-
-
-def _nodes(clock: Any, stop: float, nodes: int, several: bool) -> tuple[Tensor, Tensor]:
-    """Times and weights of integrals over own time."""
-    if not several:
-        t, w = rule(clock, nodes, stop)
-        return t.detach(), (w * clock.rate(t)).detach()
-    # The parts on other clocks have their features elsewhere in z: equal panels of width ≤ 2.
-    low, high = z_range(clock, stop, None)
-    panels = math.ceil((high - low) / 2)
-    unit, weight = gauss_legendre(-(-nodes // panels), 0.0, 1.0)
-    width = (high - low) / panels
-    z = (low + width * (torch.arange(panels).unsqueeze(1) + unit)).reshape(-1)
-    return clock.from_z(z).detach(), (width * weight).repeat(panels) * z.sigmoid()
 
 
 @torch.no_grad()
 def _mean_rate(
-    process: Process, head: Head, datum: State, t: Tensor, chosen: list[int], grid: int
+    process: Process, head: Head, datum: State, t: Tensor, grid: int
 ) -> Tensor:
-    """The mean divergence rate of chosen leaves per unit of own time, shape (T,)."""
+    """The mean divergence rate per unit of time, shape (T,)."""
     size = noisy_states(process, datum, t[:1], grid)[1].shape[0]
     parts = []
     for time in t.split(max(1, CHUNK // size)):
@@ -220,11 +203,7 @@ def _mean_rate(
         many = time.repeat(repeats)
         target = Data(map_state(lambda v: v.repeat((repeats,) + (1,) * (v.dim() - 1)), x_0))  # noqa: B023
         estimate = head(state, many)
-        rate = torch.zeros(len(many), dtype=torch.float64)
-        for i, leaf in enumerate(process.leaves(many)):
-            if i in chosen:
-                rate += kl_rate(leaf, leaf.read(target), leaf.read(estimate), state)
-        rate = rate.reshape(log_w.shape)
+        rate = integrand(process, target, estimate, state, many).double().reshape(log_w.shape)
         weight = log_w.exp()
         parts.append(torch.where(weight > 0, weight * rate, torch.zeros_like(rate)).sum(0))
     return torch.cat(parts)

@@ -104,27 +104,12 @@ def bridge_turned(verb, estimate, x, s, t):
     return verb(estimates.Data(x), estimate.value, s, t)
 
 
-class Tilted(torch.distributions.Distribution):
-    """A law whose log-probabilities are 1 % too large."""
-
-    def __init__(self, law):
-        self.law = law
-        super().__init__(law.batch_shape, law.event_shape, validate_args=False)
-
-    def sample(self, shape=torch.Size()):
-        return self.law.sample(shape)
-
-    def log_prob(self, x):
-        return NUDGE * self.law.log_prob(x)
-
-    def __getattr__(self, name):
-        return getattr(self.__dict__["law"], name)
-
-
-def limit_tilted(verb, shape):
-    """The limit is reached by a process that is not there: the law one step too early."""
-    law = verb(shape)
-    return Tilted(law)
+def limit_early(verb, shape):
+    """The law at time 5 stands for the limit."""
+    engine = verb.__self__
+    dtype = torch.int64 if engine.terms[0].categorical else torch.float64
+    x, zero = torch.zeros(shape, dtype=dtype), torch.zeros(shape[0], dtype=torch.float64)
+    return engine.transition(x, zero, zero + 5)
 
 
 def _scores(change):
@@ -174,6 +159,23 @@ def rate_late(verb, target, estimate, x, t):
     return verb(target, estimate, x, NUDGE * t)
 
 
+def decode_nudged(verb, estimate, x, t):
+    return verb(_known(estimate).map(lambda v: NUDGE * v), x, t)
+
+
+def decode_turned(verb, estimate, x, t):
+    return verb(_known(estimate).map(lambda v: -v), x, t)
+
+
+def decode_late(verb, estimate, x, t):
+    return verb(estimate, x, NUDGE * t)
+
+
+def _known(estimate):
+    """The number in an estimate that a wrong factor hits: weights of atoms, data, logits."""
+    return estimate
+
+
 MUTANTS = [
     ("transition", "×1.01", late),
     ("transition", "sign or place", moved),
@@ -183,7 +185,7 @@ MUTANTS = [
     ("bridge", "s ↔ t", bridge_exchanged),
     ("bridge", "transposed", bridge_turned),
     ("bridge", "wrong clock end", bridge_short),
-    ("limit", "×1.01", limit_tilted),
+    ("limit", "wrong clock end", limit_early),
     ("score", "×1.01", score_nudged),
     ("score", "sign", score_turned),
     ("score", "wrong clock end", score_late),
@@ -193,6 +195,9 @@ MUTANTS = [
     ("kl_rate", "×1.01", rate_nudged),
     ("kl_rate", "sign", rate_turned),
     ("kl_rate", "wrong clock end", rate_late),
+    ("decode", "×1.01", decode_nudged),
+    ("decode", "sign", decode_turned),
+    ("decode", "wrong clock end", decode_late),
 ]
 
 # Mutants that change nothing, with the reason.
