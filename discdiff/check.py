@@ -637,7 +637,7 @@ def _effort(process: Process, x: State) -> dict[str, int]:
     if any(getattr(term, "event_axes", 0) for term in core.terms):
         return {"nodes": 145}
     plane = not core.support.is_discrete and first_tensor(x).dim() > 1
-    return {"nodes": 145, "grid": 73} if plane else {}
+    return {"nodes": 145, "grid": 97} if plane else {}
 
 
 def _entropy_of(data: State) -> float:

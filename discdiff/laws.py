@@ -20,7 +20,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 from torch.distributions.transforms import Transform
 
-from .numerics.special import log_binomial_pmf
+from .numerics.special import log_binomial_pmf, log_sum
 from .shapes import along, sum_event
 
 State = Any
@@ -250,7 +250,7 @@ class AtomMixture(_Law):
         batch, count = self.log_weights.shape
         each = self.repeated(count).log_prob(_repeat(x, count)).reshape(batch, count)
         weights = self.log_weights.to(each.dtype)
-        return torch.logsumexp(each + weights, 1)
+        return log_sum(each + weights, 1)
 
 
 class Thinned(_Law):
@@ -377,7 +377,7 @@ class Convolution(_Law):
         return k, torch.where(inside, joint, torch.full_like(joint, -torch.inf))
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return torch.logsumexp(self.splits(x)[1], 0)
+        return log_sum(self.splits(x)[1], 0)
 
 
 class Table(_Law):
@@ -440,7 +440,7 @@ class Mixed(_Law):
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         every = x.unsqueeze(-1).expand(*x.shape, self.log_weights.shape[-1])
-        return torch.logsumexp(self.log_weights + self.each.log_prob(every), -1)
+        return log_sum(self.log_weights + self.each.log_prob(every), -1)
 
 
 class Formula(_Law):

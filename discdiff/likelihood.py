@@ -24,7 +24,7 @@ from . import laws
 from .heads import Head, require_head
 from .loss import integrand, with_draw
 from .numerics.autodiff import divergence, hutchinson
-from .process import Leaf, Process, Pushed, batch_size, first_tensor, map_state
+from .process import Generator, Leaf, Process, Pushed, Timed, batch_size, first_tensor, map_state
 from .reverse import drift_of
 from .shapes import along, sum_event
 from .solve import Unsolved
@@ -322,7 +322,7 @@ def log_prob(
     *,
     prior: Distribution | None = None,
     context: Any = None,
-    stop: float = 0.0,
+    stop: float = 1e-5,
     probes: int = 0,
     rtol: float = 1e-7,
     atol: float = 1e-7,
@@ -338,7 +338,8 @@ def log_prob(
         x_0: Data, shape (B, *event).
         prior: The law at time 1 of the model; the process's own by default.
         context: Handed to the network.
-        stop: Where the flow starts; with ``stop > 0`` the data count as :math:`x_{stop}`.
+        stop: Where the flow starts, later than 0, where the score of data may be infinite: the data
+            count as :math:`x_{stop}`.
         probes: Number of Hutchinson probes for the divergence; 0: the exact trace.
         rtol: Relative tolerance of the solver.
         atol: Absolute tolerance of the solver.
@@ -347,12 +348,16 @@ def log_prob(
         Shape (B,), in the state's dtype.
 
     Raises:
-        Unsolved: If the state is not continuous.
+        ValueError: If stop does not lie in (0, 1).
+        Unsolved: If the state is not continuous, or the process is pushed, scaled or clamped.
     """
     require_head(head)
     x_0 = process.check_state(x_0, "x_0")
     if not isinstance(x_0, Tensor):
         raise Unsolved("the probability flow of a product is that of its parts: ask for each")
+    if not isinstance(process, Timed | Generator):
+        raise Unsolved("the probability flow is known for sums of terms on a clock: ask those")
+    require(0 < stop < 1, f"stop must lie in (0, 1); it is {stop}")
     one = torch.full((1,), 0.5, dtype=torch.float64)
     if any(leaf.core.support.is_discrete for leaf in process.leaves(one)):
         raise Unsolved("a discrete state has no probability flow: use elbo")
@@ -374,7 +379,7 @@ def log_prob(
             trace = hutchinson(lambda y: flow(y, t), x, signs)[0]
         return flow(x, t), trace
 
-    span = torch.tensor([max(stop, 1e-5), 1.0], dtype=torch.float64, device=x_0.device)
+    span = torch.tensor([stop, 1.0], dtype=torch.float64, device=x_0.device)
     start = (x_0, torch.zeros(x_0.shape[0], dtype=x_0.dtype, device=x_0.device))
     exactly = {"step_t": span[1:]}  # the clock ends there: no trial step may lead beyond it
     x, change = odeint(joint, start, span, rtol=rtol, atol=atol, method="dopri5", options=exactly)

@@ -103,7 +103,7 @@ def gaussians(draw: st.DrawFn, column: bool = False) -> Drawn:
     Arguments:
         column: Whether states have one entry and the process runs on a clock, as in a product.
     """
-    size = 0 if column else draw(st.sampled_from([0, 0, 2]))
+    size = 0 if column else draw(st.sampled_from([0, 0, 0, 2]))
     stable = draw(st.booleans())
     decay = st.floats(-2.0, -0.1) if stable else st.sampled_from([-1.0, 0.0, 0.3])
     a, b, g = (_numbers(draw, some, size) for some in (decay, _real, _rates))

@@ -132,8 +132,9 @@ def as_time(t: float | Tensor, x: Tensor, name: str) -> Tensor:
     )
     t = t.to(device=x.device, dtype=torch.float64)
     if values_are_checked(t):
-        bad = ~(t >= 0)
-        require(not bool(bad.any()), f"{name} must hold times ≥ 0; it contains {shown(t[bad])}")
+        early = t >= 0
+        if not bool(early.all()):
+            raise ValueError(f"{name} must hold times ≥ 0; it contains {shown(t[~early])}")
     return t.expand(batch)
 
 
@@ -141,7 +142,7 @@ def require_order(s: Tensor, t: Tensor) -> None:
     """Raises unless s ≤ t everywhere."""
     if values_are_checked(t) and values_are_checked(s):
         bad = s > t
-        require(
-            not bool(bad.any()),
-            f"times must satisfy s ≤ t; s contains {shown(s[bad])} where t is {shown(t[bad])}",
-        )
+        if bool(bad.any()):
+            raise ValueError(
+                f"times must satisfy s ≤ t; s contains {shown(s[bad])} where t is {shown(t[bad])}"
+            )

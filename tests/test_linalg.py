@@ -370,8 +370,8 @@ def test_varying_rates_against_an_ode(propagator, s, t):
     assert float(P.min()) >= 0
 
 
-# From end to end, inside one panel, across one edge, from edge to edge, and next to nothing.
-SPANS = [(0.0, 2.0), (0.7, 0.705), (0.49, 0.51), (0.5, 1.75), (0.0, 1e-3), (1.0, 1.0 + 1e-4)]
+# All, up to the end, inside one panel, across one edge, from edge to edge, and next to nothing.
+SPANS = [(0.0, 2.0), (0.1, 2.0), (0.7, 0.705), (0.49, 0.51), (0.5, 1.75), (0.0, 1e-3)]
 
 
 @pytest.mark.parametrize("Q", [varying, ladder])
@@ -390,6 +390,7 @@ def test_constant_rates_are_those_of_uniformization(t):
     P = chain.matrix(times(0.0), times(t))[0]
     exact = Uniformized(Q).matrix(times(t))[0]
     torch.testing.assert_close(P, exact, rtol=1e-11, atol=0)
+    assert chain.error() < 2e-13
 
 
 def test_the_exponential_of_the_integral_is_wrong_for_varying_rates():
@@ -404,7 +405,7 @@ def test_a_varying_rate_that_is_one_percent_off_is_seen():
 
 
 @SETTINGS
-@given(st.lists(st.one_of(st.floats(0, 2), st.sampled_from(SPANS[3])), min_size=3, max_size=3))
+@given(st.lists(st.one_of(st.floats(0, 2), st.sampled_from([0.5, 1.75])), min_size=3, max_size=3))
 def test_varying_chains_compose(propagator, three):
     r, s, t = (times(time) for time in sorted(three))
     P_r, P_s, P = propagator.matrix(r, s), propagator.matrix(s, t), propagator.matrix(r, t)
@@ -427,6 +428,8 @@ def test_verbs_of_varying_rates_agree(event):
         (chain.columns(x, s, t), hot @ P.mT),
         (chain.apply(v, s, t), laws @ P),
         (chain.apply_transposed(v, s, t), laws @ P.mT),
+        (chain.apply(-v, s, t), -laws @ P),
+        (chain.apply_transposed(-v, s, t), -laws @ P.mT),
     ):
         torch.testing.assert_close(found, expected.reshape(v.shape), rtol=1e-12, atol=1e-300)
 
@@ -444,12 +447,12 @@ def test_steps_are_of_order_twelve():
     assert local == pytest.approx(13, abs=0.5)
 
 
-def test_the_error_of_half_as_many_panels_is_seen():
+def test_the_error_of_half_as_many_panels_is_bounded():
     exact = positive_panels(varying, 0.0, 2.0)
-    for panels in (2, 4):
+    for panels in (1, 2, 4):
         P = Propagator(varying, HORIZON, panels).matrix(times(0.0), times(2.0))[0]
-        bound = Propagator(varying, HORIZON, 2 * panels).error()
-        assert relative_error(P, exact) < bound < 1000 * relative_error(P, exact)
+        assert 1e-10 < relative_error(P, exact) < Propagator(varying, HORIZON, 2 * panels).error()
+    assert Propagator(varying, HORIZON, 64).error() < 1e-10
 
 
 def test_coarse_panels_have_no_negative_entries_and_do_not_overflow():
@@ -550,7 +553,7 @@ def test_a_declared_chain_keeps_its_tree():
     before = Q.count
     t = times(0.3, 0.8).requires_grad_()
     law = chain.transition(x, 0.1, t)
-    assert Q.count == before + 2 * 2 * 4  # two steps with four nodes for each of two
+    assert Q.count == before + 2 * 2 * 6  # two steps with six nodes for each of two
     (slope,) = torch.autograd.grad(law.log_prob(x).exp().sum(), t)
     P = Propagator(varying, 1.0, 64).matrix(times(0.1, 0.1), t.detach())
     expected = (P @ varying(t.detach()))[[0, 1], x, x]

@@ -16,7 +16,6 @@ import torch
 import discdiff as dd
 from discdiff import estimates
 from discdiff.clock import Clock
-from discdiff.process import Generator
 from discdiff.solve import Score
 
 NUDGE = 1.01
@@ -31,7 +30,7 @@ def processes():
     fast = dd.clock.LogLinear()
     chain = [[-1.0, 1.0, 0.0], [0.5, -1.0, 0.5], [0.0, 2.0, -2.0]]
     short = dd.clock.Constant(1.0)
-    pairs = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    pairs = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
     return {
         "Gaussian": ((dd.Linear(-0.5, 0.3) + dd.Noise(1.0)).on(short), torch.tensor([-1.0, 2.0])),
         "Replacement": (dd.Replace(torch.tensor([0.1, 0.2, 0.7])).on(fast), letters),
@@ -105,11 +104,11 @@ def bridge_turned(verb, estimate, x, s, t):
 
 
 def limit_early(verb, shape):
-    """The law at time 5 stands for the limit."""
+    """The law at time 2 from state 1 stands for the limit."""
     engine = verb.__self__
     dtype = torch.int64 if engine.terms[0].categorical else torch.float64
-    x, zero = torch.zeros(shape, dtype=dtype), torch.zeros(shape[0], dtype=torch.float64)
-    return engine.transition(x, zero, zero + 5)
+    x, zero = torch.ones(shape, dtype=dtype), torch.zeros(shape[0], dtype=torch.float64)
+    return engine.transition(x, zero, zero + 2)
 
 
 def _scores(change):
@@ -160,20 +159,23 @@ def rate_late(verb, target, estimate, x, t):
 
 
 def decode_nudged(verb, estimate, x, t):
-    return verb(_known(estimate).map(lambda v: NUDGE * v), x, t)
+    """The data in the estimate are 1 % too large."""
+    if isinstance(estimate, estimates.Data):
+        estimate = estimates.Data(NUDGE * estimate.value)
+    elif isinstance(estimate, estimates.Atoms) and estimate.atoms.is_floating_point():
+        estimate = estimates.Atoms(estimate.log_weights, NUDGE * estimate.atoms)
+    return verb(estimate, x, t)
 
 
 def decode_turned(verb, estimate, x, t):
-    return verb(_known(estimate).map(lambda v: -v), x, t)
+    """Data have the wrong sign, weights belong to other atoms or states."""
+    if isinstance(estimate, estimates.Atoms):
+        return verb(estimates.Atoms(estimate.log_weights.flip(1), estimate.atoms), x, t)
+    return verb(estimate.map(lambda v: -v), x, t)
 
 
 def decode_late(verb, estimate, x, t):
     return verb(estimate, x, NUDGE * t)
-
-
-def _known(estimate):
-    """The number in an estimate that a wrong factor hits: weights of atoms, data, logits."""
-    return estimate
 
 
 MUTANTS = [
@@ -200,32 +202,54 @@ MUTANTS = [
     ("decode", "wrong clock end", decode_late),
 ]
 
-# Mutants that change nothing, with the reason.
-EQUIVALENT = {}
+CLOSED = {"Gaussian", "Replacement, mask", "PureDeath"}  # engines with a closed integrand
+NO_FORM = "there is no closed form: the sum over terms is used"
+NO_TIME = "the posterior of known atoms is read, which no longer depends on the time"
+NO_FACTOR = "the posterior is read state by state: there is no number to be scaled"
+NO_VERB = "the engine has no such verb, and says so"
+
+
+def unchanged(name, verb, what):
+    """Why this mutant changes nothing, if it does not."""
+    if verb == "kl_rate" and name not in CLOSED:
+        return NO_FORM
+    if verb == "limit" and name == "Truncated":
+        return NO_VERB
+    if verb == "decode":
+        if name == "Particles":
+            return NO_VERB
+        if what == "wrong clock end" and name != "Gaussian":
+            return NO_TIME
+        if what == "×1.01" and name not in ("Gaussian", "PureDeath", "ImmigrationDeath"):
+            return NO_FACTOR
+    if (name, verb, what) == ("Truncated", "convert", "wrong clock end"):
+        return NO_TIME
+    return ""
 
 
 def mutate(process, verb, mutant):
-    """Plants a mutant in the engine of a process with one leaf; True if the engine has the verb."""
-    (leaf,) = process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
-    engine = leaf.core.engine
+    """Plants a mutant in the engine of a process with one leaf."""
+    engine = core(process).engine
     sound = getattr(engine, verb)
     setattr(engine, verb, lambda *args, **kwargs: mutant(sound, *args, **kwargs))
 
 
-def plant_matrix(process):
-    """Transposed rates in the engine of a dense chain, of which the declaration knows nothing."""
+def core(process):
     (leaf,) = process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
-    turned = leaf.core.matrix().mT
-    turned = turned - turned.sum(1).diag()
-    sound = leaf.core
-    leaf.core.__dict__["_engine"] = (
-        (type(sound),),
-        dd.RateMatrix(turned).engine,
-    )
+    return leaf.core
 
 
-class Fast(Clock):
-    """A clock with one verb replaced."""
+def transpose(process):
+    """Transposed rates in the engine of a dense chain, while the declaration stays."""
+    chain = core(process)
+    rates = chain.matrix().mT
+    rates = rates - rates.diag().diag()
+    wrong = dd.RateMatrix(rates - rates.sum(1).diag())
+    vars(chain)["_engine"] = ((type(chain),), wrong.engine)
+
+
+class Wrong(Clock):
+    """A clock of which one verb is replaced."""
 
     def __init__(self, base, **verbs):
         super().__init__()
@@ -244,20 +268,68 @@ class Fast(Clock):
         return self._verb("inverse", u)
 
 
-def clock_mutants():
-    """A clock with a rate 1 % off, the inverse of another clock, Λ(1 − t), an own start."""
+def clocks():
+    """A rate 1 % off, another sign, the inverse of another clock, the wrong end, a late start."""
     base = dd.clock.Linear(0.1, 3.0)
     return {
-        "rate ×1.01": Fast(base, rate=lambda t: NUDGE * base.rate(t)),
-        "rate of the other sign": Fast(base, rate=lambda t: -base.rate(t)),
-        "inverse of another clock": Fast(base, inverse=dd.clock.Constant(1.5).inverse),
-        "wrong end: Λ(1 − t)": Fast(base, forward=lambda t: base(1 - t)),
-        "Λ(0) ≠ 0": Fast(base, forward=lambda t: base(t) + 0.01),
-        "Λ ×1.01": Fast(base, forward=lambda t: NUDGE * base(t)),
+        "×1.01": Wrong(base, rate=lambda t: NUDGE * base.rate(t)),
+        "sign": Wrong(base, rate=lambda t: -base.rate(t)),
+        "inverse of another clock": Wrong(base, inverse=dd.clock.Constant(1.5).inverse),
+        "wrong clock end": Wrong(base, forward=lambda t: base(1 - t)),
+        "late start": Wrong(base, forward=lambda t: base(t) + 0.01),
     }
 
 
 def caught(process, x):
-    """The names of the laws that a mutant breaks; an exception counts as a law of its own."""
-    report = dd.check(process, x)
-    return sorted({row.law for row in report.failures})
+    """The names of the laws that a process breaks."""
+    return sorted({row.law for row in dd.check(process, x).failures})
+
+
+def table(name):
+    """The rows (engine, verb, mutation, laws that catch it, why nothing changes) of one engine."""
+    rows = []
+    for verb, what, mutant in MUTANTS:
+        process, x = processes()[name]
+        mutate(process, verb, mutant)
+        rows.append((name, verb, what, caught(process, x), unchanged(name, verb, what)))
+    if name == "Finite":
+        process, x = processes()[name]
+        transpose(process)
+        rows.append((name, "every verb", "transposed Q", caught(process, x), ""))
+    return rows
+
+
+def clock_table():
+    x = torch.tensor([1.0, 3.0])
+    found = {what: caught(dd.Death().on(clock), x) for what, clock in clocks().items()}
+    return [("Clock", "clock", what, laws, "") for what, laws in found.items()]
+
+
+def verify(rows):
+    for name, verb, what, laws, reason in rows:
+        print(f"{name:18} {verb:11} {what:25} {', '.join(laws) or 'unchanged: ' + reason}")
+        assert bool(laws) != bool(reason), (name, verb, what, laws, reason)
+
+
+@pytest.mark.parametrize("name", processes())
+def test_mutants_are_caught(name):
+    process, x = processes()[name]
+    assert dd.check(process, x)
+    verify(table(name))
+
+
+def test_clock_mutants_are_caught():
+    rows = clock_table()
+    verify(rows)
+    assert all("clock" in laws for *_, laws, _ in rows)
+
+
+if __name__ == "__main__":
+    everything = [row for name in processes() for row in table(name)] + clock_table()
+    verify(everything)
+    target = Path(__file__).parents[1] / "benchmarks" / "results" / "mutations.csv"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["engine", "verb", "mutation", "caught by", "unchanged because"])
+        writer.writerows((*row[:3], "; ".join(row[3]), row[4]) for row in everything)

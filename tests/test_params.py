@@ -506,6 +506,59 @@ DISCRETE = {
 }
 
 
+UNREACHED = [[-1.0, 0.7, 0.3, 0], [0.4, -0.4, 0, 0], [0, 0.2, -0.2, 0], [1, 1, 1, -3]]
+ENUMERATED = DISCRETE | {
+    "rates with zeros": (
+        lambda: dd.RateMatrix(UNREACHED).on(dd.clock.Constant(1.5)),
+        lambda: dd.heads.LeaveOneOut(Table(4, 4)),
+        torch.tensor([0]),
+        torch.arange(4),
+    ),
+    "pi with a zero": (
+        lambda: dd.Replace([0.3, 0.7, 0.0]).on(dd.clock.Constant(1.5)),
+        lambda: dd.heads.Posterior(Table(3, 3)),
+        torch.tensor([2]),
+        torch.arange(3),
+    ),
+    "sum": (
+        lambda: (0.5 * mask() + 2.0 * dd.Replace([0.2, 0.5, 0.3])).on(dd.clock.Constant(0.5)),
+        lambda: dd.heads.Posterior(Table(3, 3)),
+        torch.tensor([1]),
+        torch.arange(3),
+    ),
+    "ratios": (
+        lambda: dd.RateMatrix(Q3).on(dd.clock.Geometric(0.5, 2.0)),
+        lambda: dd.heads.Ratio(Table(3, 3)),
+        torch.tensor([0]),
+        torch.arange(3),
+    ),
+    "turnover": (
+        lambda: (1.5 * dd.Death() + dd.Immigration(0.8)).on(dd.clock.Linear(0.4, 2.0)),
+        lambda: dd.heads.Turnover(Table(40, 2)),
+        numbers(4.0),
+        torch.arange(40.0, dtype=F64),
+    ),
+    "posterior of a count": (
+        lambda: (0.3 * dd.Birth() + 1.5 * dd.Death()).on(dd.clock.Constant(0.7)),
+        lambda: dd.heads.Posterior(Table(40, 6)),
+        numbers(4.0),
+        torch.arange(40.0, dtype=F64),
+    ),
+    "Ehrenfest": (
+        lambda: dd.Ehrenfest(6, 0.5, 1.5).on(dd.clock.Constant(0.7)),
+        lambda: dd.heads.Ratio(Table(7, 2)),
+        numbers(4.0),
+        torch.arange(7.0, dtype=F64),
+    ),
+    "reals": (
+        lambda: (dd.Linear(-0.5, 0.3) + dd.Noise(1.2)).on(dd.clock.Linear(0.4, 2.0)),
+        lambda: dd.heads.Mean(lambda x, t: 0.3 * x),
+        numbers(0.5),
+        numbers(-1.0, 0.2, 1.4),
+    ),
+}
+
+
 def flat(grads):
     return torch.cat([g.reshape(-1) for g in grads])
 
@@ -519,6 +572,23 @@ def exact_loss(process, head, x_0, states, t):
     first = x_0.expand(len(states))
     law = process.marginal(first, t)
     return (law.log_prob(states).exp() * dd.loss(process, head, first, t, x_t=states)).sum()
+
+
+@pytest.mark.parametrize("name", ENUMERATED)
+def test_gradients_of_the_mean_loss_equal_central_differences(name):
+    build, head, x_0, states = ENUMERATED[name]
+    process, head, h = dd.learn(build()), head(), 1e-5
+    found = gradient(process, exact_loss(process, head, x_0, states, 0.4))
+    differences = []
+    for p in process.parameters():
+        for i in range(p.numel()):
+            value = p.detach().view(-1)
+            sides = []
+            for sign in (1, -2, 1):
+                value[i] += sign * h
+                sides.append(float(exact_loss(process, head, x_0, states, 0.4).detach()))
+            differences.append((sides[0] - sides[1]) / (2 * h))
+    torch.testing.assert_close(found, numbers(*differences), rtol=1e-6, atol=1e-6)
 
 
 def scores(samples, exact):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..estimates import without
 from ..laws import draw_categories
+from ..numerics.special import log_sum
 
 
 class Belief(ABC):
@@ -83,7 +84,7 @@ class Spread(Belief):
     def log_other(self, state: Tensor) -> Tensor:
         table = self.log_table(self.logits.shape[-1])
         own = torch.arange(table.shape[-1], device=state.device) == state.unsqueeze(-1)
-        return torch.logsumexp(table.masked_fill(own, -torch.inf), -1)
+        return log_sum(table.masked_fill(own, -torch.inf), -1)
 
     def draw(self, rows: Tensor) -> Tensor:
         logits = self.logits.reshape(-1, self.logits.shape[-1]).index_select(0, rows)

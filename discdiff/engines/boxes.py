@@ -23,6 +23,7 @@ from torch.distributions import Distribution
 
 from .. import laws
 from ..estimates import Atoms, Data, Estimate, Posterior, Ratio
+from ..numerics.special import log_sum
 from ..solve import Engine, Score, Unsolved
 from ..validation import values_are_checked
 from .counts import count_log_table
@@ -121,7 +122,7 @@ class Boxes(Engine):
             table, box = self._bayes(x_0, at.expand(x_0.shape), s, t)
             log_mu = _conditioned(estimate.log_probs, seen).unsqueeze(-1)
             table = torch.where(log_mu == -torch.inf, -torch.inf, table)
-            table = torch.logsumexp(log_mu + table, -2)
+            table = log_sum(log_mu + table, -2)
         else:
             raise self.refused(estimate)
         if self.axes:
@@ -223,7 +224,7 @@ def _difference(a: Tensor, b: Tensor) -> Tensor:
 def _averaged(log_weights: Tensor, values: Tensor, axis: int) -> Tensor:
     """The logarithm of a mean of exponentials; what has no weight counts for nothing, even +∞."""
     none = log_weights == -torch.inf
-    return torch.logsumexp(torch.where(none, -torch.inf, log_weights + values), axis)
+    return log_sum(torch.where(none, -torch.inf, log_weights + values), axis)
 
 
 def _conditioned(log_mu: Tensor, at_x: Tensor) -> Tensor:

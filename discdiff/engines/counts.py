@@ -23,7 +23,7 @@ from torch.distributions import Distribution
 
 from .. import laws
 from ..estimates import Atoms, Data, Estimate, Mean, Missing, Posterior, Ratio, Turnover
-from ..numerics.special import bregman_log, log1mexp, safe_log
+from ..numerics.special import bregman_log, log1mexp, log_sum, safe_log
 from ..shapes import along, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import Death, Immigration
@@ -41,6 +41,8 @@ class _Units(Engine):
     @property
     def rate(self) -> Tensor:
         r"""The death rate :math:`\delta`."""
+        if len(self.deaths) == 1:
+            return self.deaths[0].scale
         return torch.stack([term.scale for term in self.deaths]).sum(0)
 
     def log_p(self, t: Tensor, x: Tensor) -> Tensor:
@@ -410,7 +412,7 @@ class _Exchange(laws._Law):
         come = y - self.x + k
         inside = (come >= 0) & (k <= self.x)
         joint = self.gone.log_prob(k.expand(come.shape)) + self.come.log_prob(come.clamp(min=0))
-        return torch.logsumexp(torch.where(inside, joint, torch.full_like(joint, -torch.inf)), 0)
+        return log_sum(torch.where(inside, joint, torch.full_like(joint, -torch.inf)), 0)
 
 
 def _possible(estimate: Posterior, x: Tensor) -> tuple[Tensor, Tensor]:

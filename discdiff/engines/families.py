@@ -22,7 +22,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from .. import laws
-from ..numerics.special import expm1_ratio, safe_log
+from ..numerics.special import expm1_ratio, log_sum, safe_log
 from ..shapes import along, span
 from ..solve import Unsolved, solves
 from ..terms import Birth, Death, Ehrenfest, Immigration
@@ -81,7 +81,7 @@ class Family(laws._Law):
             born, size, self.b
         )
         joint = torch.where(inside, joint, torch.full_like(joint, -torch.inf))
-        return torch.logsumexp(joint, 0)
+        return log_sum(joint, 0)
 
 
 def _log_negative_binomial(j: Tensor, size: Tensor, b: Tensor) -> Tensor:

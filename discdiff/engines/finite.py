@@ -8,8 +8,8 @@ With :math:`P_{s,t}` the transition matrices, at :math:`x_t = x` and a posterior
     \frac{p_t(y)}{p_t(x)} = \sum_a \mu(a) \frac{P_{0,t}(a, y)}{P_{0,t}(a, x)}.
 
 Ratios of transition probabilities are what everything reads, so entries are computed with small
-*relative* error. Rates that vary in time and do not commute go through a tree of products of panels
-instead. Coupled sites are one joint space.
+*relative* error. Rates that vary in time and do not commute go through a tree of products of
+panels instead. Coupled sites are one joint space.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Finite(Engine):
         return Uniformized(Q, None if looks else self.levels + MARGIN)
 
     def _propagator(self, t: Tensor) -> Propagator:
-        """Panels up to the next power of two above t: matrices that are kept if no rate changes."""
+        """Panels up to a time above all t: matrices that are kept where no rate changes."""
         horizon = self._horizon(t)
         if self.changes:
             return self._fresh_propagator(horizon, t.device)
@@ -118,7 +118,10 @@ class Finite(Engine):
         return Propagator(self.matrix, horizon, self._panels[horizon], device)
 
     def _horizon(self, t: Tensor) -> int:
-        """The next power of two above t; where values cannot be seen, the latest one that was."""
+        """The next power of two above t, or a later one that is known.
+
+        A compiled verb cannot look at t. It answers up to what was asked for before, nan beyond.
+        """
         horizon = max([1, *self._panels])
         if torch.compiler.is_compiling():
             return horizon

@@ -115,23 +115,24 @@ class Restored(_Law):
     def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.engine.size - 1)
 
-    def _touch(self) -> Tensor:
-        """κ, the chance that a touched site was touched between s and t; 0 where untouched."""
+    def _kappa(self) -> Tensor:
+        """κ, the chance that a touched site was touched between s and t."""
         share = torch.expm1(self.s - self.t) / torch.expm1(-self.t)
         # 0/0 at t = 0 and ∞ − ∞ at s = t = ∞: in both cases nothing happens between s and t.
-        return share.nan_to_num(0.0) * self.engine.can_be(self.x)
+        return share.nan_to_num(0.0)
 
     def _draw(self, shape: Size) -> Tensor:
         if shape:
             raise NotImplementedError("draw once per batch element; repeat the batch for more")
-        touch, u = self._touch(), torch.rand(self.x.shape, device=self.x.device)
-        restores = u < touch * (-self.s).exp()
+        kappa, kept, may = self._kappa(), (-self.s).exp(), self.engine.can_be(self.x)
+        u = torch.rand(self.x.shape, dtype=kappa.dtype, device=self.x.device)
+        restores = (u < kappa * kept) & may
         rows = restores.reshape(-1).nonzero().squeeze(1)
         result = self.x.reshape(-1).index_copy(0, rows, self.belief.draw(rows))
         result = result.reshape(self.x.shape)
         if self.engine.target is not None:
             return result  # a second touch returns the mask, which x is
-        other = ~restores & (u < touch * ((-self.s).exp() + self._again()))
+        other = ~restores & may & (u < kappa * (kept + self._again()))
         return torch.where(other, self.engine.draw(self.x.shape, self.x.device), result)
 
     def _again(self) -> Tensor:
@@ -145,7 +146,7 @@ class Restored(_Law):
     def log_table(self) -> Tensor:
         """All log-probabilities, shape (*x.shape, K)."""
         mu = self.belief.log_table(self.engine.size).exp().to(self.t)
-        again, kappa = self._again(), self._touch().unsqueeze(-1)
+        again, kappa = self._again(), (self._kappa() * self.engine.can_be(self.x)).unsqueeze(-1)
         pi = self.engine.pi.to(self.t)
         moved = kappa * ((-self.s).exp().unsqueeze(-1) * mu + again.unsqueeze(-1) * pi)
         moved = moved.scatter(-1, self.x.unsqueeze(-1), 0.0)
@@ -186,6 +187,8 @@ class Replacement(Engine):
 
     @property
     def rate(self) -> Tensor:
+        if len(self.terms) == 1:
+            return self.terms[0].scale
         return torch.stack([term.scale for term in self.terms]).sum(0)
 
     @property

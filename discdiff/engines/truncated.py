@@ -90,7 +90,8 @@ class Truncated(Boxes):
         if self.changes:
             return Uniformized(self.generator(box))
         if box not in self._tables:
-            self._tables[box] = Uniformized(self.generator(box))
+            with torch.inference_mode(False), torch.no_grad():  # kept, and read in training later
+                self._tables[box] = Uniformized(self.generator(box))
         return self._tables[box]
 
     def rows(

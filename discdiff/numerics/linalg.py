@@ -47,7 +47,7 @@ MAX_LEVELS = 64
 NODES, _ = gauss_legendre(6, 0.0, 1.0)
 POWERS = torch.linalg.inv(torch.linalg.vander(NODES))
 MIN_PANELS, MAX_PANELS = 2**5, 2**13  # few enough to be quick, many enough to see narrow peaks
-CHUNK = 1 << 18  # entries of Q(t) that are held at once
+CHUNK = 1 << 20  # entries of the matrices of all steps that are taken at once
 
 
 class Uniformized:
@@ -200,7 +200,7 @@ class Propagator:
     r"""Transition matrices :math:`P(s, t)` of rates :math:`Q(t)` that vary and do not commute.
 
     **A step.** Between two times a distance δ apart, :math:`A(u) = \lambda I + Q(s + u\delta)`,
-    with λ the largest exit rate, is replaced by the polynomial :math:`\sum_{j < 6} a_j u^j` through
+    with λ the largest exit rate, is replaced by the polynomial :math:`\sum_{j < 6} a_j u^j` with
     its values at six Gauss nodes, and the solution for that by its power series at u = 1,
 
     .. math::
@@ -215,8 +215,8 @@ class Propagator:
 
     **A tree.** The horizon [0, T] is cut into :math:`2^L` panels. A binary tree holds their
     products; P(s, t) is a step from s to the next edge, at most 2L nodes of the tree, and a step
-    from the last edge to t. Nodes are products of non-negative matrices, with rows divided by their
-    sums, which are one up to rounding. Rates may jump or bend at edges.
+    from the last edge to t. Nodes are products of non-negative matrices, with rows divided by
+    their sums, which are one up to rounding. Rates may jump or bend at edges.
 
     No verb looks at the values of a tensor. Times beyond the horizon give nan.
 
@@ -230,7 +230,7 @@ class Propagator:
         ValueError: If ``panels`` is not a power of two.
 
     References:
-        | On the solution of linear differential equations in Lie groups (Iserles and Nørsett, 1999)
+        | On the solution of linear differential equations in Lie groups (Iserles, Nørsett, 1999)
         | Contractivity of Runge–Kutta methods (Kraaijevanger, 1991)
 
     Example:
@@ -296,11 +296,9 @@ class Propagator:
         """The transition matrices of all panels if there are so many, (panels, K, K)."""
         edges = torch.arange(panels + 1, dtype=torch.float64, device=self._device)
         edges = edges * (self.panels / panels)
-        size = self.Q(edges[:1] / self._scale + 0.5 / self._scale).shape[-1]
+        size = self.Q((edges[:1] + edges[1:2]) / (2 * self._scale)).shape[-1]
         eye = torch.eye(size, dtype=torch.float64, device=self._device)
-        chunk = max(1, CHUNK // size**2)
-        pairs = zip(edges[:-1].split(chunk), edges[1:].split(chunk), strict=True)
-        return torch.cat([self._step(eye, start, end, False) for start, end in pairs])
+        return self._step(eye, edges[:-1], edges[1:], False)
 
     def _transport(self, v: Tensor, s: Tensor, t: Tensor, transposed: bool) -> Tensor:
         """v P(s, t) or v P(s, t)ᵀ, for v of shape (B, …, K) or (…, K)."""
@@ -334,22 +332,25 @@ class Propagator:
         return torch.cat([rising, falling.flip(0)]).long()
 
     def _step(self, v: Tensor, start: Tensor, end: Tensor, transposed: bool) -> Tensor:
-        """v times the matrix between two times, in panels, by the power series in one variable.
+        """v times the matrix between two times, in panels; backwards if for columns."""
+        chunk = max(1, CHUNK // v.shape[-1] ** 2)
+        v = v.expand(start.shape[0], *v.shape[-2:])
+        parts = zip(v.split(chunk), start.split(chunk), end.split(chunk), strict=True)
+        return torch.cat([self._series(*part, transposed) for part in parts])
 
-        Backwards in time, with transposed rates, this is the step for columns.
-        """
+    def _series(self, v: Tensor, start: Tensor, end: Tensor, transposed: bool) -> Tensor:
         span = (start - end if transposed else end - start) / self._scale
         A, rate = self._powers(start, end)
         A = (A.mT if transposed else A).flatten(1, 2) * span[:, None, None]
-        total = v.expand(A.shape[0], *v.shape[-2:])
-        recent = [total]
+        total, recent = v, [v]
         for k in range(1, TERMS):
             window = torch.cat(recent, -1)
             recent = [window @ A[:, : window.shape[-1]] / k, *recent[: len(NODES) - 1]]
             total = total + recent[0]
-        # A transition probability is not negative, so zero is nearer to it than a negative sum,
-        # which paths of several jumps may have where nodes do not resolve the rates.
-        return total.clamp(min=0) / _exponential(rate * span)[:, None, None]
+        # What starts non-negative stays so: zero is nearer than a negative sum, which paths of
+        # several jumps may have where nodes do not resolve the rates.
+        wrong = (total < 0) & (v >= 0).all(-1, keepdim=True)
+        return torch.where(wrong, 0.0, total) / _exponential(rate * span)[:, None, None]
 
     def _powers(self, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients a_j of A, of shape (B, 6, K, K), from start to end, and λ, (B,)."""

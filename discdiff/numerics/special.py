@@ -72,10 +72,25 @@ def log_add(a: Tensor, b: Tensor) -> Tensor:
         >>> log_add(torch.tensor([0.0, -torch.inf]), torch.tensor([0.0, -torch.inf]))
         tensor([0.6931,   -inf])
     """
-    a, b = torch.broadcast_tensors(a, b)
+    if not (a.requires_grad or b.requires_grad):
+        return torch.logaddexp(a, b)
     none = (a == -torch.inf) & (b == -torch.inf)
-    sum_ = torch.logaddexp(torch.where(none, 0.0, a), torch.where(none, 0.0, b))
-    return torch.where(none, -torch.inf, sum_)
+    total = torch.logaddexp(torch.where(none, 0.0, a), torch.where(none, 0.0, b))
+    return torch.where(none, -torch.inf, total)
+
+
+def log_sum(x: Tensor, axis: int) -> Tensor:
+    r""":math:`\log \sum e^x` on one axis, −∞ with a zero gradient where all are −∞.
+
+    Example:
+        >>> log_sum(torch.tensor([[0.0, 0.0], [0.0, -torch.inf], [-torch.inf] * 2]), -1)
+        tensor([0.6931, 0.0000,   -inf])
+    """
+    if not x.requires_grad:
+        return torch.logsumexp(x, axis)
+    none = (x == -torch.inf).all(axis, keepdim=True)
+    total = torch.logsumexp(torch.where(none, 0.0, x), axis)
+    return torch.where(none.squeeze(axis), -torch.inf, total)
 
 
 def log_softplus(a: Tensor) -> Tensor:
@@ -101,7 +116,7 @@ def bregman(r: Tensor, r_hat: Tensor) -> Tensor:
     """
     none = r == 0
     log_r_hat = torch.where(none, torch.ones_like(r_hat), r_hat).log()
-    return torch.xlogy(r, r) - r * log_r_hat - r + r_hat
+    return _times_own_log(r) - r * log_r_hat - r + r_hat
 
 
 def bregman_log(r: Tensor, log_r_hat: Tensor) -> Tensor:
@@ -113,7 +128,15 @@ def bregman_log(r: Tensor, log_r_hat: Tensor) -> Tensor:
     """
     none = r == 0
     finite = torch.where(none, torch.zeros_like(log_r_hat), log_r_hat)
-    return torch.xlogy(r, r) - r * finite - r + log_r_hat.exp()
+    return _times_own_log(r) - r * finite - r + log_r_hat.exp()
+
+
+def _times_own_log(r: Tensor) -> Tensor:
+    r""":math:`r \log r`, 0 at 0 with a zero gradient: a rate that is 0 stays 0."""
+    if not r.requires_grad:
+        return torch.xlogy(r, r)
+    some = torch.where(r == 0, 1.0, r)
+    return some * some.log()
 
 
 def log_binomial(n: Tensor, k: Tensor) -> Tensor:

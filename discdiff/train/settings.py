@@ -38,7 +38,7 @@ class Settings:
     labels: bool = False
     label_dropout: float = 0.1
     seed: int = 0
-    steps: int = 4000
+    steps: int = 3000
     every: int = 200
     patience: int = 6
     batch: int = 128
