@@ -1,5 +1,8 @@
 """Declare a diffusion model's forward process; derive everything else."""
 
+from importlib import import_module
+from typing import Any
+
 from . import clock, engines, estimates, grids, heads, laws, metrics, nn, params, steppers, weights
 from .check import Report, check
 from .clock import Clock
@@ -35,3 +38,70 @@ from .times import times
 from .validation import set_validation, validate
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Birth",
+    "Clock",
+    "Death",
+    "Diffusion",
+    "Drift",
+    "Ehrenfest",
+    "Engine",
+    "Exact",
+    "Explanation",
+    "Field",
+    "FiniteJump",
+    "Given",
+    "Immigration",
+    "Jump",
+    "Linear",
+    "Mixture",
+    "Noise",
+    "Process",
+    "Product",
+    "Pushed",
+    "RateMatrix",
+    "Reaction",
+    "Replace",
+    "Report",
+    "Reverse",
+    "Scaled",
+    "Sum",
+    "Term",
+    "Timed",
+    "Unsolved",
+    "check",
+    "clock",
+    "elbo",
+    "engines",
+    "estimates",
+    "explain",
+    "grids",
+    "heads",
+    "laws",
+    "learn",
+    "log_prob",
+    "loss",
+    "metrics",
+    "nn",
+    "one_hot",
+    "params",
+    "path_kl",
+    "reverse",
+    "sample",
+    "set_validation",
+    "simulate",
+    "solves",
+    "steppers",
+    "times",
+    "validate",
+    "vlb",
+    "weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """`load` needs the training extra, so it is found when it is first asked for."""
+    if name == "load":
+        return import_module("discdiff.train.run").load
+    raise AttributeError(f"module 'discdiff' has no attribute {name!r}")

@@ -247,7 +247,9 @@ class Site:
     def chapman_kolmogorov(self) -> float:
         r"""p(0→t) = ∫ p(0→s) p(s→t)."""
         y, log_w = self.points(self.law(self.x, self.zero, self.s))
-        late = self.law(y.reshape(-1, *y.shape[2:]), self.spread(self.s, y), self.spread(self.t, y))
+        late = self.law(
+            y.reshape(-1, *y.shape[2:]), self.spread(self.s, y), self.spread(self.t, y)
+        )
         goal = self.law(self.x, self.zero, self.t)
         worst = 0.0
         for z in self._targets(goal):
@@ -269,12 +271,16 @@ class Site:
         """The limit is invariant, and is what the process tends to."""
         law = _entries(self.core._limit(tuple(self.x.shape)), self.axes)
         y, log_w = self.points(law)
-        goal = self.law(y.reshape(-1, *y.shape[2:]), self.spread(self.zero, y), self.spread(self.t, y))
+        goal = self.law(
+            y.reshape(-1, *y.shape[2:]), self.spread(self.zero, y), self.spread(self.t, y)
+        )
         worst = 0.0
         for z in self._targets(law):
             many = z.unsqueeze(0).expand(y.shape).reshape(-1, *y.shape[2:])
             step = goal.log_prob(many).reshape(log_w.shape)
-            worst = max(worst, _apart(torch.logsumexp(log_w + step, 0).exp(), law.log_prob(z).exp()))
+            worst = max(
+                worst, _apart(torch.logsumexp(log_w + step, 0).exp(), law.log_prob(z).exp())
+            )
         far = self.law(self.x, self.zero, torch.full_like(self.t, 1e6))
         z = law.sample()
         worst = max(worst, _apart(far.log_prob(z).exp(), law.log_prob(z).exp()))
@@ -285,7 +291,9 @@ class Site:
             return ""
         one = self._own(1.0)
         try:
-            left = laws.kl(self.core._transition(self.x, self.zero, one), self.core._limit(self.x.shape))
+            left = laws.kl(
+                self.core._transition(self.x, self.zero, one), self.core._limit(self.x.shape)
+            )
         except (NotImplementedError, ValueError):
             return ""
         return f"KL left at t = 1: {float(left.mean()):.1e} nats"
@@ -563,9 +571,7 @@ def _few(process: Process, x: State, count: int = 3) -> State:
     """At most three distinct examples."""
     keep: list[int] = []
     for n in range(batch_size(x)):
-        new = all(
-            not all(bool((a[n] == a[m]).all()) for a in _tensors(x)) for m in keep
-        )
+        new = all(not all(bool((a[n] == a[m]).all()) for a in _tensors(x)) for m in keep)
         if new and len(keep) < count:
             keep.append(n)
     return map_state(lambda v: v[keep], x)
@@ -618,7 +624,9 @@ def _sum_over_parts(process: Process, data: State) -> float:
 def _entropy(process: Process, data: State, head: Head | None) -> tuple[float, str]:
     """E[path-KL] = H(p_0) + KL(p_1 ‖ prior) for the exact head, more for any other."""
     try:
-        gap = float(entropy_gap(process, head or Exact(process, data), data, **_effort(process, data)))
+        gap = float(
+            entropy_gap(process, head or Exact(process, data), data, **_effort(process, data))
+        )
     except ValueError as reason:
         raise Unsolved(f"{reason}") from reason
     if head is None:
@@ -626,11 +634,11 @@ def _entropy(process: Process, data: State, head: Head | None) -> tuple[float, s
     return max(-gap, 0.0), f"{gap:.2e} nats above the exact head"
 
 
-def _effort(process: Process, x: State) -> dict[str, int]:
+def _effort(process: Process, x: State) -> dict[str, Any]:
     """Nodes and grid: more of them where the noisy states are few."""
     leaves = list(process.leaves(torch.ones(1, dtype=torch.float64)))
     if len(leaves) > 1:
-        return {"nodes": 200, "grid": 49}
+        return {"nodes": 200, "grid": 81}
     core = leaves[0].core
     if core.terms[0].categorical:
         return {"nodes": 361}

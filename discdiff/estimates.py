@@ -22,7 +22,9 @@ class Estimate:
     def map(self, function: Callable[[Tensor], Tensor]) -> Estimate:
         """The estimate with a function applied to each of its tensors."""
         changed = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: function(v) if isinstance(v, Tensor) else v for k, v in changed.items()})
+        return type(self)(
+            **{k: function(v) if isinstance(v, Tensor) else v for k, v in changed.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Mean(Estimate):
 
 @dataclass(frozen=True)
 class Epsilon(Estimate):
-    r""":math:`\mathbb{E}[\varepsilon \mid x_t]` where :math:`x_t = \Phi x_0 + m + L \varepsilon`."""
+    r""":math:`\mathbb{E}[\varepsilon \mid x_t]`, :math:`x_t = \Phi x_0 + m + L \varepsilon`."""
 
     value: Tensor
 

@@ -98,9 +98,7 @@ def _box(law: Distribution) -> tuple[Tensor, Tensor]:
             raise Unsolved("the law has too much mass far out to be enumerated")
 
 
-def noisy_states(
-    process: Process, x_0: State, t: Tensor, grid: int = 193
-) -> tuple[State, Tensor]:
+def noisy_states(process: Process, x_0: State, t: Tensor, grid: int = 193) -> tuple[State, Tensor]:
     """All noisy states from one datum at several times, with their log-probabilities.
 
     Arguments:
@@ -190,9 +188,7 @@ def expected_path_kl(
 
 
 @torch.no_grad()
-def _mean_rate(
-    process: Process, head: Head, datum: State, t: Tensor, grid: int
-) -> Tensor:
+def _mean_rate(process: Process, head: Head, datum: State, t: Tensor, grid: int) -> Tensor:
     """The mean divergence rate per unit of time, shape (T,)."""
     size = noisy_states(process, datum, t[:1], grid)[1].shape[0]
     parts = []

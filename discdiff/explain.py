@@ -239,24 +239,23 @@ def _limit(leaf: Leaf) -> str:
         law = leaf.core._limit(_shape(leaf.core))
     except Unsolved as refusal:
         return f"none: {_first_sentence(refusal)}"
-    return _in_words(entrywise(law) if hasattr(law, "base_dist") else law)
+    law = entrywise(law) if hasattr(law, "base_dist") else law
+    return _in_words(law, ("probs",) if leaf.core.terms[0].categorical else ("mean", "variance"))
 
 
-def _in_words(law: Distribution) -> str:
+def _in_words(law: Distribution, words: tuple[str, ...]) -> str:
     """The type of a law and its moments, or its probabilities where the states are categories."""
     name = type(law).__name__
-    for words in (("mean", "variance"), ("probs",)):
-        try:
-            values = [getattr(law, word).detach() for word in words]
-        except (AttributeError, NotImplementedError):
-            continue
-        if words == ("mean", "variance") and bool((values[1] == 0).all()):
-            return f"certain: {_numbers(values[0])}"
-        if words == ("probs",) and bool((values[0] == 1).any()):
-            return f"certain: {int(values[0].reshape(-1).argmax())}"
-        each = zip(words, values, strict=True)
-        return ", ".join((name, *(f"{word} {_numbers(value)}" for word, value in each)))
-    return name
+    try:
+        values = [getattr(law, word).detach() for word in words]
+    except (AttributeError, NotImplementedError):
+        return name
+    if words == ("mean", "variance") and bool((values[1] == 0).all()):
+        return f"certain: {_numbers(values[0])}"
+    if words == ("probs",) and bool((values[0] == 1).any()):
+        return f"certain: {int(values[0].reshape(-1).argmax())}"
+    each = zip(words, values, strict=True)
+    return ", ".join((name, *(f"{word} {_numbers(value)}" for word, value in each)))
 
 
 def _numbers(values: Tensor) -> str:

@@ -102,8 +102,10 @@ class Missing(Head):
 
 
 class Turnover(Head):
-    r"""Expected units lost and gained, :math:`(1 - e^{-\Lambda}) \operatorname{softplus}(\mathrm{net})`
-    each, on a last axis of size 2."""
+    r"""Expected units lost and gained, on a last axis of size 2.
+
+    .. math:: (1 - e^{-\Lambda}) \operatorname{softplus}(\mathrm{net})
+    """
 
     kind = estimates.Turnover
 
@@ -277,10 +279,8 @@ def _shaped(output: Tensor, x: State, head: type[Head], *last: int) -> Tensor:
     """The output, which must have the shape of the state (of a mixture's, beside its label)."""
     if isinstance(x, Mapping) and set(x) == {"label", "state"}:
         x = x["state"]
-    require(
-        isinstance(x, Tensor),
-        f"{head.__name__} speaks of one tensor; for a dict of parts use heads.Product",
-    )
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{head.__name__} speaks of one tensor; for a dict use heads.Product")
     shape = (*x.shape, *last)
     require(
         isinstance(output, Tensor) and tuple(output.shape) == shape,

@@ -21,7 +21,7 @@ from torch.distributions import Distribution, constraints, kl_divergence, regist
 from torch.distributions.transforms import Transform
 
 from .numerics.special import log_binomial_pmf, log_sum
-from .shapes import along, sum_event
+from .shapes import sum_event
 
 State = Any
 
@@ -38,6 +38,11 @@ class _Law(TorchDistribution):
 
     def __init__(self, batch_shape: Size, event_shape: Size = Size()) -> None:
         super().__init__(Size(batch_shape), Size(event_shape), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """Where draws lie, as far as it is simply said."""
+        return None
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Distribution:
         # Pyro expands every law inside a plate; a law of that shape already stays what it is, so
@@ -309,9 +314,7 @@ class Rounded(_Law):
         return self.base.variance + self.part * (1 - self.part)
 
     def _draw(self, shape: Size) -> Tensor:
-        return self.base.sample(shape) + torch.bernoulli(
-            self.part.expand(shape + self.part.shape)
-        )
+        return self.base.sample(shape) + torch.bernoulli(self.part.expand(shape + self.part.shape))
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         stays = self.base.log_prob(x) + torch.log1p(-self.part)
@@ -512,8 +515,18 @@ def draw_categories(log_probs: Tensor) -> Tensor:
 
 
 def draw(law: Distribution, shape: Size = Size()) -> State:
-    """A draw that carries gradients where the law can give them."""
-    return law.rsample(shape) if law.has_rsample else law.sample(shape)
+    """A draw that carries gradients where the law, or a part of it, can give them."""
+    carries = law.has_rsample or isinstance(law, Joint)
+    return law.rsample(shape) if carries else law.sample(shape)
+
+
+def hidden_log_prob(law: Distribution, x: State) -> Tensor | None:
+    """The log-probability of those parts of a `draw` that carry no gradient; None if all do."""
+    if not isinstance(law, Joint):
+        return None if law.has_rsample else law.log_prob(x)
+    each = (hidden_log_prob(part, x[name]) for name, part in law.parts.items())
+    found = [log_prob for log_prob in each if log_prob is not None]
+    return torch.stack(found).sum(0) if found else None
 
 
 def entrywise(law: Distribution) -> Distribution:
@@ -558,7 +571,7 @@ def _summed_kl(p: Distribution, q: Distribution) -> Tensor:
     like = p.sample()
     if isinstance(p, Indexed) or p.event_shape:
         raise NotImplementedError(f"no KL of {type(p).__name__} from {type(q).__name__}")
-    size, bound = 16, getattr(getattr(p, "support", None), "upper_bound", None)
+    size, bound = 16, getattr(p.support, "upper_bound", None)
     while True:
         k = torch.arange(size, dtype=like.dtype, device=like.device)
         k = k.reshape((-1,) + (1,) * like.dim()).expand(size, *like.shape)

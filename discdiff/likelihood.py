@@ -123,7 +123,7 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
         return 0.0 if finite else STOP
     require(
         stop > 0 or finite,
-        f"stop = 0: the integral diverges like log(1/t) for {type(head).__name__} on this process; "
+        f"stop = 0: the integral diverges like log(1/t) for {type(head).__name__} here; "
         "choose stop > 0, or a head that decays at t = 0",
     )
     require(0 <= stop < 1, f"stop must lie in [0, 1); it is {stop}")
@@ -338,7 +338,7 @@ def log_prob(
         x_0: Data, shape (B, *event).
         prior: The law at time 1 of the model; the process's own by default.
         context: Handed to the network.
-        stop: Where the flow starts, later than 0, where the score of data may be infinite: the data
+        stop: Where the flow starts: later than 0, where the score may be infinite. The data
             count as :math:`x_{stop}`.
         probes: Number of Hutchinson probes for the divergence; 0: the exact trace.
         rtol: Relative tolerance of the solver.

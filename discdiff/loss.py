@@ -151,9 +151,7 @@ def diffusion_rule(
 def jump_rule(term: Jump, score: Score, score_hat: Score, x: Tensor, t: Tensor) -> Tensor:
     r""":math:`\sum_y D(r(y) \| \hat r(y))`, per entry."""
     points, log_rates = jumps_into(term, x, t)
-    log_r, log_r_hat = (
-        reverse_log_rates(s, points, log_rates) for s in (score, score_hat)
-    )
+    log_r, log_r_hat = (reverse_log_rates(s, points, log_rates) for s in (score, score_hat))
     return bregman_log(log_r.exp(), log_r_hat).sum(-1)
 
 

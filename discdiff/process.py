@@ -208,7 +208,7 @@ class Process(Declared, ABC):
         return Scaled(self, alpha)
 
     def given(self, known: tuple[Tensor, Tensor]) -> Process:
-        """The process with known entries clamped: known is (values, mask), mask true where known."""
+        """The process with known entries clamped: (values, mask), mask true where known."""
         return Given(self, known)
 
     # -- what a process must say ---------------------------------------------------------------
@@ -480,7 +480,9 @@ class Product(Process):
         require(not twice, f"parts named twice: {sorted(twice)}")
         both = {**(parts or {}), **named}
         require(bool(both), "a product needs at least one part")
-        other = {k: type(part).__name__ for k, part in both.items() if not isinstance(part, Process)}
+        other = {
+            k: type(part).__name__ for k, part in both.items() if not isinstance(part, Process)
+        }
         require(not other, f"the parts of a product must be processes; got {other}")
         self.names = tuple(both)
         self.members = nn.ModuleList(both.values())
@@ -507,7 +509,9 @@ class Product(Process):
         )
         state = {k: part.check_state(x[k], f"{name}[{k!r}]") for k, part in self.parts.items()}
         sizes = {k: batch_size(v) for k, v in state.items()}
-        require(len(set(sizes.values())) == 1, f"{name} has parts of different batch size: {sizes}")
+        require(
+            len(set(sizes.values())) == 1, f"{name} has parts of different batch size: {sizes}"
+        )
         return state
 
     def origin(self, shape: Shape) -> State:
@@ -550,10 +554,7 @@ class Product(Process):
 
     def _convert(self, estimate: Estimate, x: State, t: Tensor, kind: Any) -> Any:
         return Parts(
-            {
-                k: p._convert(_reader(k)(estimate), x[k], t, kind[k])
-                for k, p in self.parts.items()
-            }
+            {k: p._convert(_reader(k)(estimate), x[k], t, kind[k]) for k, p in self.parts.items()}
         )
 
     def __repr__(self) -> str:
@@ -627,9 +628,7 @@ class Mixture(Process):
         return {"label": torch.zeros(batch_size(state), dtype=torch.int64), "state": state}
 
     def _select(self, label: Tensor, choices: list[Distribution]) -> Distribution:
-        return laws.Joint(
-            {"label": laws.point(label), "state": laws.Selected(label, choices)}
-        )
+        return laws.Joint({"label": laws.point(label), "state": laws.Selected(label, choices)})
 
     def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
         each = [part._transition(x["state"], s, t) for part in self.members]  # type: ignore
@@ -680,9 +679,7 @@ class Pushed(Process):
 
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
         for leaf in self.process.leaves(t):
-            yield leaf.within(
-                self._back, lambda x, y: self.transform(y), _at_data(self._back)
-            )
+            yield leaf.within(self._back, lambda x, y: self.transform(y), _at_data(self._back))
 
     def check_state(self, x: State, name: str) -> State:
         require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
@@ -1015,4 +1012,3 @@ def _at_data(function: Callable[[Tensor], Tensor]) -> Callable[[Estimate], Estim
         return estimate
 
     return read
-

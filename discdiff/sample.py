@@ -62,7 +62,10 @@ def sample(
     require(process.timed, "sample needs a process on a clock: declare .on(clock)")
     t = grid_times(process, steps, grid)
     stepper = stepper or Ancestral()
-    require(isinstance(stepper, Stepper), f"stepper must be of dd.steppers; it is a {type(stepper).__name__}")
+    require(
+        isinstance(stepper, Stepper),
+        f"stepper must be of dd.steppers; it is a {type(stepper).__name__}",
+    )
     x = start if start is not None else (prior or process.prior(shape)).sample()
     x = process.check_state(_to_device(x, process), "start")
     require_shape(x, shape, "start")

@@ -120,5 +120,3 @@ def _stack(path: list[State]) -> State:
     if isinstance(path[0], Mapping):
         return {k: _stack([x[k] for x in path]) for k in path[0]}
     return torch.stack(path)
-
-

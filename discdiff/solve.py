@@ -96,9 +96,7 @@ class Engine:
         r"""The law :math:`p(x_s \mid x_0, x_t)`, averaged over the estimate of x_0."""
         raise self.unsolved("bridge")
 
-    def step(
-        self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, eta: float
-    ) -> Distribution:
+    def step(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, eta: float) -> Distribution:
         r"""A step to s with :math:`\eta` times the bridge's noise and the same marginals."""
         raise self.unsolved("step with less noise than the bridge")
 

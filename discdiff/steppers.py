@@ -201,7 +201,8 @@ class TauLeaping(_ByLeaf):
     """Poisson numbers of jumps at the rates of the start of the step.
 
     On counts the state moves by the sum of its jumps; on categories an entry that would jump more
-    than once stays. Pure death, whose rates may be infinite at the end, leaps by the bridge's mean.
+    than once stays. Pure death, whose rates may be infinite at the end, leaps by the mean of the
+    bridge.
 
     Arguments:
         maximum: Counts are cut off at it, if given.

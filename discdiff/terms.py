@@ -60,9 +60,7 @@ class Term(Generator):
         require("scale" in self._buffers, "the factor of this term is learned: scale first")
         clone = self._copy()
         declare(clone, "scale", rate * self.scale)
-        require(
-            bool((clone.scale.detach() >= 0).all()), f"a rate must be ≥ 0; it is {rate}"
-        )
+        require(bool((clone.scale.detach() >= 0).all()), f"a rate must be ≥ 0; it is {rate}")
         return clone
 
     def widths(self) -> dict[str, int]:
@@ -127,7 +125,7 @@ class Jump(Term):
         return self
 
 
-# -- continuous ------------------------------------------------------------------------------------
+# -- continuous -----------------------------------------------------------------------------------
 
 
 class Field(Drift):
@@ -246,7 +244,7 @@ def apply_linear(A: Tensor, x: Tensor, per_time: bool) -> Tensor:
     return A * x
 
 
-# -- finite spaces ---------------------------------------------------------------------------------
+# -- finite spaces --------------------------------------------------------------------------------
 
 
 class FiniteJump(Jump):
@@ -306,7 +304,9 @@ class RateMatrix(FiniteJump):
             require_rate_matrix(first.detach(), "Q")
         self.size, self.sites = first.shape[0], tuple(sites)
         sides = torch.Size(self.sites).numel()
-        require(not sites or sides == self.size, f"sites {sites} make {sides} states, Q {self.size}")
+        require(
+            not sites or sides == self.size, f"sites {sites} make {sides} states, Q {self.size}"
+        )
         self.event_axes = 1 if self.sites else 0
 
     @property
@@ -403,7 +403,7 @@ class Replace(FiniteJump):
         return _numbers(self.pi)
 
 
-# -- counts ----------------------------------------------------------------------------------------
+# -- counts ---------------------------------------------------------------------------------------
 
 
 class CountJump(Jump):
@@ -568,9 +568,7 @@ class Reaction(Jump):
     event_axes = 1
     change: Tensor
 
-    def __init__(
-        self, change: int | list[int] | Tensor, rate: Callable[[Tensor], Tensor]
-    ) -> None:
+    def __init__(self, change: int | list[int] | Tensor, rate: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         declare(self, "change", torch.as_tensor(change, dtype=torch.float64).reshape(-1))
         moved = self.change.detach()
@@ -605,7 +603,7 @@ class Reaction(Jump):
         return f"{[int(c) for c in self.change.tolist()]}"
 
 
-# -- rules -----------------------------------------------------------------------------------------
+# -- rules ----------------------------------------------------------------------------------------
 
 
 def one_hot(index: int, size: int) -> Tensor:
@@ -657,7 +655,9 @@ def require_simplex(pi: Tensor, name: str) -> None:
 def require_no_parameter(value: object, name: str) -> None:
     """Raises if an optimiser would take a number out of its constraint, or miss it."""
     free = isinstance(value, torch.nn.Parameter)
-    require(not free, f"{name} must be numbers, which dd.learn then makes learnable; it is a Parameter")
+    require(
+        not free, f"{name} must be numbers, which dd.learn then makes learnable; it is a Parameter"
+    )
 
 
 def require_nonnegative(value: Tensor, name: str) -> None:

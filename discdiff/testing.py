@@ -36,7 +36,6 @@ from .terms import (
     Noise,
     RateMatrix,
     Replace,
-    Term,
     one_hot,
     with_diagonal,
 )
@@ -179,8 +178,6 @@ def _states(draw: st.DrawFn, entry: SearchStrategy, event: tuple[int, ...]) -> T
     return torch.tensor(draw(values)).reshape(size)
 
 
-def _timed(
-    draw: st.DrawFn, process: Process, on: SearchStrategy[Clock], always: bool
-) -> Process:
+def _timed(draw: st.DrawFn, process: Process, on: SearchStrategy[Clock], always: bool) -> Process:
     """The process on a clock; now and then in its own time, unless ``always``."""
     return process.on(draw(on)) if always or draw(st.integers(0, 4)) else process

@@ -166,7 +166,9 @@ def joint_rule(
         return torch.stack([torch.asinh(c.z(t).clamp(-REACH, REACH) / 4) for c in clocks]).sum(0)
 
     ends = [z_range(clock, stop, None) for clock in clocks]
-    starts = torch.stack([c.from_z(torch.tensor(e[0]).double()) for c, e in zip(clocks, ends)])
+    starts = torch.stack(
+        [c.from_z(torch.tensor(e[0]).double()) for c, e in zip(clocks, ends, strict=True)]
+    )
     t_low, t_high = starts.min().clamp(min=stop), torch.stack([last(c) for c in clocks]).max()
     u, w = gauss_legendre(nodes, float(along_all(t_low)), float(along_all(t_high)))
     low, high = (first.z(t).clamp(-REACH, REACH).expand(nodes) for t in (t_low, t_high))

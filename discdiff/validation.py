@@ -102,7 +102,7 @@ def require_values(x: Tensor, support: constraints.Constraint, name: str) -> Non
 
 
 def _holds_fast(x: Tensor, support: constraints.Constraint) -> bool:
-    """Whether one cheap pass shows that every entry lies in the support; no proof if it does not."""
+    """Whether one cheap pass shows that every entry is inside; if not, nothing is shown."""
     if x.numel() == 0:
         return True
     if support is constraints.real:
@@ -118,7 +118,7 @@ def as_time(t: float | Tensor, x: Tensor, name: str) -> Tensor:
     r"""A time argument as float64 of shape :math:`(B,)` on the device of the state ``x``.
 
     Raises:
-        ValueError: If the shape is neither :math:`()` nor :math:`(B,)`, or a time is negative or NaN.
+        ValueError: If the shape is neither () nor (B,), or a time is negative or NaN.
     """
     batch = x.shape[0]
     if not isinstance(t, Tensor):

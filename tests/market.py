@@ -68,7 +68,7 @@ chain = dd.RateMatrix([[-1.0, 1.0, 0.0], [0.5, -1.0, 0.5], [0.0, 2.0, -2.0]])
 queue = dd.Death() + dd.Immigration(2.0)
 swap = dd.Reaction([-1, 1], lambda n: n[..., 0]) + dd.Reaction([1, -1], lambda n: n[..., 1] / 2)
 leave = dd.Reaction([0, -1], lambda n: 0.7 * n[..., 1])
-arrive = dd.Reaction([1, 0], lambda n: torch.full_like(n[..., 0], 0.2))
+arrive = dd.Reaction([1, 0], lambda n: torch.full_like(n[..., 0], 0.03))
 merge = dd.Reaction([-2], lambda n: n[..., 0] * (n[..., 0] - 1) / 2)
 decay = dd.Reaction([-1], lambda n: n[..., 0])
 linear, fast = dd.clock.Linear(0.1, 20.0), dd.clock.LogLinear()
@@ -117,9 +117,7 @@ MARKET = {
     "coupled sites": Entry(
         dd.RateMatrix(rates(6, 0), sites=(2, 3)).on(fast), torch.tensor([[0, 1], [1, 2], [0, 2]])
     ),
-    "varying chain": Entry(
-        dd.RateMatrix(varying).on(dd.clock.Constant(1.0)), letters, no_limit
-    ),
+    "varying chain": Entry(dd.RateMatrix(varying).on(dd.clock.Constant(1.0)), letters, no_limit),
     # counts
     "blackout": Entry(dd.Death().on(dd.clock.Logistic(15.0)), counts),
     "blackout, two entries": Entry(dd.Death().on(dd.clock.Logistic(15.0)), grids),
@@ -130,9 +128,7 @@ MARKET = {
     "births and immigration": Entry(
         (dd.Birth() + dd.Immigration(0.5)).on(dd.clock.Constant(0.7)), counts, no_limit
     ),
-    "births and deaths": Entry(
-        (dd.Birth() + 2.0 * dd.Death()).on(dd.clock.Constant(1.0)), counts
-    ),
+    "births and deaths": Entry((dd.Birth() + 2.0 * dd.Death()).on(dd.clock.Constant(1.0)), counts),
     "births, deaths and immigration": Entry(
         (dd.Birth() + 2.0 * dd.Death() + dd.Immigration(1.0)).on(dd.clock.Constant(1.0)), counts
     ),
@@ -140,13 +136,16 @@ MARKET = {
     "ehrenfest in own time": Entry(dd.Ehrenfest(7, 0.5, 1.5), counts),
     "particles": Entry((swap + leave).on(fast), species, no_decoder | not_found),
     "particles with arrivals": Entry(
-        (swap + leave + arrive).on(dd.clock.Constant(1.0)), torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        (swap + leave + arrive).on(dd.clock.Constant(1.0)),
+        torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
         no_decoder | not_found,
     ),
     "halving": Entry(Halve(), counts),
     "halving on a clock": Entry(Halve().on(fast), counts),
     "halving and death": Entry((Halve() + dd.Death()).on(fast), counts),
-    "merging": Entry((merge + decay).on(dd.clock.Constant(1.0)), torch.tensor([[1.0], [4.0]]), no_decoder),
+    "merging": Entry(
+        (merge + decay).on(dd.clock.Constant(1.0)), torch.tensor([[1.0], [4.0]]), no_decoder
+    ),
     # combinators
     "a faster term": Entry((2.5 * queue).on(dd.clock.Constant(1.0)), counts),
     "scaled": Entry(

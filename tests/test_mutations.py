@@ -55,7 +55,7 @@ class Pair(dd.Jump):
         return (x + 2).unsqueeze(-1), torch.ones_like(x).unsqueeze(-1)
 
 
-# -- the mutants: each takes the sound verb and its arguments --------------------------------------
+# -- the mutants: each takes the sound verb and its arguments -------------------------------------
 
 
 def late(verb, x, s, t):

@@ -47,7 +47,7 @@ class Net(nn.Module):
         return 2 * self.layers(flat).reshape(len(x), *self.shape)
 
 
-# -- bounds on enumerable spaces -------------------------------------------------------------------
+# -- bounds on enumerable spaces ------------------------------------------------------------------
 
 
 def enumerable():
@@ -70,8 +70,11 @@ def enumerable():
         ),
         "ehrenfest": (
             dd.Ehrenfest(5).on(dd.clock.Constant(1.5)),
-            Exact(dd.Ehrenfest(5).on(dd.clock.Constant(1.5)), torch.tensor([0.0, 2.0]),
-                  torch.tensor([0.3, 0.7]).double()),
+            Exact(
+                dd.Ehrenfest(5).on(dd.clock.Constant(1.5)),
+                torch.tensor([0.0, 2.0]),
+                torch.tensor([0.3, 0.7]).double(),
+            ),
             count,
         ),
     }
@@ -179,8 +182,9 @@ def test_bounds_on_the_line_integrate_to_at_most_one(kind):
     head, stop = kind(Net(1, 1, ())), 0.02
     x = torch.linspace(-9.0, 9.0, 181)
     with torch.no_grad():
-        value = -(prior_kl(process, x) + expected_path_kl(process, head, x, stop=stop, nodes=91,
-                                                          grid=81))
+        value = -(
+            prior_kl(process, x) + expected_path_kl(process, head, x, stop=stop, nodes=91, grid=81)
+        )
         value = value + decoded(process, head, x, stop)
     total = float(value.exp().sum() * (x[1] - x[0]))
     print(kind.__name__, "integral of exp(bound):", total)
@@ -201,7 +205,7 @@ def decoded(process, head, x, stop, grid=81):
     return (weight[:, None] * law.log_prob(x.repeat(grid)).reshape(grid, -1)).sum(0)
 
 
-# -- heads mean what they say ----------------------------------------------------------------------
+# -- heads mean what they say ---------------------------------------------------------------------
 
 
 def spoken():
@@ -265,7 +269,7 @@ def test_a_head_of_the_wrong_type_is_seen(swap):
     assert any("nats above" in row.note for row in report.rows)
 
 
-# -- the entropy identity --------------------------------------------------------------------------
+# -- the entropy identity -------------------------------------------------------------------------
 
 
 def identities():
@@ -326,7 +330,7 @@ class _first:
         return self.table[x.long()]
 
 
-# -- gradients, additivity, priors -----------------------------------------------------------------
+# -- gradients, additivity, priors ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["uniform", "chain", "death", "immigration", "vp"])

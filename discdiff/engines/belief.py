@@ -50,7 +50,9 @@ class Certain(Belief):
         return torch.where(agrees, zero, zero - torch.inf)
 
     def log_table(self, size: int) -> Tensor:
-        return self.log_at(torch.arange(size, device=self.state.device).expand(*self.state.shape, size))
+        return self.log_at(
+            torch.arange(size, device=self.state.device).expand(*self.state.shape, size)
+        )
 
     def log_other(self, state: Tensor) -> Tensor:
         zero = torch.zeros(state.shape, dtype=torch.get_default_dtype(), device=state.device)

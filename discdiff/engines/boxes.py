@@ -48,7 +48,7 @@ class Boxes(Engine):
 
     @abstractmethod
     def log_column(self, y: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        """The log-probability of one state x from all points of a box, y of shape (G, *x.shape)."""
+        """The log-probability of a state x from all points y of a box, (G, *x.shape)."""
 
     @property
     def moves(self) -> Tensor:
@@ -231,4 +231,3 @@ def _conditioned(log_mu: Tensor, at_x: Tensor) -> Tensor:
     """The posterior on those data that can have led to x."""
     possible = torch.where(at_x > -torch.inf, log_mu, torch.full_like(log_mu, -torch.inf))
     return possible.log_softmax(-1)
-

@@ -156,7 +156,7 @@ class PureDeath(_Units):
             return up + (x + 1).log() + self.log_q(t, x) - self.log_p(t, x)
         if isinstance(estimate, Mean):
             raise Unsolved(
-                "Mean does not determine E[x_0 − x_t | x_t] well: the difference cancels; use Missing"
+                "Mean does not determine E[x_0 − x_t | x_t]: the difference cancels; use Missing"
             )
         raise Unsolved(
             f"{type(estimate).__name__} does not determine the missing units; Missing, Ratio, "
@@ -342,9 +342,7 @@ class ImmigrationDeath(_Units):
         both = self._split(every.expand(mu.shape), x.unsqueeze(-1).expand(mu.shape), t)
         return tuple((mu * v).sum(-1) for v in both)  # type: ignore[return-value]
 
-    def _turnover_of_ratio(
-        self, estimate: Ratio, x: Tensor, t: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _turnover_of_ratio(self, estimate: Ratio, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         up, down = estimate.log_ratio[..., 0].exp(), estimate.log_ratio[..., 1].exp()
         p, q = self.log_p(t, x).exp(), self.log_q(t, x).exp()
         gained = torch.where(x > 0, down * self.nu(x) * q, torch.zeros_like(x))
@@ -423,9 +421,7 @@ def _possible(estimate: Posterior, x: Tensor) -> tuple[Tensor, Tensor]:
     return logits.log_softmax(-1), gaps.clamp(min=0)
 
 
-def _mixed_births(
-    estimate: Posterior, x: Tensor, log_r: Tensor, log_1mr: Tensor
-) -> laws.Mixed:
+def _mixed_births(estimate: Posterior, x: Tensor, log_r: Tensor, log_1mr: Tensor) -> laws.Mixed:
     """The exact mixture of binomial bridges over a posterior."""
     table, gaps = _possible(estimate, x)
 

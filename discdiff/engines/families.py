@@ -106,7 +106,9 @@ class Families(Pointwise):
             raise Unsolved("immigration alone has no limit: add Death")
 
     def branch(self) -> str:
-        return "births and deaths" if any(isinstance(t, Death) for t in self.terms) else "no deaths"
+        return (
+            "births and deaths" if any(isinstance(t, Death) for t in self.terms) else "no deaths"
+        )
 
     def rate(self, kind: type) -> Tensor:
         """The total rate of the terms of one kind."""

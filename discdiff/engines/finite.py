@@ -88,7 +88,8 @@ class Finite(Engine):
         if self.changes:
             return self._fresh_table().to(dtype)
         if dtype not in self._tables:
-            self._tables[dtype] = Uniformized(self.matrix(), self.levels).to(dtype)
+            with torch.inference_mode(False), torch.no_grad():  # kept, and read in training later
+                self._tables[dtype] = Uniformized(self.matrix(), self.levels).to(dtype)
         return self._tables[dtype]
 
     def _fresh_table(self) -> Uniformized:
@@ -197,7 +198,7 @@ class Finite(Engine):
         return self._kernel(torch.zeros_like(t), t).columns(x)
 
     def _weights(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
-        r""":math:`\mu(a) / P_{0,t}(a, x)` up to a factor; states that cannot have led to x get 0."""
+        r""":math:`\mu(a) / P_{0,t}(a, x)` up to a factor; 0 for states that cannot lead to x."""
         if isinstance(estimate, LeaveOneOut):
             return estimate.log_probs.exp()
         column = self._columns(x, t)

@@ -91,7 +91,7 @@ class Gaussian(Engine):
     def _number(self, value: Tensor, per_time: bool, t: Tensor) -> Tensor:
         if value.dim() - (per_time and value.dim() > 0) == 2:
             raise Unsolved(
-                "matrices in Linear or Noise have no engine yet: scalars and diagonals (vectors on "
+                "matrices in Linear or Noise have no engine: scalars and diagonals (vectors on "
                 "the last axis) are solved; simulate the process with matrices instead"
             )
         return self._vector(value, per_time, t)
@@ -139,7 +139,9 @@ class Gaussian(Engine):
             float((getattr(fine, k) - getattr(coarse, k)).detach().abs().max())
             for k in ("phi", "mean", "variance")
         )
-        require(gap < 1e-9, f"the functions in Linear or Noise are not smooth on [0, 1]: {gap:.1e}")
+        require(
+            gap < 1e-9, f"the functions in Linear or Noise are not smooth on [0, 1]: {gap:.1e}"
+        )
 
     def _fit(self, value: Tensor, x: Tensor) -> Tensor:
         """Numbers (B,) or (B, k) against a state."""
@@ -281,7 +283,7 @@ class Gaussian(Engine):
         return _normal(self.mean_of(estimate, x, t), std)
 
     def survival(self, t: Tensor) -> Tensor:
-        r""":math:`\varphi^2 v_\infty / v`-like share of the signal: :math:`e^{-\Lambda}` for VP."""
+        r""":math:`\varphi^2`, which is :math:`e^{-\Lambda}` for variance-preserving noise."""
         return self.moments(torch.zeros_like(t), t).phi ** 2
 
     def decays(self, head: Any) -> bool:
@@ -291,7 +293,7 @@ class Gaussian(Engine):
         return head.kind not in (Epsilon, estimates.Score)
 
     def profile(self, z: Tensor) -> Tensor:
-        # The loss of a network is flat in z where noise is low, and falls as e^{-z} where it is high.
+        # A network's loss is flat in z where noise is low, and falls as e^{-z} where it is high.
         return (-z).sigmoid() * torch.where(z < -12, ((z + 12) / 2).exp(), torch.ones_like(z)) + (
             -(z.abs() / 2)
         ).exp() / 8

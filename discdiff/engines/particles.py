@@ -4,7 +4,7 @@ If units die, turn into other species and arrive at constant rates, each unit mo
 a one-particle generator A on the species and one dead state, and arrivals are Poisson:
 
 .. math::
-    x_t \mid x_0 \sim \sum_i \mathrm{Multinomial}\big(x_0^i, P_{i \cdot}\big) + \mathrm{Poisson}(m),
+    x_t \mid x_0 \sim \sum_i \mathrm{Multinomial}(x_0^i, P_{i \cdot}) + \mathrm{Poisson}(m),
     \qquad P = e^{A \tau}, \quad m = \int_0^\tau \lambda\, e^{A u}\, du.
 
 Other propensities are handed to the truncated engine.
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
-from torch.distributions import Distribution
 
 from .. import laws
 from ..numerics.linalg import Uniformized
@@ -81,7 +80,10 @@ class Particles(Pointwise):
         arrivals = torch.zeros(self.species, dtype=torch.float64)
         for term in self.terms:
             source, target, rate = _linear(term)  # type: ignore[misc]
-            rate, goal = term.scale * rate, torch.tensor(self.species if target is None else target)
+            rate, goal = (
+                term.scale * rate,
+                torch.tensor(self.species if target is None else target),
+            )
             if source is None:
                 arrivals = arrivals.index_put((goal,), rate, accumulate=True)
             else:
@@ -167,8 +169,9 @@ class Scattered(laws._Law):
     def _table(self, points: Tensor, box: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """All log-probabilities on a box, a row for each distinct start and time, and which row.
 
-        The law of one particle is a polynomial of degree one in the counts; the table is multiplied
-        by it once per particle. All terms are positive, so that no relative accuracy is lost.
+        The law of one particle is a polynomial of degree one in the counts; the table is
+        multiplied by it once per particle. All terms are positive, so that no relative accuracy
+        is lost.
         """
         time = self.index.reshape((-1,) + (1,) * (self.x.dim() - 1)).to(torch.float64)
         starts = torch.cat([self.x.detach().double(), time.expand(*self.x.shape[:-1], 1)], -1)
@@ -204,9 +207,13 @@ def _one_more(table: Tensor, chances: Tensor) -> Tensor:
 
 
 def _linear(term: Reaction) -> tuple[int | None, int | None, Tensor] | None:
-    """(source, target, rate) if the reaction moves, removes or adds one unit at a constant rate."""
+    """(source, target, rate) if one unit moves, dies or arrives at a constant rate."""
     change = term.change.detach()
-    if bool((change.abs() > 1).any()) or bool((change > 0).sum() > 1) or bool((change < 0).sum() > 1):
+    if (
+        bool((change.abs() > 1).any())
+        or bool((change > 0).sum() > 1)
+        or bool((change < 0).sum() > 1)
+    ):
         return None
     source = int(change.argmin()) if bool((change < 0).any()) else None
     target = int(change.argmax()) if bool((change > 0).any()) else None

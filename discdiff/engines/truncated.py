@@ -94,9 +94,7 @@ class Truncated(Boxes):
                 self._tables[box] = Uniformized(self.generator(box))
         return self._tables[box]
 
-    def rows(
-        self, x: Tensor, y: Tensor, s: Tensor, t: Tensor
-    ) -> tuple[Tensor, tuple[int, ...]]:
+    def rows(self, x: Tensor, y: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Transition probabilities from x on a box that holds both states, and the box.
 
         Raises:
@@ -137,7 +135,9 @@ class Truncated(Boxes):
         return laws.Indexed(log_probs, box, dtype) if self.axes else laws.Table(log_probs, dtype)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
-        require(not self.axes or shape[-1] == self.species, f"the last axis must be {self.species}")
+        require(
+            not self.axes or shape[-1] == self.species, f"the last axis must be {self.species}"
+        )
         box = (32,) * self.species if self.species == 1 else (8,) * self.species
         table = self.table(box)
         rows = table.limit()[:-1]

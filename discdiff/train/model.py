@@ -158,7 +158,7 @@ def octaves_of(data: Description) -> int:
 
 
 def _start_at(value: float, layer: nn.Linear, features: int) -> None:
-    """Starts the outputs of a network, read against features of which the first is 1, at a value."""
+    """Starts the outputs of a network, read against features with a leading 1, at a value."""
     with torch.no_grad():
         layer.bias[::features] = value
 

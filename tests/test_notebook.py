@@ -1,0 +1,55 @@
+"""The notebooks run from top to bottom, and show what their text says."""
+
+import re
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+TIMEOUT = 300  # seconds per cell, for machines that do much else
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def executed(request):
+    """A notebook after all its cells have run, one thread, as for a newcomer in its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+        notebook = nbformat.read(request.param, as_version=4)
+        folder = {"metadata": {"path": str(request.param.parent)}}
+        client = nbclient.NotebookClient(notebook, timeout=TIMEOUT, resources=folder)
+        client.execute()
+    return notebook
+
+
+def outputs(notebook):
+    return [out for cell in notebook.cells for out in cell.get("outputs", [])]
+
+
+def printed(notebook):
+    return "".join(out.text for out in outputs(notebook) if out.get("name") == "stdout")
+
+
+def test_every_law_holds(executed):
+    assert "all laws hold" in printed(executed)
+    assert "FAILS" not in printed(executed)
+
+
+def test_it_draws_and_trains(executed):
+    pictures = [out for out in outputs(executed) if "image/png" in out.get("data", {})]
+    assert len(pictures) >= 2
+    bits = float(re.search(r"held out: ([\d.]+) ±", printed(executed)).group(1))
+    assert 1.5 < bits < 2.4
+
+
+def test_nothing_is_complained_of(executed):
+    assert not [out.text for out in outputs(executed) if out.get("name") == "stderr"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_not_committed(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert not outputs(notebook)
+    assert all(cell.get("execution_count") is None for cell in notebook.cells)
