@@ -23,6 +23,7 @@ from torch.distributions import Distribution
 
 from .estimates import Data, Estimate
 from .heads import Head, require_head
+from .laws import hidden_log_prob
 from .numerics.special import bregman_log, safe_log
 from .process import Leaf, Process, first_tensor, map_state, require_shape
 from .shapes import sum_event
@@ -180,15 +181,21 @@ def learns(process: Process) -> bool:
 
 
 def with_draw(process: Process, law: Distribution, x: State, value: Tensor) -> Tensor:
-    r"""A value (B,) at a draw x of a law, with the gradient of the law as well.
+    r"""A value (B,) at a `draw` x of a law, with the gradient of the law as well.
 
-    Where x carries no gradient, :math:`\nabla \mathbb{E}[v] = \mathbb{E}[\nabla v +
-    (v - \bar v)\, \nabla \log q(x)]`: a term of value zero is added. The baseline
-    :math:`\bar v` of each batch element is the mean of the others, so that it is independent.
+    With q the law of what carries no gradient in x,
+
+    .. math:: \nabla \mathbb{E}[v] = \mathbb{E}[\nabla v + (v - \bar v)\, \nabla \log q(x)],
+
+    so a term of value zero is added. The baseline :math:`\bar v` of each batch element is the
+    mean of the others, so that it is independent.
     """
-    if law.has_rsample or not torch.is_grad_enabled() or not learns(process):
+    if not torch.is_grad_enabled() or not learns(process):
         return value
-    log_prob, fixed, count = law.log_prob(x), value.detach(), value.shape[0]
+    log_prob = hidden_log_prob(law, x)
+    if log_prob is None:
+        return value
+    fixed, count = value.detach(), value.shape[0]
     gap = fixed - (fixed.sum() - fixed) / max(count - 1, 1)
     gap = torch.where(gap.isfinite(), gap, torch.zeros_like(gap))  # an infinite value stays one
     return value + (log_prob - log_prob.detach()) * gap

@@ -156,11 +156,10 @@ def joint_rule(
     r"""Times and weights for integrals over t whose integrand has features on several clocks.
 
     Gauss–Legendre in :math:`u(t) = \sum_j \operatorname{asinh}(z_j(t) / 4)`, inverted by bisection
-    of the first clock's z: dense near z = 0 of every clock.
+    in logit t: dense near z = 0 of every clock.
     """
     if len(clocks) == 1:
         return rule(clocks[0], nodes, stop)
-    first = clocks[0]
 
     def along_all(t: Tensor) -> Tensor:
         return torch.stack([torch.asinh(c.z(t).clamp(-REACH, REACH) / 4) for c in clocks]).sum(0)
@@ -169,14 +168,16 @@ def joint_rule(
     starts = torch.stack(
         [c.from_z(torch.tensor(e[0]).double()) for c, e in zip(clocks, ends, strict=True)]
     )
-    t_low, t_high = starts.min().clamp(min=stop), torch.stack([last(c) for c in clocks]).max()
+    # At t = 1 itself Λ may be ∞: LAST is the time before it.
+    t_low = starts.min().clamp(min=stop)
+    t_high = torch.stack([last(c) for c in clocks]).max().clamp(max=LAST)
     u, w = gauss_legendre(nodes, float(along_all(t_low)), float(along_all(t_high)))
-    low, high = (first.z(t).clamp(-REACH, REACH).expand(nodes) for t in (t_low, t_high))
+    low, high = (t.logit().expand(nodes) for t in (t_low, t_high))
     for _ in range(80):
         middle = (low + high) / 2
-        below = along_all(first.from_z(middle)) < u
+        below = along_all(middle.sigmoid()) < u
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    t = first.from_z((low + high) / 2)
+    t = ((low + high) / 2).sigmoid().clamp(max=LAST)
     steepness = [_slope(c, t) / (16 + c.z(t).square()).sqrt() for c in clocks]
     return t, w / torch.stack(steepness).sum(0)
 

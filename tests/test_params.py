@@ -642,6 +642,35 @@ def test_gaussian_states_carry_the_gradient():
     assert bool((scores(torch.stack(found), exact).abs() < 5).all())
 
 
+class Both(nn.Module):
+    """A network whose every output depends on every column."""
+
+    def forward(self, x, t):
+        logits = torch.stack([0.3 * x["real"], 0 * t, -0.5 * x["real"]], -1)
+        return {
+            "real": 0.3 * x["real"] + 0.4 * x["kind"],
+            "kind": logits + 0.2 * x["kind"][:, None],
+        }
+
+
+def test_the_gradient_of_a_table_is_unbiased():
+    """Reals carry the gradient, categories hide it; the exact mean is a sum over a grid."""
+    real = (dd.Linear(-0.5) + dd.Noise(1.0)).on(dd.clock.Constant(1.5))
+    process = dd.learn(dd.Product(real=real, kind=dd.RateMatrix(Q3).on(dd.clock.Constant(1.5))))
+    head = dd.heads.Product(Both(), real=dd.heads.Mean, kind=dd.heads.LeaveOneOut)
+    width = 16 / 400
+    grid = torch.cartesian_prod(torch.linspace(-8, 8, 401), torch.arange(3.0))
+    states = {"real": grid[:, 0], "kind": grid[:, 1].long()}
+    data = {"real": numbers(0.8), "kind": torch.tensor([0])}
+    first = {k: v.expand(len(grid)) for k, v in data.items()}
+    density = process.marginal(first, 0.4).log_prob(states).exp() * width
+    exact = gradient(process, (density * dd.loss(process, head, first, 0.4, x_t=states)).sum())
+    # A batch of different data: a baseline then differs from the mean at each.
+    mixed = {k: torch.cat([v.expand(300), (v + 1).expand(300)]) for k, v in data.items()}
+    found = [gradient(process, dd.loss(process, head, mixed, 0.4)[:300].mean()) for _ in range(60)]
+    assert bool((scores(torch.stack(found), exact).abs() < 5).all())
+
+
 def exact_bound(process, head, x_0, states, times):
     """The finite-step bound by enumeration of every state."""
     first, stepper = x_0.expand(len(states)), dd.steppers.Ancestral()

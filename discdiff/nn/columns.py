@@ -25,6 +25,8 @@ class Column(nn.Module, ABC):
         outputs: What is said per entry, a shape; () for one number.
     """
 
+    scale: float = 1.0
+
     def __init__(self, event: Shape = (), outputs: Shape = ()) -> None:
         super().__init__()
         self.event, self.outputs = as_shape(event), as_shape(outputs)
@@ -54,8 +56,8 @@ class Column(nn.Module, ABC):
         shaped = coefficients.reshape(x.shape[0], *self.event, *self.outputs, self.basis)
         if self.basis == 1:
             return shaped.squeeze(-1)
-        features = self.embed(x)
-        return (shaped * features.reshape(*x.shape, *(1,) * len(self.outputs), -1)).sum(-1)
+        features = self.embed(x).reshape(*x.shape, *(1,) * len(self.outputs), -1)
+        return self.scale * (shaped * features).sum(-1)
 
 
 class Number(Column):
@@ -67,6 +69,7 @@ class Number(Column):
         mean: The mean of the data.
         std: Their standard deviation.
         unit: The smallest difference that matters: 1 for counts.
+        scale: A factor of the outputs, as in `Local`.
     """
 
     mean: Tensor
@@ -79,8 +82,10 @@ class Number(Column):
         mean: float = 0.0,
         std: float = 1.0,
         unit: float = 0.25,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(event, outputs)
+        self.scale = scale
         self.waves = Waves(unit)
         self.register_buffer("mean", torch.tensor(float(mean)))
         self.register_buffer("std", torch.tensor(float(std)))

@@ -2,7 +2,7 @@ r"""Features of single entries: `Tokens` feeds categories to a network, `Local` 
 
 `Local` lets the output at an entry d depend sharply on the state at the same entry,
 
-.. math:: f(x, t)_d = \sum_j u_{dj}(x, t)\, \varphi_j(x_d),
+.. math:: f(x, t)_d = c \sum_j u_{dj}(x, t)\, \varphi_j(x_d),
 
 with coefficients u from a network that sees everything and fixed features
 :math:`\varphi = (1,\ x / P,\ \cos(2 \pi x / P_j),\ \sin(2 \pi x / P_j))` of the entry alone. A
@@ -74,6 +74,7 @@ class Local(nn.Module):
     Arguments:
         net: A network whose outputs have one more axis, of size ``waves.features``.
         waves: The features.
+        scale: The factor c; the root of the standard deviation suits counts.
 
     Example:
         >>> from discdiff.nn import MLP
@@ -83,12 +84,12 @@ class Local(nn.Module):
         torch.Size([5, 8, 8])
     """
 
-    def __init__(self, net: nn.Module, waves: Waves) -> None:
+    def __init__(self, net: nn.Module, waves: Waves, scale: float = 1.0) -> None:
         super().__init__()
-        self.net, self.waves = net, waves
+        self.net, self.waves, self.scale = net, waves, scale
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         coefficients, features = self.net(x, t, context), self.waves(x)
         extra = coefficients.dim() - features.dim()
         features = features.reshape(*x.shape, *(1,) * extra, -1)
-        return (coefficients * features).sum(-1)
+        return self.scale * (coefficients * features).sum(-1)

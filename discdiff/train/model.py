@@ -131,11 +131,11 @@ class Model(nn.Module):
                 MLP((*event, tokens), (*event, *outputs), **size), self.encoding.size, tokens
             )
         mean, std, unit = encoded_moments(self.encoding, self.data)
-        waves = Waves(unit, octaves_of(self.data))
+        waves, scale = Waves(unit, octaves_of(self.data)), output_scale(self.encoding, std)
         trunk = MLP(event, (*event, *outputs, waves.features), **size)
         if isinstance(self.encoding, AsCounts):
-            _start_at(mean, trunk.last, waves.features)
-        return Local(Standardise(trunk, self.process, mean, std), waves)
+            _start_at(mean / scale, trunk.last, waves.features)
+        return Local(Standardise(trunk, self.process, mean, std), waves, scale)
 
 
 def encoded_moments(encoding: Encoding, data: Description) -> tuple[float, float, float]:
@@ -148,6 +148,11 @@ def encoded_moments(encoding: Encoding, data: Description) -> tuple[float, float
         width = 2 / encoding.levels
         return float((mean + 0.5) * width - 1), float((std**2 + 1 / 12).sqrt() * width), width
     return float(mean), float(std), 1.0
+
+
+def output_scale(encoding: Encoding, std: float) -> float:
+    """The scale of what is said per entry: the noise of counts grows like the root of the counts."""
+    return math.sqrt(max(1.0, std)) if isinstance(encoding, AsCounts) else 1.0
 
 
 def octaves_of(data: Description) -> int:
@@ -168,4 +173,4 @@ def _column(head: heads.Head, encoding: Encoding, data: Description) -> Column:
     if isinstance(encoding, AsCategories):
         return Category(encoding.size, (), outputs)
     mean, std, unit = encoded_moments(encoding, data)
-    return Number((), outputs, mean, std, unit)
+    return Number((), outputs, mean, std, unit, output_scale(encoding, std))
