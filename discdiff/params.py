@@ -22,7 +22,7 @@ Learning changes numbers and keeps structure, which engines read once: what is z
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import isqrt
 from typing import Any, ClassVar, TypeVar
 
@@ -103,7 +103,7 @@ def learn(process: M) -> M:
 
     Raises:
         ValueError: If a number already requires grad without being an ``nn.Parameter``: it is a
-            function of something else, which is then what is learned.
+            function of something else, which is then what is learned. Nothing is changed then.
 
     Example:
         >>> from discdiff import RateMatrix
@@ -111,13 +111,14 @@ def learn(process: M) -> M:
         >>> [(name, p.shape) for name, p in chain.named_parameters()]
         [('parametrizations.Q.original', torch.Size([1]))]
     """
-    named = _constraints_of(process)
-    for name in process.__dict__.get("_declared", ()):
-        if not parametrize.is_parametrized(process, name):
-            _learn_number(process, name, named.get(name, constraints.real))
-    for name, child in list(process.named_children()):
-        if named.get(name) is not fixed:
-            learn(child)
+    for module, name, constraint in list(_learnable(process)):
+        if parametrize.is_parametrized(module, name):
+            continue  # a part that occurs twice
+        if name in module._buffers:
+            value = module.get_buffer(name)
+            delattr(module, name)
+            module.register_parameter(name, nn.Parameter(value.detach().clone()))
+        parametrize.register_parametrization(module, name, Image(constraint), unsafe=True)
     return process
 
 
@@ -139,20 +140,38 @@ def _constraints_of(module: nn.Module) -> dict[str, Constraint]:
     return named
 
 
-def _learn_number(module: nn.Module, name: str, constraint: Constraint) -> None:
-    value = getattr(module, name)
+def _learnable(module: nn.Module) -> Iterator[tuple[nn.Module, str, Constraint]]:
+    """The numbers below a module that are free to move, with where they may lie."""
+    named = _constraints_of(module)
+    for name in vars(module).get("_declared", ()):
+        if not parametrize.is_parametrized(module, name):
+            constraint = named.get(name, constraints.real)
+            value = getattr(module, name)
+            _require_learnable(module, name, value)
+            at = (
+                constraint.at(value.detach()) if isinstance(constraint, Structured) else constraint
+            )
+            if at is not None:
+                _require_inside(at, value.detach(), name)
+                yield module, name, at
+    for name, child in module.named_children():
+        if named.get(name) is not fixed:
+            yield from _learnable(child)
+
+
+def _require_learnable(module: nn.Module, name: str, value: Tensor) -> None:
     if value.requires_grad and not isinstance(value, nn.Parameter):
         raise ValueError(
             f"{name} of {type(module).__name__} requires grad already, as a function of another "
             "tensor: learn that one, or declare numbers"
         )
-    at = constraint.at(value.detach()) if isinstance(constraint, Structured) else constraint
-    if at is None:
-        return
-    if not isinstance(value, nn.Parameter):
-        delattr(module, name)
-        module.register_parameter(name, nn.Parameter(value.detach().clone()))
-    parametrize.register_parametrization(module, name, Image(at), unsafe=True)
+    if hasattr(nn.ModuleDict, name):
+        raise ValueError(f"torch cannot parametrize a number of the name {name!r}: choose another")
+
+
+def _require_inside(constraint: Constraint, value: Tensor, name: str) -> None:
+    if not bool(constraint.check(value).all()):
+        raise ValueError(f"{name} must be {constraint!r}; it is {value}")
 
 
 class Image(nn.Module):
@@ -166,8 +185,7 @@ class Image(nn.Module):
         return self.transform(u)
 
     def right_inverse(self, value: Tensor) -> Tensor:
-        if not bool(self.constraint.check(value).all()):
-            raise ValueError(f"the value must be {self.constraint!r}; it is {value}")
+        _require_inside(self.constraint, value, "the value")
         return self.transform.inv(value)
 
     def extra_repr(self) -> str:

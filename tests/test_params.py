@@ -415,6 +415,17 @@ def test_bad_values_are_refused():
         chain.Q = torch.tensor(SPARSE)  # a zero where there was none
     with pytest.raises(ValueError, match="Q of RateMatrix requires grad already"):
         dd.learn(dd.RateMatrix(torch.tensor(Q3, requires_grad=True)))
+    half = dd.RateMatrix(Q3) + dd.RateMatrix(torch.tensor(Q3, requires_grad=True))
+    with pytest.raises(ValueError, match="requires grad already"):
+        dd.learn(half)
+    assert not list(half.parameters())  # and nothing was changed
+    wrong = Leap(0.0)
+    with pytest.raises(ValueError, match="rate must be"):
+        dd.learn(wrong)
+    declare(wrong, "keys", 1.0)
+    wrong.rate += 1
+    with pytest.raises(ValueError, match="'keys'"):
+        dd.learn(wrong)
     with pytest.raises(ValueError, match=r"Q must .* learn"):
         dd.RateMatrix(nn.Parameter(torch.tensor(Q3)))
     with pytest.raises(ValueError, match=r"pi must .* learn"):

@@ -85,7 +85,7 @@ def bound(process, head, x, **options):
     return -(prior_kl(process, x) + expected_path_kl(process, head, x, **options))
 
 
-def model_law(process, head, states, steps=2000):
+def model_law(process, head, states, steps=600):
     """The law of the model at t = 0 on all states, by RK4 in z down the reverse equation."""
     clock = process.clock
     end = float(clock.z(torch.tensor(1.0))) if float(clock(torch.tensor(1.0))) < 40 else 36.0

@@ -116,9 +116,9 @@ def callbacks(folder: Path, settings: Settings) -> list[Callback]:
     average = get_ema_multi_avg_fn(settings.ema)
     return [
         WeightAveraging(use_buffers=False, multi_avg_fn=average),
-        Log(folder / "log.csv"),
         Patience("validation", patience=settings.patience, check_on_train_epoch_end=True),
         First(checkpoints / "last.ckpt"),
+        Log(folder / "log.csv"),
         _keeper(checkpoints, "best", monitor="validation"),
         _keeper(checkpoints, "last", monitor=None),
     ]

@@ -41,8 +41,8 @@ from .run import (
     build,
     create,
     free_folder,
+    last_checkpoint,
     load,
-    read_checkpoint,
     read_log,
     read_settings,
 )
@@ -113,17 +113,18 @@ def train(settings: Settings, options: Namespace, parser: ArgumentParser) -> int
         raise ValueError(f"--labels true: {data.name} has no labels")
     description = Description.of(data)
     resume = None if options.resume is None else Path(options.resume)
-    begun = None if resume is None else read_checkpoint(resume / LAST)
+    begun = None if resume is None else last_checkpoint(resume)
     if begun is not None and resume is not None:
         _require_same_data(begun["data"], description, resume)
     folder = resume or _new_folder(options, settings)
     model = build(settings, description, resume)
+    model.validate(data.values)
     trainer = _trainer(options.trainer, folder, settings, _rounds(settings, begun))
     if resume is None and rank_zero_only.rank == 0:
         create(folder, _dump(options, settings, parser), settings)
     _announce(folder, data, model, settings)
     batches = Batches(data, settings.seed, settings.batch, settings.steps, settings.every)
-    checkpoint = None if resume is None else str(folder / LAST)
+    checkpoint = None if begun is None else str(folder / LAST)
     with _quiet(), contextlib.redirect_stdout(sys.stderr):
         trainer.fit(Trainee(model, settings), batches, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
@@ -334,6 +335,7 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
+        warnings.filterwarnings("ignore", ".*Total length of `DataLoader`.*")
         yield
     logger.setLevel(level)
 

@@ -15,11 +15,14 @@ from ..process import Process, Product
 from ..sample import sample
 from ..steppers import Stepper
 from ..times import Blend, Density, time_density, times
+from ..validation import validate
 from .data import Reals
-from .declare import encoding_for, head_for, outputs_of
+from .declare import encoding_for, examples, head_for, outputs_of
 from .describe import Description
 from .encoding import AsCategories, AsCounts, AsDensity, AsReals, AsTable, Encoding
 from .settings import Settings
+
+CHUNK = 4096
 
 
 class Model(nn.Module):
@@ -80,6 +83,15 @@ class Model(nn.Module):
             )
         return values
 
+    def validate(self, values: Tensor) -> None:
+        """Compares all items with the support of the process.
+
+        Raises:
+            ValueError: If one lies outside.
+        """
+        for some in values.split(CHUNK):
+            validate(self.process, self.encoding.encode(some))
+
     def loss(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """An unbiased estimate of the bound without its constant, the KL of the prior; (B,)."""
         x_0 = self.encoding.encode(values)
@@ -135,7 +147,17 @@ class Model(nn.Module):
         trunk = MLP(event, (*event, *outputs, waves.features), **size)
         if isinstance(self.encoding, AsCounts):
             _start_at(mean / scale, trunk.last, waves.features)
-        return Local(Standardise(trunk, self.process, mean, std), waves, scale)
+        return Local(self._standardised(trunk, mean, std), waves, scale)
+
+    def _standardised(self, trunk: nn.Module, mean: float, std: float) -> nn.Module:
+        """The network with its inputs on one scale, where the marginals at 0 and 1 are known."""
+        net = Standardise(trunk, self.process, mean, std)
+        x = self.encoding.encode(examples(self.data))
+        try:
+            net.moments(x, torch.full((len(x),), 0.5, dtype=torch.float64))
+        except (ValueError, NotImplementedError):
+            return trunk
+        return net
 
 
 def encoded_moments(encoding: Encoding, data: Description) -> tuple[float, float, float]:
@@ -151,7 +173,7 @@ def encoded_moments(encoding: Encoding, data: Description) -> tuple[float, float
 
 
 def output_scale(encoding: Encoding, std: float) -> float:
-    """The scale of what is said per entry: the noise of counts grows like the root of the counts."""
+    """The scale of what is said per entry: noise of counts grows like the root of the counts."""
     return math.sqrt(max(1.0, std)) if isinstance(encoding, AsCounts) else 1.0
 
 

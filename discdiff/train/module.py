@@ -38,7 +38,7 @@ class Trainee(L.LightningModule):
         n, values, labels = batch
         seed_noise(self.settings.seed, NOISE, n, self.global_rank)
         loss = self.model.loss(values, self._hide(labels)).mean()
-        self.log("train", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
+        self._log_mean("train", loss, len(values))
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -47,7 +47,7 @@ class Trainee(L.LightningModule):
         labels = labels if self.model.classes else None
         draws = [self.model.bits(values, labels) for _ in range(VALIDATION_DRAWS)]
         bits = torch.stack(draws).mean()
-        self.log("validation", bits, prog_bar=True, sync_dist=True, batch_size=len(values))
+        self._log_mean("validation", bits, len(values))
 
     def configure_optimizers(self) -> Any:
         s = self.settings
@@ -60,6 +60,18 @@ class Trainee(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["data"] = self.model.data.state()
+
+    def _log_mean(self, name: str, value: Tensor, count: int) -> None:
+        """Logs the mean over a round, of all devices together."""
+        self.log(
+            name,
+            value,
+            prog_bar=True,
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+            batch_size=count,
+        )
 
     def _hide(self, labels: Tensor | None) -> Tensor | None:
         """Labels, some of them replaced by *unknown*; None if the network takes none."""

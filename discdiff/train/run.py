@@ -114,10 +114,10 @@ def load(path: str | Path) -> Run:
     Raises:
         ValueError: If the folder is no run, or its checkpoint is missing or damaged.
 
-    Example:
-        >>> run = load("runs/blackout-digits")                                 # doctest: +SKIP
-        >>> run.sample(4).shape                                                # doctest: +SKIP
-        torch.Size([4, 8, 8])
+    Example::
+
+        run = load("runs/blackout-digits")
+        run.sample(4).shape                     # torch.Size([4, 8, 8])
     """
     folder = Path(path)
     settings = read_settings(folder)
@@ -147,15 +147,16 @@ def create(folder: Path, config: str, settings: Settings) -> None:
     Raises:
         ValueError: If the folder exists.
     """
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError as error:
+    if folder.exists():
         raise ValueError(
             f"{folder} exists: resume it (--resume {folder}) or choose another --name"
-        ) from error
+        )
+    partial = folder.with_name(f".{folder.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
     if ":" in settings.process:
-        shutil.copyfile(settings.process.rpartition(":")[0], folder / PROCESS)
-    (folder / CONFIG).write_text(config, encoding="utf-8")
+        shutil.copyfile(settings.process.rpartition(":")[0], partial / PROCESS)
+    (partial / CONFIG).write_text(config, encoding="utf-8")
+    partial.rename(folder)
 
 
 def free_folder(runs: Path, settings: Settings) -> Path:
@@ -200,6 +201,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} is no checkpoint of a run: it lacks {sorted(missing)}")
     return checkpoint
+
+
+def last_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The checkpoint to go on from; None if the run was stopped before its first step.
+
+    Raises:
+        ValueError: If it is missing although the run has begun, or damaged.
+    """
+    begun = any((folder / name).exists() for name in (LOG, BEST, LAST))
+    return read_checkpoint(folder / LAST) if begun else None
 
 
 def read_log(folder: Path) -> np.ndarray:
