@@ -26,7 +26,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
 from .. import estimates
-from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Posterior, Ratio, without
+from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Posterior, Ratio
 from ..laws import _Law
 from ..numerics.special import log1mexp, log_add, safe_log, times_log
 from ..shapes import along, span
@@ -341,16 +341,19 @@ class Replacement(Engine):
         """
         hidden = x == self.target
         if x.device.type != "cpu" or torch.compiler.is_compiling():
-            loss = self._row_loss(estimate.logits, estimate.absent, x_0)
+            loss = self._row_loss(estimate.masked_logits, estimate.absent, x_0)
             return torch.where(hidden, loss, torch.zeros_like(loss))
         rows = hidden.reshape(-1).nonzero().squeeze(-1)
         logits = estimate.logits.reshape(-1, self.size).index_select(0, rows)
+        if estimate.absent:  # in place: the rows are a copy of their own
+            absent = torch.tensor(estimate.absent)
+            logits = logits.index_fill_(-1, absent, -torch.inf)
         loss = self._row_loss(logits, estimate.absent, x_0.reshape(-1).index_select(0, rows))
         zeros = torch.zeros(x.numel(), dtype=loss.dtype)
         return zeros.index_put((rows,), loss).reshape(x.shape)
 
     def _row_loss(self, logits: Tensor, absent: tuple[int, ...], x_0: Tensor) -> Tensor:
-        table = without(logits, absent).log_softmax(-1)
+        table = logits.log_softmax(-1)
         loss = -table.gather(-1, x_0.unsqueeze(-1)).squeeze(-1)
         if self.target in absent:
             return torch.where(x_0 == self.target, torch.ones_like(loss), loss)
