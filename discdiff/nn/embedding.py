@@ -74,7 +74,7 @@ class Local(nn.Module):
     Arguments:
         net: A network whose outputs have one more axis, of size ``waves.features``.
         waves: The features.
-        scale: The factor c; the root of the standard deviation suits counts.
+        scale: The factor c.
 
     Example:
         >>> from discdiff.nn import MLP
