@@ -125,6 +125,8 @@ def train(settings: Settings, options: Namespace, parser: ArgumentParser) -> int
     _announce(folder, data, model, settings)
     batches = Batches(data, settings.seed, settings.batch, settings.steps, settings.every)
     checkpoint = None if begun is None else str(folder / LAST)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     with _quiet(), contextlib.redirect_stdout(sys.stderr):
         trainer.fit(Trainee(model, settings), batches, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:

@@ -28,6 +28,8 @@ class Settings:
         blocks: Number of its residual layers.
         dropout: Probability that a hidden unit is dropped in training.
         token_dim: Size of the embedding of a category.
+        threads: Number of CPU threads; 0 leaves it to torch. One serves small networks best, and
+            gives the same numbers on every machine of a kind.
         draws: Number of draws of the bound per held-out item.
         reverse_steps: Number of steps by which the samples of the figure are drawn.
     """
@@ -50,6 +52,7 @@ class Settings:
     blocks: int = 3
     dropout: float = 0.1
     token_dim: int = 16
+    threads: int = 1
     draws: int = 64
     reverse_steps: int = 200
 
@@ -58,7 +61,7 @@ class Settings:
         for name in (*at_least_one, "token_dim", "draws", "reverse_steps"):
             value = getattr(self, name)
             _require(value >= 1, f"--{name} must be at least 1; it is {value}")
-        for name in ("seed", "warmup", "weight_decay"):
+        for name in ("seed", "warmup", "weight_decay", "threads"):
             value = getattr(self, name)
             _require(value >= 0, f"--{name} must be at least 0; it is {value}")
         for name in ("label_dropout", "ema", "dropout"):
