@@ -337,7 +337,7 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*exists and is not empty.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
-        warnings.filterwarnings("ignore", ".*Total length of `DataLoader`.*")
+        warnings.filterwarnings("ignore", ".*across ranks is zero.*")
         yield
     logger.setLevel(level)
 
