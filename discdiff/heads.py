@@ -18,7 +18,7 @@ from . import estimates
 from .estimates import Atoms, Estimate, Parts
 from .numerics.special import log_softplus
 from .process import Process, batch_size, first_tensor, map_state
-from .validation import require
+from .validation import require, shown, values_are_checked
 
 State = Any
 
@@ -230,20 +230,46 @@ class Exact(Head):
         self.weights = weights.double() / total
 
     def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
+        joint = self._log_joint(x, t)
+        if values_are_checked(joint) and bool((joint == -torch.inf).all(1).any()):
+            joint = self._log_joint_before(joint, x, t)
+        device = joint.device
+        return Atoms(joint.log_softmax(1), map_state(lambda a: a.to(device), self.data))
+
+    def _log_joint(self, x: State, t: Tensor) -> Tensor:
+        r""":math:`\log w_n\, p(x_t \mid a_n)`, shape (B, N)."""
         batch, count = batch_size(x), batch_size(self.data)
         device = first_tensor(x).device
-        atoms = map_state(lambda a: a.to(device), self.data)
 
         def tile(a: Tensor) -> Tensor:
-            return a.repeat((batch,) + (1,) * (a.dim() - 1))
+            return a.to(device).repeat((batch,) + (1,) * (a.dim() - 1))
 
-        law = self.process._transition(
-            map_state(tile, atoms), torch.zeros(batch * count).to(t), t.repeat_interleave(count)
-        )
+        atoms = map_state(tile, self.data)
+        zero = torch.zeros(batch * count).to(t)
+        law = self.process._transition(atoms, zero, t.repeat_interleave(count))
         many = map_state(lambda v: v.repeat_interleave(count, 0), x)
         log_prob = law.log_prob(many).reshape(batch, count).double()
-        joint = log_prob + self.weights.to(device).log()
-        return Atoms(joint.log_softmax(1), atoms)
+        return log_prob + self.weights.to(device).log()
+
+    def _log_joint_before(self, joint: Tensor, x: State, t: Tensor) -> Tensor:
+        r"""The limit from the left where no atom reaches x at :math:`\Lambda = \infty` itself.
+
+        A prompt that is held from the start is such a state.
+
+        Raises:
+            ValueError: If no atom reaches x just before t either.
+        """
+        lost = (joint == -torch.inf).all(1)
+        before = torch.nextafter(t, torch.zeros_like(t))
+        joint = torch.where(lost.unsqueeze(1), self._log_joint(x, before), joint)
+        lost = (joint == -torch.inf).all(1)
+        if bool(lost.any()):
+            raise ValueError(
+                f"x_t cannot be reached from the data of Exact in {int(lost.sum())} of "
+                f"{len(lost)} rows, the first of them row {int(lost.nonzero()[0])}, at t = "
+                f"{shown(t[lost])}"
+            )
+        return joint
 
     def as_(self, kind: Any) -> Head:
         """The same knowledge as a head of another kind: a head type, or a dict of them."""

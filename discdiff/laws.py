@@ -508,10 +508,11 @@ def draw_categories(log_probs: Tensor) -> Tensor:
     Gumbel noise in float32 stops at 16.6, and categories of probability below 1e-7 would never
     be drawn.
     """
-    cdf = log_probs.detach().double().softmax(-1).cumsum(-1)
-    u = torch.rand(cdf.shape[:-1], dtype=torch.float64, device=cdf.device).unsqueeze(-1)
-    index = torch.searchsorted(cdf, u * cdf[..., -1:], right=True).squeeze(-1)
-    return index.clamp(max=log_probs.shape[-1] - 1)  # u < 1, so this is the last state at most
+    cdf = log_probs.detach().softmax(-1, dtype=torch.float64).cumsum(-1)
+    total = cdf[..., -1:]
+    # u ≤ 1 − 2⁻⁵³, so u·total rounds below the total: the index is of a state that has mass
+    u = torch.rand_like(total)
+    return torch.searchsorted(cdf, u * total, right=True).squeeze(-1)
 
 
 def draw(law: Distribution, shape: Size = Size()) -> State:

@@ -131,8 +131,8 @@ class Process(Declared, ABC):
     def marginal(self, x_0: State, t: float | Tensor) -> Distribution:
         r"""The law :math:`p(x_t \mid x_0)` of the noisy state given the data."""
         x_0 = self.check_state(x_0, "x_0")
-        s, t = self._times(x_0, 0.0, t)
-        return self._transition(x_0, s, t)
+        t = self.check_time(t, x_0, "t")
+        return self._transition(x_0, torch.zeros_like(t), t)
 
     def bridge(
         self, x_0: State | Estimate, x_t: State, s: float | Tensor, t: float | Tensor
@@ -261,7 +261,7 @@ class Process(Declared, ABC):
     def check_time(self, t: float | Tensor, x: State, name: str) -> Tensor:
         """A time as float64 of shape (B,), after its shape and values were checked."""
         t = as_time(t, first_tensor(x), name)
-        if self.timed and values_are_checked(t) and bool((t > 1).any()):
+        if self.timed and values_are_checked(t) and t.numel() and float(t.amax()) > 1:
             late = shown(t[t > 1])
             raise ValueError(f"{name} must lie in [0, 1] on a clock; it contains {late}")
         return t
@@ -304,11 +304,11 @@ class Generator(Process):
     def check_state(self, x: State, name: str) -> Tensor:
         require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
         require(x.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
-        if self.dtype is not None:
-            rule, fits = "int64, as categories are", x.dtype == self.dtype
-        else:
-            rule, fits = "a floating tensor, as reals and counts are", x.is_floating_point()
-        require(fits, f"{name} of shape {tuple(x.shape)} must be {rule}; it is {x.dtype}")
+        fits = x.is_floating_point() if self.dtype is None else x.dtype == self.dtype
+        if not fits:
+            reals = "a floating tensor, as reals and counts are"
+            rule = reals if self.dtype is None else "int64, as categories are"
+            raise ValueError(f"{name} of shape {tuple(x.shape)} must be {rule}; it is {x.dtype}")
         for term in self.terms:
             term.check_shape(x, name)
         if values_are_checked(x):
@@ -320,14 +320,15 @@ class Generator(Process):
         if not isinstance(estimate, Logits | Ratio):
             return
         values = estimate.logits if isinstance(estimate, Logits) else estimate.log_ratio
-        axes, term = max(getattr(term, "event_axes", 0) for term in self.terms), self.terms[0]
-        sites = tuple(x.shape[: x.dim() - axes])
-        size = term.size if term.categorical else values.shape[-1]
-        require(
-            tuple(values.shape) == (*sites, size),
-            f"{type(estimate).__name__} must have shape {(*sites, size)} for a state of shape "
-            f"{tuple(x.shape)}; its shape is {tuple(values.shape)}",
-        )
+        terms = self.terms
+        axes = max(getattr(term, "event_axes", 0) for term in terms)
+        size = terms[0].size if terms[0].categorical else values.shape[-1]
+        asked = (*x.shape[: x.dim() - axes], size)
+        if values.shape != asked:
+            raise ValueError(
+                f"{type(estimate).__name__} must have shape {asked} for a state of shape "
+                f"{tuple(x.shape)}; its shape is {tuple(values.shape)}"
+            )
 
     def origin(self, shape: Shape) -> Tensor:
         return torch.zeros(shape, dtype=self.dtype or torch.get_default_dtype())

@@ -3,7 +3,8 @@ r"""Sampling: a reverse run from the prior to the data."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import count, pairwise
 from typing import Any
 
 import torch
@@ -74,15 +75,25 @@ def sample(
     memory = stepper.init(process, x)
     batch, device = first_tensor(x).shape[0], first_tensor(x).device
     model = lambda state, time: head(state, time, context)
-    full = t.to(device).unsqueeze(1).expand(-1, batch)
-    for k in range(len(t) - 1):
-        x = hold(process, x, known, full[k])
-        x, memory = stepper.step(process, model, x, full[k], full[k + 1], memory)
+    counted = _counter(len(t) - 1, progress)
+    times = t.to(device).unsqueeze(1).expand(-1, batch).unbind()
+    for late, early in pairwise(times):
+        x = hold(process, x, known, late)
+        x, memory = stepper.step(process, model, x, late, early, memory)
+        counted()
+    return hold(process, x, known, times[-1])
+
+
+def _counter(total: int, progress: bool) -> Callable[[], None]:
+    """Counts steps on standard error, if asked to."""
+    done = count(1)
+
+    def counted() -> None:
         if progress:
-            print(f"\rstep {k + 1}/{len(t) - 1}", end="", file=sys.stderr)
-    if progress:
-        print(file=sys.stderr)
-    return hold(process, x, known, full[-1])
+            step = next(done)
+            print(f"\rstep {step}/{total}", end="\n" if step == total else "", file=sys.stderr)
+
+    return counted
 
 
 def grid_times(
@@ -99,9 +110,10 @@ def grid_times(
         require(len(clocks) == 1, "a grid object needs one clock; give times for several clocks")
         return grid.times(next(iter(clocks.values())))  # type: ignore[arg-type]
     if grid is None:
-        count = 100 if steps is None else steps
-        require(count >= 1 and int(count) == count, f"steps must be an integer ≥ 1; it is {steps}")
-        return torch.linspace(1, 0, int(count) + 1, dtype=torch.float64)
+        number = 100 if steps is None else steps
+        whole = number >= 1 and int(number) == number
+        require(whole, f"steps must be an integer ≥ 1; it is {steps}")
+        return torch.linspace(1, 0, int(number) + 1, dtype=torch.float64)
     t = torch.as_tensor(grid, dtype=torch.float64)
     require(t.dim() == 1 and t.numel() >= 2, "grid must be a vector of at least two times")
     require(

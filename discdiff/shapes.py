@@ -20,6 +20,4 @@ def sum_event(values: Tensor) -> Tensor:
 
 def span(s: Tensor, t: Tensor) -> Tensor:
     """The time between s and t, zero where both are the same infinity."""
-    return torch.where(
-        s == t, torch.zeros_like(t), t - torch.where(s == t, torch.zeros_like(s), s)
-    )
+    return torch.where(s == t, 0.0, t - s)

@@ -111,7 +111,7 @@ def _holds_fast(x: Tensor, support: constraints.Constraint) -> bool:
     if x.is_floating_point() or low is None or high is None:
         return False
     least, most = x.aminmax()
-    return bool(least >= low) and bool(most <= high)
+    return low <= int(least) and int(most) <= high
 
 
 def as_time(t: float | Tensor, x: Tensor, name: str) -> Tensor:
@@ -125,16 +125,15 @@ def as_time(t: float | Tensor, x: Tensor, name: str) -> Tensor:
         require(isinstance(t, float | int), f"{name} must be a number or a tensor; it is {t!r}")
         require(t >= 0, f"{name} must be a time ≥ 0; it is {t}")
         return torch.full((batch,), float(t), dtype=torch.float64, device=x.device)
-    require(
-        t.dim() == 0 or t.shape == (batch,),
-        f"{name} must be a number or have shape () or ({batch},), the batch; "
-        f"its shape is {tuple(t.shape)}",
-    )
+    if t.dim() != 0 and t.shape != (batch,):
+        raise ValueError(
+            f"{name} must be a number or have shape () or ({batch},), the batch; "
+            f"its shape is {tuple(t.shape)}"
+        )
     t = t.to(device=x.device, dtype=torch.float64)
-    if values_are_checked(t):
-        early = t >= 0
-        if not bool(early.all()):
-            raise ValueError(f"{name} must hold times ≥ 0; it contains {shown(t[~early])}")
+    # the least of several is NaN if one is
+    if values_are_checked(t) and t.numel() and not float(t.amin()) >= 0:
+        raise ValueError(f"{name} must hold times ≥ 0; it contains {shown(t[~(t >= 0)])}")
     return t.expand(batch)
 
 

@@ -392,10 +392,21 @@ def test_a_run_may_start_in_the_middle():
 def test_known_entries_are_kept(case):
     process, x_0, _ = case
     values, mask = x_0[:1].expand(8, D), torch.tensor([False, True, True])
-    x = dd.sample(
-        process, dd.Exact(process, x_0), (8, D), steps=25, known=(values, mask.expand(8, D))
-    )
+    head = dd.Exact(process, x_0[:1])
+    x = dd.sample(process, head, (8, D), steps=25, known=(values, mask.expand(8, D)))
     assert torch.equal(x[:, 1:], values[:, 1:])
+
+
+def test_a_prompt_held_at_the_start_tells_the_exact_head_its_atom():
+    prompt = WORDS[1:].expand(200, D), torch.tensor([False, True, True])
+    x = dd.sample(masked(), dd.Exact(masked(), WORDS), (200, D), steps=3, known=prompt)
+    assert torch.equal(x, WORDS[1:].expand(200, D))
+
+
+def test_the_exact_head_refuses_what_its_data_cannot_reach():
+    x = torch.tensor([[MASK, MASK, MASK], [3, 1, MASK]])
+    with pytest.raises(ValueError, match="cannot be reached from the data of Exact in 1 of 2"):
+        dd.Exact(masked(), WORDS)(x, torch.tensor([0.5, 0.5]).double())
 
 
 def test_progress_is_counted_on_standard_error(capsys):

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ..estimates import without
+from ..estimates import remove, without
 from ..laws import draw_categories
 from ..numerics.special import log_sum
 
@@ -90,4 +90,4 @@ class Spread(Belief):
 
     def draw(self, rows: Tensor) -> Tensor:
         logits = self.logits.reshape(-1, self.logits.shape[-1]).index_select(0, rows)
-        return draw_categories(without(logits, self.absent))
+        return draw_categories(remove(logits, self.absent))

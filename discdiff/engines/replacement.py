@@ -26,7 +26,16 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
 from .. import estimates
-from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Posterior, Ratio
+from ..estimates import (
+    Atoms,
+    Conditional,
+    Data,
+    Estimate,
+    LeaveOneOut,
+    Posterior,
+    Ratio,
+    remove,
+)
 from ..laws import _Law
 from ..numerics.special import log1mexp, log_add, safe_log, times_log
 from ..shapes import along, span
@@ -62,8 +71,8 @@ class Replaced(_Law):
 
     def _draw(self, shape: Size) -> Tensor:
         shape = shape + self.x.shape
-        u = torch.rand(shape, device=self.x.device)
-        touched = u < -torch.expm1(-self.tau).to(u.dtype)
+        chance = -torch.expm1(-self.tau).to(torch.get_default_dtype())
+        touched = torch.rand(shape, device=self.x.device) < chance
         if self.engine.target is not None:
             return torch.where(touched, self.engine.target, self.x)
         return torch.where(touched, self.engine.draw(shape, self.x.device), self.x)
@@ -124,16 +133,22 @@ class Restored(_Law):
     def _draw(self, shape: Size) -> Tensor:
         if shape:
             raise NotImplementedError("draw once per batch element; repeat the batch for more")
-        kappa, kept, may = self._kappa(), (-self.s).exp(), self.engine.can_be(self.x)
-        u = torch.rand(self.x.shape, dtype=kappa.dtype, device=self.x.device)
-        restores = (u < kappa * kept) & may
-        rows = restores.reshape(-1).nonzero().squeeze(1)
-        result = self.x.reshape(-1).index_copy(0, rows, self.belief.draw(rows))
-        result = result.reshape(self.x.shape)
+        # 1 − κ α_s, the chance that a touched site shows no datum at s; 0/0 at t = 0 restores none
+        hides = torch.expm1(-self.s) / torch.expm1(-self.t)
+        u = torch.rand(self.x.shape, dtype=hides.dtype, device=self.x.device)
+        may = self.engine.can_be(self.x)
+        restores = (u >= hides) & may
+        result = self._restored(restores)
         if self.engine.target is not None:
             return result  # a second touch returns the mask, which x is
-        other = ~restores & may & (u < kappa * (kept + self._again()))
+        other = ~restores & may & (u >= hides - self._kappa() * self._again())
         return torch.where(other, self.engine.draw(self.x.shape, self.x.device), result)
+
+    def _restored(self, restores: Tensor) -> Tensor:
+        """The state with draws of the data at some sites."""
+        rows = restores.reshape(-1).nonzero().squeeze(1)
+        drawn = self.x.flatten().index_copy(0, rows, self.belief.draw(rows))
+        return drawn.view(self.x.shape)
 
     def _again(self) -> Tensor:
         """(1 − α_s) h: the share of the touched that was touched before s as well."""
@@ -241,8 +256,8 @@ class Replacement(Engine):
         return Replaced(x, tau, self).to_event(len(shape) - 1)
 
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        belief = self.belief(estimate, x, t)
-        s, t = (along(self.rate * v, x, torch.float64) for v in (s, t))
+        belief, rate = self.belief(estimate, x, t), self.rate
+        s, t = along(rate * s, x, torch.float64), along(rate * t, x, torch.float64)
         return Restored(x, belief, s, t, self).to_event(x.dim() - 1)
 
     # -- scores and estimates ------------------------------------------------------------------
@@ -345,9 +360,7 @@ class Replacement(Engine):
             return torch.where(hidden, loss, torch.zeros_like(loss))
         rows = hidden.reshape(-1).nonzero().squeeze(-1)
         logits = estimate.logits.reshape(-1, self.size).index_select(0, rows)
-        if estimate.absent:  # in place: the rows are a copy of their own
-            absent = torch.tensor(estimate.absent)
-            logits = logits.index_fill_(-1, absent, -torch.inf)
+        logits = remove(logits, estimate.absent)
         loss = self._row_loss(logits, estimate.absent, x_0.reshape(-1).index_select(0, rows))
         zeros = torch.zeros(x.numel(), dtype=loss.dtype)
         return zeros.index_put((rows,), loss).reshape(x.shape)
