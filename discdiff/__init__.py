@@ -11,7 +11,7 @@ from .heads import Exact
 from .likelihood import elbo, log_prob, path_kl, vlb
 from .loss import loss
 from .params import learn
-from .process import Given, Mixture, Process, Product, Pushed, Scaled, Sum, Timed
+from .process import Given, Lifted, Mixture, Process, Product, Pushed, Scaled, Sum, Timed
 from .reverse import Reverse, reverse
 from .sample import sample
 from .simulate import simulate
@@ -26,6 +26,7 @@ from .terms import (
     FiniteJump,
     Immigration,
     Jump,
+    Langevin,
     Linear,
     Noise,
     RateMatrix,
@@ -33,6 +34,7 @@ from .terms import (
     Replace,
     Term,
     one_hot,
+    stationary,
 )
 from .times import times
 from .validation import set_validation, validate
@@ -54,6 +56,8 @@ __all__ = [
     "Given",
     "Immigration",
     "Jump",
+    "Langevin",
+    "Lifted",
     "Linear",
     "Mixture",
     "Noise",
@@ -92,6 +96,7 @@ __all__ = [
     "set_validation",
     "simulate",
     "solves",
+    "stationary",
     "steppers",
     "times",
     "validate",

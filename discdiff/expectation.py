@@ -281,6 +281,6 @@ def _log_mixture(
     zero = torch.zeros(size, dtype=torch.float64)
     for m in range(batch_size(data)):
         x_0 = map_state(lambda v: v[m : m + 1].expand(size, *v.shape[1:]), data)  # noqa: B023
-        log_p = process._transition(x_0, zero, t).log_prob(state).double()
+        log_p = process._marginal(x_0, t).log_prob(state).double()
         each.append(log_p + weights[m].log())
     return torch.logsumexp(torch.stack(each), 0)

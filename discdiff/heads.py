@@ -67,10 +67,14 @@ class _Like(Head):
         return self.kind(_shaped(output, x, type(self)))  # type: ignore[call-arg]
 
 
-class Mean(_Like):
-    r"""The network predicts :math:`\mathbb{E}[x_0 \mid x_t]`."""
+class Mean(Head):
+    r"""The network predicts :math:`\mathbb{E}[x_0 \mid x_t]`; under a lift, of the data's shape."""
 
     kind = estimates.Mean
+
+    def read(self, output: Tensor, x: Tensor) -> Estimate:
+        of_data = isinstance(x, Tensor) and tuple(output.shape) == tuple(x.shape[:-1])
+        return estimates.Mean(output if of_data else _shaped(output, x, Mean))
 
 
 class Epsilon(_Like):
@@ -217,7 +221,7 @@ class Exact(Head):
     def __init__(self, process: Process, data: State, weights: Tensor | None = None) -> None:
         super().__init__(None)
         self.process = process
-        self.data = process.check_state(data, "data")
+        self.data = process.check_data(data, "data")
         count = batch_size(data)
         if weights is None:
             weights = torch.full((count,), 1 / count, dtype=torch.float64)
@@ -245,8 +249,7 @@ class Exact(Head):
             return a.to(device).repeat((batch,) + (1,) * (a.dim() - 1))
 
         atoms = map_state(tile, self.data)
-        zero = torch.zeros(batch * count).to(t)
-        law = self.process._transition(atoms, zero, t.repeat_interleave(count))
+        law = self.process._marginal(atoms, t.repeat_interleave(count))
         many = map_state(lambda v: v.repeat_interleave(count, 0), x)
         log_prob = law.log_prob(many).reshape(batch, count).double()
         return log_prob + self.weights.to(device).log()

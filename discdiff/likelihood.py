@@ -68,7 +68,7 @@ def path_kl(
     Raises:
         ValueError: If stop is 0 and the integral would diverge for this head.
     """
-    x_0 = process.check_state(x_0, "x_0")
+    x_0 = process.check_data(x_0, "x_0")
     stop = stop_for(process, head, stop)
     start = prior_kl(process, x_0, prior)
     require(nodes is None or nodes >= 1, f"nodes must be ≥ 1; it is {nodes}")
@@ -102,7 +102,7 @@ def elbo(
     Returns:
         Shape (B,).
     """
-    x_0 = process.check_state(x_0, "x_0")
+    x_0 = process.check_data(x_0, "x_0")
     stop = stop_for(process, head, stop)
     options = {"stop": stop, "nodes": nodes, "prior": prior, "context": context}
     bound = -path_kl(process, head, x_0, **options)
@@ -147,7 +147,7 @@ def prior_kl(process: Process, x_0: State, prior: Distribution | None = None) ->
     require(process.timed, "the bound needs a process on a clock: declare .on(clock)")
     first = first_tensor(x_0)
     t = torch.ones(first.shape[0], dtype=torch.float64, device=first.device)
-    law = process._transition(x_0, torch.zeros_like(t), t)
+    law = process._marginal(x_0, t)
     if prior is None:
         prior = process.prior(map_state(lambda v: v.shape, x_0))
     return laws.kl(law, prior).to(_dtype(first))
@@ -159,7 +159,7 @@ def reconstruction(
     r"""One draw of :math:`\log p(x_0 \mid x_{stop})` under the normalised decoders."""
     first = first_tensor(x_0)
     t = torch.full((first.shape[0],), stop, dtype=torch.float64, device=first.device)
-    noisy = process._transition(x_0, torch.zeros_like(t), t)
+    noisy = process._marginal(x_0, t)
     x_t = laws.draw(noisy)
     estimate = head(x_t, t, context)
     total = torch.zeros(first.shape[0], dtype=_dtype(first), device=first.device)
@@ -201,7 +201,7 @@ def _draw_rate(
     context: Any,
     weight: Weight | None = None,
 ) -> Tensor:
-    law = process._transition(x_0, torch.zeros_like(t), t)
+    law = process._marginal(x_0, t)
     x_t = laws.draw(law)
     estimate = head(x_t, t, context)
     value = integrand(process, process.as_estimate(x_0), estimate, x_t, t, weight)
@@ -271,7 +271,7 @@ def vlb(
         continuous, on which it would leave no noise, it is the normalised decoder of `elbo`.
     """
     require_head(head)
-    x_0 = process.check_state(x_0, "x_0")
+    x_0 = process.check_data(x_0, "x_0")
     stepper = stepper or Ancestral()
     times = torch.as_tensor(times, dtype=torch.float64)
     require(
@@ -284,7 +284,7 @@ def vlb(
     data = process.as_estimate(x_0)
     zero = torch.zeros_like(full[0])
     for s, t in zip(full[:-1], full[1:], strict=True):
-        noisy = process._transition(x_0, zero, t)
+        noisy = process._marginal(x_0, t)
         x_t = laws.draw(noisy)
         model = stepper.law(process, head(x_t, t, context), x_t, t, s)
         exact = process._bridge(data, x_t, s, t)
@@ -293,7 +293,7 @@ def vlb(
         log_p = reconstruction(process, head, x_0, float(times[0]), context)
         log_p = log_p + log_jacobian(process, x_0).to(log_p.dtype)
     else:
-        noisy = process._transition(x_0, zero, full[0])
+        noisy = process._marginal(x_0, full[0])
         x_1 = laws.draw(noisy)
         last = stepper.law(process, head(x_1, full[0], context), x_1, full[0], zero)
         log_p = with_draw(process, noisy, x_1, last.log_prob(x_0))
@@ -352,7 +352,7 @@ def log_prob(
         Unsolved: If the state is not continuous, or the process is pushed, scaled or clamped.
     """
     require_head(head)
-    x_0 = process.check_state(x_0, "x_0")
+    x_0 = process.check_data(x_0, "x_0")
     if not isinstance(x_0, Tensor):
         raise Unsolved("the probability flow of a product is that of its parts: ask for each")
     if not isinstance(process, Timed | Generator):

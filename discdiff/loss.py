@@ -70,7 +70,7 @@ def loss(
     weight = weight or NLL()
     kind = type(weight).__name__
     require(isinstance(weight, Weight), f"weight must be of dd.weights; it is a {kind}")
-    x_0 = process.check_state(x_0, "x_0")
+    x_0 = process.check_data(x_0, "x_0")
     t = process.check_time(t, x_0, "t")
     if values_are_checked(t):
         require(bool((t > 0).all()), "loss needs t > 0: at t = 0 nothing is noisy")
@@ -82,13 +82,13 @@ def loss(
             noisy, target = process._perturb(x_0, t)
         else:
             noisy, target = process.check_state(x_t, "x_t"), Data(x_0)
-            require_shape(noisy, map_state(lambda v: v.shape, x_0), "x_t")
+            require_shape(noisy, process.state_shape(map_state(lambda v: v.shape, x_0)), "x_t")
     estimate = head(noisy, t, context)
     with torch.autocast(first_tensor(x_0).device.type, enabled=False):
         value = integrand(process, target, estimate, noisy, t, weight)
         if x_t is not None or not torch.is_grad_enabled() or not learns(process):
             return value
-        return with_draw(process, process._transition(x_0, torch.zeros_like(t), t), noisy, value)
+        return with_draw(process, process._marginal(x_0, t), noisy, value)
 
 
 def integrand(

@@ -298,6 +298,64 @@ class Rates(Structured):
         return "rate_matrix"
 
 
+class Skew(Structured):
+    """Skew-symmetric matrices; entries that are zero stay zero.
+
+    Arguments:
+        free: True at the entries below the diagonal that are not zero.
+    """
+
+    event_dim = 2
+
+    def __init__(self, free: Tensor | None = None) -> None:
+        self.free = free
+        super().__init__()
+
+    def at(self, value: Tensor) -> Constraint | None:
+        free = value.tril(-1) != 0
+        return Skew(free) if bool(free.any()) else None
+
+    def check(self, value: Tensor) -> Tensor:
+        size = value.abs().amax((-2, -1))
+        return (value + value.mT).abs().amax((-2, -1)) <= 1e-12 * size
+
+
+class Semidefinite(Structured):
+    """Positive semi-definite matrices, of a given rank and pattern once a value is known.
+
+    A diagonal one stays diagonal; of any other the coordinates without noise stay so, and the
+    block of the others stays of full rank.
+
+    Arguments:
+        free: True at the entries of the lower factor that are not zero.
+        strict: Whether matrices must be positive definite.
+    """
+
+    event_dim = 2
+
+    def __init__(self, free: Tensor | None = None, strict: bool = False) -> None:
+        self.free, self.strict = free, strict
+        super().__init__()
+
+    def at(self, value: Tensor) -> Constraint | None:
+        noisy = value.diagonal() > 0
+        if not bool(noisy.any()):
+            return None
+        full = (noisy[:, None] & noisy[None, :]).tril()
+        diagonal = bool((value == value.diagonal().diag()).all())
+        free = full & torch.eye(len(value), dtype=torch.bool) if diagonal else full
+        return Semidefinite(free, self.strict)
+
+    def check(self, value: Tensor) -> Tensor:
+        least = torch.linalg.eigvalsh((value + value.mT) / 2)[..., 0]
+        size = value.abs().amax((-2, -1))
+        symmetric = (value - value.mT).abs().amax((-2, -1)) <= 1e-12 * size
+        return symmetric & ((least > 0) if self.strict else (least >= -1e-12 * size))
+
+    def __repr__(self) -> str:
+        return "positive definite" if self.strict else "positive semi-definite"
+
+
 class Increasing(Constraint):
     """Vectors that increase from zero."""
 
@@ -317,6 +375,9 @@ signed = Sparse(Signed())
 nonnegative = Sparse(constraints.positive)
 probabilities = Sparse(constraints.simplex)
 rate_matrix = Rates()
+skew = Skew()
+semidefinite = Semidefinite()
+definite = Semidefinite(strict=True)
 increasing = Increasing()
 
 
@@ -415,6 +476,56 @@ class LogRates(Transform):
         return Size((*shape[:-2], int(self._pattern(shape[-1]).sum())))
 
 
+class SkewPart(Transform):
+    """From the entries below the diagonal that are free to the skew-symmetric matrix."""
+
+    domain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, free: Tensor) -> None:
+        super().__init__()
+        self.free = free
+
+    @property
+    def codomain(self) -> Constraint:  # type: ignore[override]
+        return Skew(self.free)
+
+    def _call(self, x: Tensor) -> Tensor:
+        lower = Scatter(self.free)._call(x)
+        return lower - lower.mT
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y[..., self.free.to(y.device)]
+
+
+class Square(Transform):
+    """From the entries of a lower factor, with a positive diagonal, to its square."""
+
+    domain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, free: Tensor, strict: bool) -> None:
+        super().__init__()
+        self.free, self.strict = free, strict
+
+    @property
+    def codomain(self) -> Constraint:  # type: ignore[override]
+        return Semidefinite(self.free, self.strict)
+
+    def _call(self, x: Tensor) -> Tensor:
+        lower = Scatter(self.free)._call(x)
+        positive = lower.diagonal().exp() * self.free.diagonal().to(x.device)
+        factor = lower.tril(-1) + positive.diag_embed()
+        return factor @ factor.mT
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        noisy = self.free.diagonal()
+        factor = torch.zeros_like(y)
+        factor[noisy.outer(noisy)] = torch.linalg.cholesky(y[noisy][:, noisy]).flatten()
+        entries = factor.tril(-1) + factor.diagonal().log().diag_embed()
+        return entries[self.free.to(y.device)]
+
+
 class LogSteps(Transform):
     """From the logarithms of the steps to the vector that increases from zero by them."""
 
@@ -461,6 +572,22 @@ def _to_signed(constraint: Signed) -> Transform:
 @biject_to.register(Rates)
 def _to_rates(constraint: Rates) -> Transform:
     return LogRates(constraint.free)
+
+
+@transform_to.register(Skew)
+@biject_to.register(Skew)
+def _to_skew(constraint: Skew) -> Transform:
+    if constraint.free is None:
+        raise NotImplementedError("which entries are zero is known once a number is declared")
+    return SkewPart(constraint.free)
+
+
+@transform_to.register(Semidefinite)
+@biject_to.register(Semidefinite)
+def _to_semidefinite(constraint: Semidefinite) -> Transform:
+    if constraint.free is None:
+        raise NotImplementedError("which entries are zero is known once a number is declared")
+    return Square(constraint.free, constraint.strict)
 
 
 @transform_to.register(Increasing)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform, constraints
+from torch.distributions import Distribution, Normal, Transform, constraints
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from . import laws
@@ -38,7 +38,7 @@ from .estimates import (
     Score,
     Velocity,
 )
-from .params import Declared, declare, probabilities
+from .params import Declared, declare, probabilities, sparse
 from .solve import Engine, Unsolved, engine_for
 from .validation import (
     as_time,
@@ -129,10 +129,13 @@ class Process(Declared, ABC):
         return self._transition(x_s, s, t)
 
     def marginal(self, x_0: State, t: float | Tensor) -> Distribution:
-        r"""The law :math:`p(x_t \mid x_0)` of the noisy state given the data."""
-        x_0 = self.check_state(x_0, "x_0")
+        r"""The law :math:`p(x_t \mid x_0)` of the noisy state given the data.
+
+        Auxiliaries of `lift` are integrated in: the state has them, the data do not.
+        """
+        x_0 = self.check_data(x_0, "x_0")
         t = self.check_time(t, x_0, "t")
-        return self._transition(x_0, torch.zeros_like(t), t)
+        return self._marginal(x_0, t)
 
     def bridge(
         self, x_0: State | Estimate, x_t: State, s: float | Tensor, t: float | Tensor
@@ -168,9 +171,7 @@ class Process(Declared, ABC):
             return self._limit(shape)
         except Unsolved:
             origin = self.origin(shape)
-            batch = batch_size(origin)
-            zero = torch.zeros(batch, dtype=torch.float64)
-            return self._transition(origin, zero, zero + 1)
+            return self._marginal(origin, torch.ones(batch_size(origin), dtype=torch.float64))
 
     def score(self, x_t: State, x_0: State | Estimate, t: float | Tensor) -> Any:
         r"""The score of :math:`p_t(\cdot \mid x_0)`, or what an estimate of x_0 makes of it.
@@ -207,6 +208,10 @@ class Process(Declared, ABC):
         r"""The process :math:`x_t = \alpha(t)\, y_t`, with :math:`\alpha(0) = 1`."""
         return Scaled(self, alpha)
 
+    def lift(self, law: Distribution) -> Process:
+        """The process on data and auxiliaries: see `Lifted`."""
+        return Lifted(self, law)
+
     def given(self, known: tuple[Tensor, Tensor]) -> Process:
         """The process with known entries clamped: (values, mask), mask true where known."""
         return Given(self, known)
@@ -215,6 +220,10 @@ class Process(Declared, ABC):
 
     @abstractmethod
     def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution: ...
+
+    def _marginal(self, x_0: State, t: Tensor) -> Distribution:
+        """The law of the state at t given the data."""
+        return self._transition(x_0, torch.zeros_like(t), t)
 
     @abstractmethod
     def _bridge(
@@ -236,9 +245,21 @@ class Process(Declared, ABC):
     def check_state(self, x: State, name: str) -> State:
         """The state, after its shape, dtype, kind and values were checked."""
 
+    def check_data(self, x_0: State, name: str) -> State:
+        """The data, after their shape, dtype, kind and values were checked."""
+        return self.check_state(x_0, name)
+
+    def to_data(self, x: State) -> State:
+        """The data in a state: all of it, but for auxiliaries."""
+        return x
+
+    def state_shape(self, shape: Shape) -> Shape:
+        """The shape of states for data of this shape."""
+        return shape
+
     @abstractmethod
     def origin(self, shape: Shape) -> State:
-        """The zero state of this shape."""
+        """Data of this shape, all zero."""
 
     @property
     def timed(self) -> bool:
@@ -251,7 +272,7 @@ class Process(Declared, ABC):
 
     def as_estimate(self, x_0: State | Estimate) -> Estimate:
         """Data as an estimate; estimates as they are."""
-        return x_0 if isinstance(x_0, Estimate) else Data(self.check_state(x_0, "x_0"))
+        return x_0 if isinstance(x_0, Estimate) else Data(self.check_data(x_0, "x_0"))
 
     def _times(self, x: State, s: float | Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         s, t = self.check_time(s, x, "s"), self.check_time(t, x, "t")
@@ -351,6 +372,9 @@ class Generator(Process):
             return self.engine.step(estimate, x, s, t, eta)
         return self.engine.bridge(estimate, x, s, t)
 
+    def _marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
+        return self.engine.marginal(x_0, t)
+
     def _perturb(self, x_0: Tensor, t: Tensor) -> tuple[State, Estimate]:
         return self.engine.perturb(x_0, t)
 
@@ -448,6 +472,9 @@ class Timed(Process):
     ) -> Distribution:
         return self.process._bridge(estimate, x, self.clock(s), self.clock(t), eta)
 
+    def _marginal(self, x_0: State, t: Tensor) -> Distribution:
+        return self.process._marginal(x_0, self.clock(t))
+
     def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
         return self.process._perturb(x_0, self.clock(t))
 
@@ -456,6 +483,162 @@ class Timed(Process):
 
     def __repr__(self) -> str:
         return f"({self.process!r}).on({self.clock!r})"
+
+
+class Lifted(Process):
+    r"""A linear diffusion of data and auxiliaries: :math:`y = (x, v)` on a new last axis.
+
+    Data are the first coordinate. The auxiliaries start from a normal law, independent of the
+    data, and are integrated into every law that is given the data: the marginal, the bridge and
+    the training target are those given :math:`x_0` alone. Samples come back as data.
+
+    Arguments:
+        process: A linear diffusion with matrices of size k on the last axis, on a clock or not.
+        law: The normal law of the auxiliaries: one for each, or a multivariate one on k − 1.
+
+    Raises:
+        ValueError: If the process has no matrices, or the law does not fit k − 1 auxiliaries.
+        Unsolved: If no engine integrates auxiliaries.
+
+    References:
+        | Score-based generative modeling with critically-damped Langevin diffusion (Dockhorn et
+          al., 2022)
+    """
+
+    arg_constraints = {
+        "mean": sparse,
+        "std": constraints.positive,
+        "scale_tril": constraints.lower_cholesky,
+    }
+    mean: Tensor
+
+    def __init__(self, process: Process, law: Distribution) -> None:
+        super().__init__()
+        require(
+            isinstance(process, Generator | Timed),
+            f"lift needs a sum of terms, on a clock or not; got a {type(process).__name__}",
+        )
+        (leaf,) = process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
+        widths = {size for term in leaf.core.terms for size in term.widths().values()}
+        size = max(widths, default=1)
+        require(
+            size >= 2, f"lift needs matrices with k ≥ 2 on the last axis; {process!r} has none"
+        )
+        self.process, self.size = process, size
+        self._declare(law)
+        self.core()  # an engine that cannot lift says so now
+
+    def _declare(self, law: Distribution) -> None:
+        count = self.size - 1
+        fits = law.event_shape in ((), (count,)) and law.batch_shape in ((), (1,), (count,))
+        require(
+            isinstance(law.mean, Tensor) and fits,
+            f"the law of {count} auxiliaries must have shape () or ({count},); its shape is "
+            f"{tuple(law.batch_shape + law.event_shape)}",
+        )
+        base = getattr(law, "base_dist", law)
+        tril = getattr(base, "scale_tril", None)
+        normal = tril is not None or isinstance(base, Normal)
+        require(normal, f"the law of the auxiliaries must be normal; it is {law!r}")
+        declare(self, "mean", law.mean.double().expand(count))
+        if tril is not None:
+            declare(self, "scale_tril", tril.double())
+        else:
+            declare(self, "std", law.variance.sqrt().double().expand(count))
+
+    @property
+    def factor(self) -> Tensor:
+        """The lower factor of the initial covariance of the auxiliaries."""
+        return self.std.diag_embed() if hasattr(self, "std") else self.scale_tril
+
+    def core(self) -> LiftedSum:
+        """The sum of terms, with the auxiliaries integrated in."""
+        (leaf,) = self.process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
+        return LiftedSum(leaf.core, self)
+
+    @property
+    def timed(self) -> bool:
+        return self.process.timed
+
+    def leaves(self, t: Tensor) -> Iterator[Leaf]:
+        for leaf in self.process.leaves(t):
+            yield replace(leaf, core=LiftedSum(leaf.core, self))
+
+    def _inner(self, t: Tensor) -> tuple[LiftedSum, Tensor]:
+        (leaf,) = self.leaves(t)
+        return leaf.core, leaf.time  # type: ignore[return-value]
+
+    def check_state(self, x: State, name: str) -> State:
+        return self.process.check_state(x, name)
+
+    def check_data(self, x_0: State, name: str) -> State:
+        require(isinstance(x_0, Tensor), f"{name} must be a tensor; it is a {type(x_0).__name__}")
+        require(x_0.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
+        kind = f"{name} of shape {tuple(x_0.shape)} must be a floating tensor; it is {x_0.dtype}"
+        require(x_0.is_floating_point(), kind)
+        if values_are_checked(x_0):
+            require_values(x_0, constraints.real, name)
+        return x_0
+
+    def to_data(self, x: State) -> State:
+        return x[..., 0]
+
+    def state_shape(self, shape: Shape) -> Shape:
+        return (*shape, self.size)
+
+    def origin(self, shape: Shape) -> State:
+        return torch.zeros(tuple(shape))
+
+    def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
+        return self.process._transition(x, s, t)
+
+    def _marginal(self, x_0: State, t: Tensor) -> Distribution:
+        core, time = self._inner(t)
+        return core.engine.marginal(x_0, time)
+
+    def _bridge(
+        self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
+    ) -> Distribution:
+        if isinstance(estimate, Atoms):
+            return _atom_bridge(self, estimate, x, s, t, eta)
+        (core, late), (_, early) = self._inner(t), self._inner(s)
+        return core._bridge(estimate, x, early, late, eta)
+
+    def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
+        core, time = self._inner(t)
+        return core.engine.perturb(x_0, time)
+
+    def _limit(self, shape: Shape) -> Distribution:
+        return self.process._limit(self.state_shape(shape))
+
+    def __repr__(self) -> str:
+        return f"({self.process!r}).lift(N({_rounded(self.mean)}, {_rounded(self.factor)}²))"
+
+
+class LiftedSum(Generator):
+    """A sum of terms as a lift sees it: laws given the data have the auxiliaries integrated in."""
+
+    def __init__(self, core: Generator, lift: Lifted) -> None:
+        super().__init__()
+        vars(self).update(core=core, lift=lift)  # seen, not owned: the lift has both as children
+
+    @property
+    def terms(self) -> tuple[Any, ...]:  # type: ignore[override]
+        return self.core.terms  # type: ignore[return-value]
+
+    @property
+    def engine(self) -> Engine:
+        lift: Any = self.lift
+        return self.core.engine.lifted(lift.mean, lift.factor)  # type: ignore[union-attr]
+
+    def __repr__(self) -> str:
+        return repr(self.core)
+
+
+def _rounded(values: Tensor) -> str:
+    values = values.detach().reshape(-1)
+    each = {f"{v:.4g}" for v in values[values != 0].tolist()}
+    return each.pop() if len(each) == 1 else "…" if each else "0"
 
 
 class Product(Process):
@@ -503,12 +686,18 @@ class Product(Process):
                 yield replace(inside, name=f"{name}.{leaf.name}" if leaf.name else name)
 
     def check_state(self, x: State, name: str) -> State:
+        return self._check(x, name, lambda part: part.check_state)
+
+    def check_data(self, x_0: State, name: str) -> State:
+        return self._check(x_0, name, lambda part: part.check_data)
+
+    def _check(self, x: State, name: str, of: Callable[[Process], Any]) -> State:
         require(isinstance(x, Mapping), f"{name} must be a dict with keys {list(self.names)}")
         require(
             set(x) == set(self.names),
             f"{name} must have the keys {list(self.names)}; it has {list(x)}",
         )
-        state = {k: part.check_state(x[k], f"{name}[{k!r}]") for k, part in self.parts.items()}
+        state = {k: of(part)(x[k], f"{name}[{k!r}]") for k, part in self.parts.items()}
         sizes = {k: batch_size(v) for k, v in state.items()}
         require(
             len(set(sizes.values())) == 1, f"{name} has parts of different batch size: {sizes}"
@@ -518,6 +707,13 @@ class Product(Process):
     def origin(self, shape: Shape) -> State:
         shape = self._shapes(shape)
         return {name: part.origin(shape[name]) for name, part in self.parts.items()}
+
+    def to_data(self, x: State) -> State:
+        return {name: part.to_data(x[name]) for name, part in self.parts.items()}
+
+    def state_shape(self, shape: Shape) -> Shape:
+        shape = self._shapes(shape)
+        return {name: part.state_shape(shape[name]) for name, part in self.parts.items()}
 
     def _shapes(self, shape: Shape) -> Mapping[str, Shape]:
         require(
@@ -531,6 +727,9 @@ class Product(Process):
 
     def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
         return laws.Joint({k: p._transition(x[k], s, t) for k, p in self.parts.items()})
+
+    def _marginal(self, x_0: State, t: Tensor) -> Distribution:
+        return laws.Joint({k: p._marginal(x_0[k], t) for k, p in self.parts.items()})
 
     def _bridge(
         self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
@@ -767,11 +966,23 @@ class Scaled(Process):
     def check_state(self, x: State, name: str) -> State:
         return self.process.check_state(x, name)
 
+    def check_data(self, x_0: State, name: str) -> State:
+        return self.process.check_data(x_0, name)
+
+    def to_data(self, x: State) -> State:
+        return self.process.to_data(x)
+
+    def state_shape(self, shape: Shape) -> Shape:
+        return self.process.state_shape(shape)
+
     def origin(self, shape: Shape) -> State:
         return self.process.origin(shape)
 
     def _image(self, law: Distribution, t: Tensor) -> Distribution:
         return laws.Stretched(law, self.alpha(t))
+
+    def _marginal(self, x_0: State, t: Tensor) -> Distribution:
+        return self._image(self.process._marginal(x_0, t), t)
 
     def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
         return self._image(self.process._transition(x / self._factor(s, x), s, t), t)
@@ -820,6 +1031,8 @@ class Given(Process):
             values.shape == mask.shape,
             f"values {tuple(values.shape)} and mask {tuple(mask.shape)} must have one shape",
         )
+        lifted = process.state_shape((1, *values.shape[1:])) != (1, *values.shape[1:])
+        require(not lifted, "entries of a lifted state cannot be clamped: use sample(known=)")
         self.process = process
         self.register_buffer("values", values)
         self.register_buffer("mask", mask)
@@ -875,7 +1088,7 @@ class Given(Process):
 
 def _drawn(process: Process, x_0: State, t: Tensor) -> tuple[State, Estimate]:
     """A draw of the noisy state, with the data themselves as the training target."""
-    return laws.draw(process._transition(x_0, torch.zeros_like(t), t)), Data(x_0)
+    return laws.draw(process._marginal(x_0, t)), Data(x_0)
 
 
 def first_tensor(x: State) -> Tensor:

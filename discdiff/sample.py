@@ -69,7 +69,7 @@ def sample(
     )
     x = start if start is not None else (prior or process.prior(shape)).sample()
     x = process.check_state(_to_device(x, process), "start")
-    require_shape(x, shape, "start")
+    require_shape(x, process.state_shape(shape), "start")
     _check_known(process, x, known)
     _require_leaving(process, head, t[0])
     memory = stepper.init(process, x)
@@ -81,7 +81,7 @@ def sample(
         x = hold(process, x, known, late)
         x, memory = stepper.step(process, model, x, late, early, memory)
         counted()
-    return hold(process, x, known, times[-1])
+    return process.to_data(hold(process, x, known, times[-1]))
 
 
 def _counter(total: int, progress: bool) -> Callable[[], None]:
@@ -134,11 +134,15 @@ def hold(process: Process, x: State, known: Any, t: Tensor) -> State:
         parts: Any = process.parts
         return {k: hold(parts[k], v, known.get(k), t) for k, v in x.items()}
     values, mask = (v.to(first_tensor(x).device) for v in known)
-    values = values.to(x.dtype).expand(x.shape)
+    data = process.to_data(x)
+    values = values.to(x.dtype).expand(data.shape)
     (leaf,) = process.leaves(t)
-    if getattr(leaf.core.engine, "target", None) is None and bool((t > 0).all()):
-        values = process._transition(values.contiguous(), torch.zeros_like(t), t).sample()
-    return torch.where(mask, values, x)
+    if bool((t == 0).all()):
+        clamped = torch.where(mask, values, data)
+        return clamped if data is x else torch.cat([clamped.unsqueeze(-1), x[..., 1:]], -1)
+    if getattr(leaf.core.engine, "target", None) is None:
+        values = process._marginal(values.contiguous(), t).sample()
+    return torch.where(mask if data is x else mask.unsqueeze(-1), values, x)
 
 
 def _check_known(process: Process, x: State, known: Any) -> None:
@@ -158,6 +162,7 @@ def _check_known(process: Process, x: State, known: Any) -> None:
     pair = isinstance(known, tuple) and len(known) == 2
     require(pair, f"known must be a pair (values, mask); it is a {type(known).__name__}")
     values, mask = known
+    x = process.to_data(x)
     require(mask.dtype == torch.bool, f"the mask of known must be boolean; it is {mask.dtype}")
     shapes = tuple(values.shape), tuple(mask.shape)
     for name, shape in zip(("values", "mask"), shapes, strict=True):
@@ -166,7 +171,7 @@ def _check_known(process: Process, x: State, known: Any) -> None:
         )
         require(fits, f"the {name} of known must fit shape {tuple(x.shape)}; its shape is {shape}")
     filled = torch.where(mask.to(x.device), values.to(x.device, x.dtype), x)
-    process.check_state(filled, "known")
+    process.check_data(filled, "known")
 
 
 def _require_leaving(process: Process, head: Head, t: Tensor) -> None:

@@ -21,3 +21,17 @@ def sum_event(values: Tensor) -> Tensor:
 def span(s: Tensor, t: Tensor) -> Tensor:
     """The time between s and t, zero where both are the same infinity."""
     return torch.where(s == t, 0.0, t - s)
+
+
+def act(matrix: Tensor, x: Tensor) -> Tensor:
+    """Matrices (B, *sides, n, k) on the last axis of x, of shape (*samples, B, *event, k).
+
+    Where one matrix serves all entries of a batch element (all sides are 1), entries are rows of
+    one product.
+    """
+    shared = matrix.dim() == x.dim() + 1 and all(size == 1 for size in matrix.shape[1:-2])
+    if not shared:
+        return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    rows = flat @ matrix.reshape(matrix.shape[0], *matrix.shape[-2:]).mT
+    return rows.reshape(*x.shape[:-1], matrix.shape[-2])

@@ -84,7 +84,7 @@ def _euler(terms: Any, x: Tensor, t: Tensor, step: Tensor) -> Tensor:
         if isinstance(term, Drift):
             moved = moved + along(step, x) * scale * term.velocity(x, t)
         else:
-            noise = term.mix(torch.randn_like(x), x, t)
+            noise = term.mix(term.white(x), x, t)
             moved = moved + (along(step, x) * scale).sqrt() * noise
     return moved
 

@@ -87,10 +87,17 @@ class Engine:
         r"""The law :math:`p(x_t \mid x_s)`."""
         raise self.unsolved("transition")
 
+    def lifted(self, mean: Tensor, factor: Tensor) -> Engine:
+        """The engine of the same terms with auxiliaries integrated in, of this initial law."""
+        raise self.unsolved("lift")
+
+    def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
+        r"""The law :math:`p(x_t \mid x_0)` given the data."""
+        return self.transition(x_0, torch.zeros_like(t), t)
+
     def perturb(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Any]:
         """A draw of the noisy state, and the training target: what the data say at it."""
-        zero = torch.zeros_like(t)
-        return draw(self.transition(x_0, zero, t)), Data(x_0)
+        return draw(self.marginal(x_0, t)), Data(x_0)
 
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""The law :math:`p(x_s \mid x_0, x_t)`, averaged over the estimate of x_0."""

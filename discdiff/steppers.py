@@ -280,7 +280,7 @@ def _finite_span(goal: Leaf, leaf: Leaf) -> Tensor:
 def _noise(leaf: Leaf, x: Tensor) -> Tensor | None:
     """Noise of all diffusions of a leaf, per square root of own time."""
     parts = [
-        term.scale.sqrt().to(x.dtype) * term.mix(torch.randn_like(x), x, leaf.time)
+        term.scale.sqrt().to(x.dtype) * term.mix(term.white(x), x, leaf.time)
         for term in leaf.core.terms
         if hasattr(term, "mix")
     ]

@@ -22,17 +22,23 @@ from torch.distributions import constraints
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from .laws import box_index
+from .numerics.systems import cholesky, lyapunov
 from .params import (
+    Declared,
     declare,
+    definite,
     factor,
     fixed,
     nonnegative,
     probabilities,
     rate_matrix,
+    semidefinite,
     signed,
+    skew,
     sparse,
 )
-from .process import Generator
+from .process import Generator, Sum
+from .shapes import act
 from .validation import require, shown
 
 Number = float | Tensor
@@ -91,7 +97,17 @@ class Drift(Term):
 
 
 class Diffusion(Term):
-    r"""A term that adds noise: :math:`B(x, t)\, dW`."""
+    r"""A term that adds noise: :math:`B(x, t)\, dW`.
+
+    The noise has the state's shape, but for its last axis where ``sources`` says another size.
+    """
+
+    sources: int | None = None
+
+    def white(self, x: Tensor) -> Tensor:
+        """Standard normal noise for a state x."""
+        shape = x.shape if self.sources is None else (*x.shape[:-1], self.sources)
+        return torch.randn(shape, dtype=x.dtype, device=x.device)
 
     @abstractmethod
     def mix(self, noise: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -148,12 +164,44 @@ class Field(Drift):
         return self._velocity(x, t)
 
 
-class Linear(Drift):
+class LinearDrift(Drift):
+    r"""Motion :math:`(A x + b)\, dt` with declared A and b, which engines read."""
+
+    @abstractmethod
+    def system(self, t: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """A and b at own times (n,) as matrices (n or 1, *sides, k, k) and vectors (n or 1, k)."""
+
+    @abstractmethod
+    def is_matrix(self) -> bool:
+        """Whether coordinates of the last axis are coupled."""
+
+    @abstractmethod
+    def varies(self) -> bool:
+        """Whether A or b is a function of time."""
+
+
+class WhiteNoise(Diffusion):
+    r"""Noise :math:`B\, dW` with declared B, which engines read."""
+
+    @abstractmethod
+    def matrix(self, t: Tensor, size: int) -> Tensor:
+        """B at own times (n,) as matrices (n or 1, *sides, k, r)."""
+
+    @abstractmethod
+    def is_matrix(self) -> bool:
+        """Whether coordinates of the last axis are coupled."""
+
+    @abstractmethod
+    def varies(self) -> bool:
+        """Whether B is a function of time."""
+
+
+class Linear(LinearDrift):
     r"""Linear motion, :math:`dx = (A x + b)\, dt`.
 
     Arguments:
-        A: A number, a vector (diagonal on the last axis), a matrix on the last axis, or a function
-            of time that returns one of these.
+        A: A number, a vector (diagonal on the last axis), a matrix (k, k) on the last axis, one
+            matrix per entry (*event, k, k), or a function of time that returns one of these.
         b: A number or a vector, or a function of time.
 
     Example:
@@ -173,6 +221,11 @@ class Linear(Drift):
             if name not in self.functions:
                 declare(self, name, value)
                 _require_finite(getattr(self, name), name)
+        if "A" not in self.functions and self.A.dim() >= 2:
+            require(
+                self.A.shape[-1] == self.A.shape[-2],
+                f"A must be square on its last two axes; its shape is {tuple(self.A.shape)}",
+            )
 
     def at(self, name: str, t: Tensor) -> Tensor:
         """A or b at own times (B,): the declared number, or the function's value."""
@@ -182,8 +235,22 @@ class Linear(Drift):
         b = self.at("b", t).to(x.dtype)
         return apply_linear(self.at("A", t), x, "A" in self.functions) + b
 
+    def system(self, t: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        A = as_matrices(self.at("A", t), "A" in self.functions, size)
+        b = self.at("b", t)
+        b = b if "b" in self.functions and b.dim() else b.unsqueeze(0)
+        return A, (b if b.dim() > 1 else b.unsqueeze(-1)).expand(*b.shape[:1], size)
+
+    def is_matrix(self) -> bool:
+        return _dims(self.at("A", _START), "A" in self.functions) >= 2
+
+    def varies(self) -> bool:
+        return bool(self.functions)
+
     def widths(self) -> dict[str, int]:
         numbers = {k: getattr(self, k) for k in ("A", "b") if k not in self.functions}
+        if "A" in self.functions and self.is_matrix():
+            numbers["A"] = self.at("A", _START)
         return {k: v.shape[-1] for k, v in numbers.items() if v.dim()}
 
     def extra_repr(self) -> str:
@@ -192,12 +259,13 @@ class Linear(Drift):
         return A if b == "0" else f"{A}, {b}"
 
 
-class Noise(Diffusion):
+class Noise(WhiteNoise):
     r"""White noise, :math:`dx = B\, dW`.
 
     Arguments:
-        B: A number, a vector (diagonal on the last axis), a matrix on the last axis, or a function
-            of time that returns one of these.
+        B: A number, a vector (diagonal on the last axis), a matrix (k, r) on the last axis for r
+            sources of noise, one matrix per entry (*event, k, r), or a function of time that
+            returns one of these.
 
     Example:
         >>> Noise(2.0).mix(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1))
@@ -214,6 +282,10 @@ class Noise(Diffusion):
             declare(self, "B", B)
             _require_finite(self.B, "B")
 
+    @property
+    def sources(self) -> int | None:  # type: ignore[override]
+        return self.at(_START).shape[-1] if self.is_matrix() else None
+
     def at(self, t: Tensor) -> Tensor:
         """B at own times (B,): the declared number, or the function's value."""
         return self.B if self.function is None else self.function(t)
@@ -223,22 +295,196 @@ class Noise(Diffusion):
 
     def unmix(self, vector: Tensor, x: Tensor, t: Tensor) -> Tensor:
         B = self.at(t)
-        matrix = B.dim() - (self.function is not None) == 2
-        return apply_linear(B.mT if matrix else B, vector, self.function is not None)
+        return apply_linear(B.mT if self.is_matrix() else B, vector, self.function is not None)
+
+    def matrix(self, t: Tensor, size: int) -> Tensor:
+        return as_matrices(self.at(t), self.function is not None, size)
+
+    def is_matrix(self) -> bool:
+        return _dims(self.at(_START), self.function is not None) >= 2
+
+    def varies(self) -> bool:
+        return self.function is not None
 
     def widths(self) -> dict[str, int]:
-        return {"B": self.B.shape[0]} if self.function is None and self.B.dim() else {}
+        B = self.at(_START)
+        if self.is_matrix():
+            return {"B": B.shape[-2]}
+        return {"B": B.shape[-1]} if self.function is None and B.dim() else {}
 
     def extra_repr(self) -> str:
         return "…" if self.function is not None else _numbers(self.B)
 
 
+class Langevin(Sum):
+    r"""The linear diffusion with a given stationary law :math:`\mathcal{N}(0, S)`.
+
+    .. math:: dy = -(Q + D) S^{-1} y\, dt + \sqrt{2 D}\, dW, \qquad
+              Q = -Q^\top, \quad D \succeq 0, \quad S \succ 0
+
+    Every linear diffusion with that law is of this form. Q and D may be functions of time: the law
+    stays stationary.
+
+    Arguments:
+        Q: Skew-symmetric, shape (k, k), or a function of time.
+        D: Positive semi-definite, shape (k, k), or a function of time.
+        S: The stationary covariance, positive definite, shape (k, k).
+
+    Raises:
+        ValueError: If Q is not skew, D not positive semi-definite or S not positive definite.
+
+    References:
+        | A complete recipe for stochastic gradient MCMC (Ma et al., 2015)
+        | Where to diffuse, how to diffuse, and how to get back (Singhal et al., 2023)
+
+    Example:
+        >>> damped = Langevin([[0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 2.0]], torch.eye(2))
+        >>> damped.limit((1, 2)).base_dist.covariance_matrix[0]
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+
+    def __init__(self, Q: Numbers | Function, D: Numbers | Function, S: Numbers) -> None:
+        recipe = Recipe(Q, D, S)
+        super().__init__(Restoring(recipe), Stirring(recipe))
+
+    @property
+    def recipe(self) -> Recipe:
+        """Q, D and S."""
+        return self.terms[0].recipe
+
+    def __repr__(self) -> str:
+        return f"Langevin(k={self.recipe.S.shape[-1]})"
+
+
+class Recipe(Declared):
+    """The matrices Q, D and S that the two terms of `Langevin` share."""
+
+    arg_constraints = {"Q": skew, "D": semidefinite, "S": definite}
+
+    def __init__(self, Q: Numbers | Function, D: Numbers | Function, S: Numbers) -> None:
+        super().__init__()
+        self.functions = {k: v for k, v in (("Q", Q), ("D", D)) if callable(v)}
+        for name, value in (("Q", Q), ("D", D), ("S", S)):
+            if name not in self.functions:
+                declare(self, name, value)
+                _require_finite(getattr(self, name), name)
+        shapes = {k: tuple(getattr(self, k).shape) for k in "QDS" if k not in self.functions}
+        square = all(len(v) == 2 and v == (v[0], v[0]) for v in shapes.values())
+        require(square and len(set(shapes.values())) == 1, f"{shapes} must be one square shape")
+        for name, constraint in (("Q", skew), ("D", semidefinite), ("S", definite)):
+            if name not in self.functions:
+                value = getattr(self, name).detach()
+                rule = f"{name} must be {constraint!r}; it is {value.tolist()}"
+                require(bool(constraint.check(value)), rule)
+
+    def at(self, name: str, t: Tensor) -> Tensor:
+        """Q or D at own times (n,), with n or 1 in front."""
+        found = self.functions.get(name)
+        return found(t) if found else getattr(self, name).unsqueeze(0)
+
+
+class Restoring(LinearDrift):
+    r"""The drift :math:`-(Q + D) S^{-1} y` of `Langevin`."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        return apply_linear(self.system(t, x.shape[-1])[0].expand(len(t), -1, -1), x, True)
+
+    def system(self, t: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        both = self.recipe.at("Q", t) + self.recipe.at("D", t)
+        A = -torch.linalg.solve(self.recipe.S, both, left=False)
+        return A, torch.zeros_like(A[:1, ..., 0])
+
+    def is_matrix(self) -> bool:
+        return True
+
+    def varies(self) -> bool:
+        return bool(self.recipe.functions)
+
+    def widths(self) -> dict[str, int]:
+        return {"S": self.recipe.S.shape[-1]}
+
+
+class Stirring(WhiteNoise):
+    r"""The noise :math:`\sqrt{2 D}\, dW` of `Langevin`, with the lower factor for the root."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    @property
+    def sources(self) -> int:  # type: ignore[override]
+        return self.recipe.S.shape[-1]
+
+    def matrix(self, t: Tensor, size: int) -> Tensor:
+        return cholesky(2 * self.recipe.at("D", t))
+
+    def mix(self, noise: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return apply_linear(self.matrix(t, x.shape[-1]).expand(len(t), -1, -1), noise, True)
+
+    def unmix(self, vector: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        B = self.matrix(t, x.shape[-1]).expand(len(t), -1, -1)
+        return apply_linear(B.mT, vector, True)
+
+    def is_matrix(self) -> bool:
+        return True
+
+    def varies(self) -> bool:
+        return bool(self.recipe.functions)
+
+    def widths(self) -> dict[str, int]:
+        return {"S": self.recipe.S.shape[-1]}
+
+
+def stationary(A: Numbers, B: Numbers) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The matrices (Q, D, S) of a stable linear diffusion :math:`dy = A y\, dt + B\, dW`.
+
+    S solves :math:`A S + S A^\top + B B^\top = 0`, :math:`D = B B^\top / 2` and
+    :math:`Q = -(A S + D)`, which is skew.
+
+    Raises:
+        ValueError: If an eigenvalue of A has a real part ≥ 0: there is no stationary law.
+
+    Example:
+        >>> Q, D, S = stationary([[-0.5]], [[1.0]])
+        >>> S
+        tensor([[1.]], dtype=torch.float64)
+    """
+    A, B = (torch.as_tensor(v, dtype=torch.float64) for v in (A, B))
+    top = float(torch.linalg.eigvals(A.detach()).real.max())
+    require(top < 0, f"the eigenvalues of A must have negative real parts; the largest is {top:g}")
+    S, D = lyapunov(A, B @ B.mT), B @ B.mT / 2
+    half = A @ S + D
+    return -(half - half.mT) / 2, D, S
+
+
+_START = torch.zeros(1, dtype=torch.float64)
+
+
+def _dims(value: Tensor, per_time: bool) -> int:
+    """The dimensions of a number, without that of time."""
+    return value.dim() - (per_time and value.dim() > 0)
+
+
+def as_matrices(value: Tensor, per_time: bool, size: int) -> Tensor:
+    """Numbers, diagonals or matrices as matrices with a dimension of time in front."""
+    value = value if per_time and value.dim() else value.unsqueeze(0)
+    if value.dim() == 1:
+        return value[:, None, None] * torch.eye(size, dtype=value.dtype, device=value.device)
+    return value.diag_embed() if value.dim() == 2 else value
+
+
 def apply_linear(A: Tensor, x: Tensor, per_time: bool) -> Tensor:
-    """A number, a diagonal or a matrix (one per batch element if ``per_time``) applied to x."""
+    """A number, a diagonal or matrices (one per batch element if ``per_time``) applied to x."""
     A = A.to(x.dtype)
-    if A.dim() - per_time == 2:
-        A = A.reshape(A.shape[:-2] + (1,) * (x.dim() - 2) + A.shape[-2:]) if per_time else A
-        return (A @ x.unsqueeze(-1)).squeeze(-1)
+    dims = _dims(A, per_time)
+    if dims >= 2:
+        A = A if per_time else A.unsqueeze(0).expand(x.shape[0], *A.shape)
+        return act(A.reshape(A.shape[:1] + (1,) * (x.dim() - dims) + A.shape[1:]), x)
     if per_time and A.dim():
         return A.reshape(A.shape[:1] + (1,) * (x.dim() - A.dim()) + A.shape[1:]) * x
     return A * x

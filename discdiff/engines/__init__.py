@@ -1,5 +1,14 @@
 """Engines: one technique, one file. Importing this package registers them all."""
 
-from . import counts, families, finite, gaussian, particles, replacement, truncated
+from . import counts, families, finite, gaussian, matrix, particles, replacement, truncated
 
-__all__ = ["counts", "families", "finite", "gaussian", "particles", "replacement", "truncated"]
+__all__ = [
+    "counts",
+    "families",
+    "finite",
+    "gaussian",
+    "matrix",
+    "particles",
+    "replacement",
+    "truncated",
+]

@@ -28,7 +28,7 @@ from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Velocity
 from ..numerics.quadrature import gauss_legendre, tail_integrals
 from ..numerics.special import expm1_ratio
 from ..shapes import along, span
-from ..solve import Engine, Score, Unsolved, solves
+from ..solve import Engine, Score, Unsolved
 from ..terms import Linear, Noise
 from ..validation import require
 
@@ -44,7 +44,6 @@ class Moments:
     variance: Tensor
 
 
-@solves(Linear, Noise)
 class Gaussian(Engine):
     """Scalar and diagonal linear diffusions, solved in closed form."""
 
@@ -154,7 +153,7 @@ class Gaussian(Engine):
 
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         moments = self.moments(s, t)
-        return _normal(self._centre(x, moments), self._fit(moments.variance.sqrt(), x))
+        return normal(self._centre(x, moments), self._fit(moments.variance.sqrt(), x))
 
     def perturb(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Estimate]:
         """A draw, with the noise itself as the target: what the data say of it at x_t."""
@@ -194,7 +193,7 @@ class Gaussian(Engine):
         centre = self._centre(x_0, early) + self._fit(gain, x) * rest
         if eta == 0.0:
             return laws.point(centre)
-        return _normal(centre, self._fit(eta * bridge.sqrt(), x))
+        return normal(centre, self._fit(eta * bridge.sqrt(), x))
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         a, b, g2 = self._rates(torch.zeros(1, dtype=torch.float64))
@@ -202,7 +201,7 @@ class Gaussian(Engine):
             raise Unsolved("there is no limit law: a drift coefficient is ≥ 0 (or varies in time)")
         like = torch.zeros(shape, device=a.device)
         mean, std = self._fit(-b / a, like), self._fit((g2 / (-2 * a)).sqrt(), like)
-        return _normal(mean.expand(shape), std.expand(shape))
+        return normal(mean.expand(shape), std.expand(shape))
 
     # -- scores and estimates ------------------------------------------------------------------
 
@@ -280,7 +279,7 @@ class Gaussian(Engine):
         r""":math:`\mathcal{N}(\hat x_0, v / \varphi^2)`."""
         moments = self.moments(torch.zeros_like(t), t)
         std = self._fit(moments.variance.sqrt() / moments.phi.abs(), x)
-        return _normal(self.mean_of(estimate, x, t), std)
+        return normal(self.mean_of(estimate, x, t), std)
 
     def survival(self, t: Tensor) -> Tensor:
         r""":math:`\varphi^2`, which is :math:`e^{-\Lambda}` for variance-preserving noise."""
@@ -305,7 +304,8 @@ class Gaussian(Engine):
         )
 
 
-def _normal(mean: Tensor, std: Tensor) -> Distribution:
+def normal(mean: Tensor, std: Tensor) -> Distribution:
+    """Independent normal laws, entry by entry."""
     law = pyro.Normal(mean, std.expand(mean.shape), validate_args=False)
     return law.to_event(mean.dim() - 1)
 

@@ -1,0 +1,367 @@
+r"""Linear diffusions with matrices on the last axis, with or without auxiliary variables.
+
+For :math:`dy = (A y + b)\, dt + B\, dW` with :math:`\Phi, m, \Sigma` the moments over a time,
+
+.. math::
+    y_t \mid x_0 \sim \mathcal{N}(P_t x_0 + m_t, L_t L_t^\top),
+
+where :math:`P_t = \Phi_t` and :math:`L_t L_t^\top = \Sigma_t` for data on the whole last axis. A
+lift has data on its first coordinate only, and auxiliaries :math:`v \sim \mathcal{N}(\mu, V)`
+integrated in: :math:`P_t` is the first column of :math:`\Phi_t`, and
+
+.. math:: m_t = \Phi_{\cdot v}\, \mu + m, \qquad
+          L_t L_t^\top = \Phi_{\cdot v}\, V\, \Phi_{\cdot v}^\top + \Sigma_t .
+
+The statistic that closes the heads is :math:`x_0`. With :math:`y = P x_0 + m + L \varepsilon` the
+score is :math:`-L^{-\top} \hat\varepsilon`, and the bridge to an earlier time s is
+
+.. math::
+    P_s \hat x_0 + m_s + W (y_t - P_t \hat x_0 - m_t), \qquad
+    W = \Sigma_s \Phi^\top \Sigma_t^{-1},
+
+with a covariance that is the sum of two squares, never a difference.
+
+References:
+    | Where to diffuse, how to diffuse, and how to get back (Singhal et al., 2023)
+    | Score-based generative modeling with critically-damped Langevin diffusion (Dockhorn et al.,
+      2022)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .. import estimates
+from ..estimates import Atoms, Data, Epsilon, Estimate, Mean
+from ..numerics.special import log1pexp
+from ..numerics.systems import (
+    Constant,
+    Flow,
+    Varying,
+    add_columns,
+    cholesky,
+    lower_inverse,
+    lyapunov,
+    times_vector,
+    triangular,
+)
+from ..shapes import act, span
+from ..solve import Engine, Score, Unsolved, solves
+from ..terms import LinearDrift, WhiteNoise
+from ..validation import require
+from .correlated import Correlated
+from .gaussian import Gaussian, normal
+
+PANELS = (4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    r"""The law :math:`\mathcal{N}(P x_0 + m, L L^\top)` of the noisy state given the data.
+
+    Arguments:
+        load: P, shape (B, *sides, k, c) with c = 1 under a lift, else k.
+        mean: m, shape (B, *sides, k).
+        factor: L, lower triangular, shape (B, *sides, k, k).
+    """
+
+    load: Tensor
+    mean: Tensor
+    factor: Tensor
+
+
+@dataclass(frozen=True)
+class Auxiliaries:
+    """The initial law of the auxiliaries: mean (k − 1,) and lower factor (k − 1, k − 1)."""
+
+    mean: Tensor
+    factor: Tensor
+
+
+@solves(LinearDrift, WhiteNoise)
+class MatrixGaussian(Engine):
+    """Linear diffusions of vectors: power series and composition, no commutation assumed."""
+
+    technique = "power series, composed; factors by equilibrated Cholesky and rotations"
+    deterministic = True
+
+    @classmethod
+    def plan(cls, terms: tuple[Any, ...]) -> Engine:
+        matrices = any(term.is_matrix() for term in terms)
+        return cls(terms) if matrices else Gaussian(terms)
+
+    def __init__(self, terms: tuple[Any, ...], auxiliaries: Auxiliaries | None = None) -> None:
+        super().__init__(terms)
+        self.auxiliaries = auxiliaries
+        self.drifts = [term for term in terms if isinstance(term, LinearDrift)]
+        self.noises = [term for term in terms if isinstance(term, WhiteNoise)]
+        (self.size,) = {size for term in terms for size in term.widths().values()} or {1}
+        self.varying = any(term.varies() for term in terms)
+        zero = torch.zeros(1, dtype=torch.float64)
+        with torch.enable_grad():
+            A, b, G = self._system(zero)
+        self.changes = any(v.requires_grad for v in (A, b, G))
+        self.stable = not self.varying and _hurwitz(A)
+        self.drifting = self.varying or self.changes or bool(b.ne(0).any())
+        self._fixed: Constant | None = None
+        self.panels = self._resolved() if self.varying else 0
+
+    def branch(self) -> str:
+        if self.varying:
+            return f"functions of time: {self.panels} panels"
+        return f"k = {self.size}, {'stable' if self.stable else 'no limit'}"
+
+    def lifted(self, mean: Tensor, factor: Tensor) -> Engine:
+        return MatrixGaussian(self.terms, Auxiliaries(mean, factor))
+
+    # -- moments -------------------------------------------------------------------------------
+
+    def _system(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A, b and G at times (n,), each with n or 1 in front."""
+        eye = torch.eye(self.size, dtype=torch.float64, device=t.device)
+        A, G = 0 * eye.unsqueeze(0), 0 * eye.unsqueeze(0)
+        b = torch.zeros(1, self.size, dtype=torch.float64, device=t.device)
+        for drift in self.drifts:
+            matrix, vector = drift.system(t, self.size)
+            A, b = A + drift.scale * matrix, b + drift.scale * vector
+        for noise in self.noises:
+            B = noise.matrix(t, self.size)
+            G = G + noise.scale * (B @ B.mT)
+        b, G = b.expand(*A.shape[1:-2], self.size) if A.dim() > 3 else b, G
+        return A, b, G
+
+    def _constant(self, device: torch.device) -> Constant:
+        """The tables; kept where the numbers cannot change."""
+        if self._fixed is None or self.changes:
+            A, b, G = (v[0] for v in self._system(torch.zeros(1, device=device).double()))
+            A, G = torch.broadcast_tensors(A, G)
+            b = b.expand(A.shape[:-1])
+            self._fixed = Constant(A, b, G, self.stable, 3 if self.changes else None)
+        return self._fixed
+
+    def flow(self, s: Tensor, t: Tensor) -> Flow:
+        """The moments of the transition from s to t, each of shape (B,)."""
+        if s.stride() == t.stride() == (0,) and len(t) > 1:  # one time for the whole batch
+            return Flow(*(v.expand(len(t), *v.shape[1:]) for v in self.flow(s[:1], t[:1])))
+        if not self.varying:
+            return self._constant(t.device)(span(s, t))
+        return Varying(self._system, self.panels)(s, t)
+
+    def _resolved(self) -> int:
+        """The number of panels with which the functions are resolved on [0, 1]."""
+        zero = torch.zeros(1, dtype=torch.float64)
+        coarse = Varying(self._system, PANELS[0])(zero, zero + 1)
+        for panels in PANELS[1:]:
+            fine = Varying(self._system, panels)(zero, zero + 1)
+            pairs = zip(fine, coarse, strict=True)
+            gap = max(float((a - b).detach().abs().max()) for a, b in pairs)
+            if gap < 1e-11:
+                return panels
+            coarse = fine
+        require(False, f"the functions of time are not smooth on [0, 1]: {gap:.1e}")
+        return 0
+
+    def kernel(self, t: Tensor) -> Kernel:
+        """The law given the data at times of shape (B,)."""
+        flow = self.flow(torch.zeros_like(t), t)
+        one = flow.phi[:1] if _repeated(flow.phi) else flow.phi
+        factor = cholesky(flow.cov[: len(one)])
+        if self.auxiliaries is None:
+            return Kernel(flow.phi, flow.mean, factor.expand(flow.cov.shape))
+        side, aux = one[..., 1:], self.auxiliaries
+        mean = flow.mean + times_vector(flow.phi[..., 1:], aux.mean)
+        factor = add_columns(factor, side @ aux.factor)
+        return Kernel(flow.phi[..., :1], mean, factor.expand(flow.cov.shape))
+
+    def _align(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
+        """Numbers (B, *sides, …) with ``axes`` last axes of their own, against a state."""
+        sides = value.dim() - 1 - axes
+        gap = (1,) * (x.dim() - 2 - sides)
+        return value.reshape(value.shape[:1] + gap + value.shape[1:])
+
+    def _fit(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
+        return self._align(value, x, axes).to(x.dtype)
+
+    def _apply(self, matrix: Tensor, x: Tensor) -> Tensor:
+        """Matrices (B, *sides, n, k) on the last axis of x, (B, *event, k)."""
+        return act(self._fit(matrix, x, 2), x)
+
+    def centre(self, x_0: Tensor, kernel: Kernel) -> Tensor:
+        r""":math:`P x_0 + m`."""
+        if self.auxiliaries is None:
+            centre = self._apply(kernel.load, x_0)
+            return centre + self._fit(kernel.mean, x_0, 1) if self.drifting else centre
+        x_0 = x_0.unsqueeze(-1)
+        return self._fit(kernel.load[..., 0], x_0, 1) * x_0 + self._fit(kernel.mean, x_0, 1)
+
+    # -- laws ----------------------------------------------------------------------------------
+
+    def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        flow = self.flow(s, t)
+        centre = self._apply(flow.phi, x)
+        if self.drifting:
+            centre = centre + self._fit(flow.mean, x, 1)
+        return self._law(centre, cholesky(flow.cov))
+
+    def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
+        kernel = self.kernel(t)
+        return self._law(self.centre(x_0, kernel), kernel.factor)
+
+    def _law(self, centre: Tensor, factor: Tensor) -> Distribution:
+        law = Correlated(centre, self._align(factor, centre, 2))
+        return law.to_event(centre.dim() - 2)
+
+    def perturb(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Estimate]:
+        """A draw, with the noise itself as the target: what the data say of it at x_t."""
+        kernel = self.kernel(t)
+        centre = self.centre(x_0, kernel)
+        noise = torch.randn_like(centre)
+        return centre + self._apply(kernel.factor, noise), Epsilon(noise)
+
+    def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        early, late = self.kernel(s), self.kernel(t)
+        flow = self.flow(s, t)
+        inverse = lower_inverse(late.factor)
+        covariance = early.factor @ early.factor.mT
+        gain = covariance @ flow.phi.mT @ inverse.mT @ inverse
+        x_0 = self.mean_of(estimate, x, t)
+        rest = x - self.centre(x_0, late)
+        left = early.factor - gain @ flow.phi @ early.factor
+        factor = triangular(torch.cat([left, gain @ cholesky(flow.cov)], -1))
+        return self._law(self.centre(x_0, early) + self._apply(gain, rest), factor)
+
+    def limit(self, shape: tuple[int, ...]) -> Distribution:
+        A, b, G = (v[0] for v in self._system(torch.zeros(1, dtype=torch.float64)))
+        if self.varying or not _hurwitz(A):
+            raise Unsolved(
+                "there is no limit law: the drift matrix has an eigenvalue of real part ≥ 0 (or "
+                "varies in time)"
+            )
+        mean = -torch.linalg.solve(A, b.unsqueeze(-1)).squeeze(-1)
+        like = torch.zeros(shape, dtype=torch.get_default_dtype(), device=A.device)
+        factor = cholesky(lyapunov(A, G)).unsqueeze(0)
+        centre = self._fit(mean.unsqueeze(0), like, 1).expand(shape)
+        return self._law(centre, factor.expand(shape[0], *factor.shape[1:]))
+
+    # -- scores and estimates ------------------------------------------------------------------
+
+    def mean_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\hat x_0`, the statistic, from any estimate that determines it."""
+        if isinstance(estimate, Data | Mean):
+            return estimate.value
+        if isinstance(estimate, Atoms):
+            return estimate.average(estimate.atoms)
+        kernel = self.kernel(t)
+        epsilon = self._noise_in(estimate, kernel)
+        rest = x - self._fit(kernel.mean, x, 1)
+        if self.auxiliaries is None:
+            rest = rest - self._apply(kernel.factor, epsilon)
+            return self._apply(torch.linalg.inv(kernel.load), rest)
+        inverse = lower_inverse(kernel.factor)
+        a = (inverse @ kernel.load).squeeze(-1)  # x̂ is the least-squares fit of a x̂ = L⁻¹(y−m)−ε̂
+        a = a / a.square().sum(-1, keepdim=True)
+        white = self._apply(inverse, rest) - epsilon
+        return (self._fit(a, x, 1) * white).sum(-1)
+
+    def _noise_in(self, estimate: Estimate, kernel: Kernel) -> Tensor:
+        if isinstance(estimate, Epsilon):
+            return estimate.value
+        if isinstance(estimate, estimates.Score):
+            return -self._apply(kernel.factor.mT, estimate.value)
+        raise Unsolved(
+            f"{type(estimate).__name__} does not determine E[x_0 | x_t] of vectors; Mean, Epsilon, "
+            "Score and Exact do"
+        )
+
+    def epsilon_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\hat\varepsilon = L^{-1} (y - P \hat x_0 - m)`."""
+        if isinstance(estimate, Epsilon):
+            return estimate.value
+        kernel = self.kernel(t)
+        if isinstance(estimate, estimates.Score):
+            return self._noise_in(estimate, kernel)
+        rest = x - self.centre(self.mean_of(estimate, x, t), kernel)
+        return self._apply(lower_inverse(kernel.factor), rest)
+
+    def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
+        if isinstance(estimate, estimates.Score):
+            return Score(gradient=estimate.value)
+        inverse = lower_inverse(self.kernel(t).factor)
+        return Score(gradient=-self._apply(inverse.mT, self.epsilon_of(estimate, x, t)))
+
+    def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
+        if kind is Mean:
+            return Mean(self.mean_of(estimate, x, t))
+        if kind is Epsilon:
+            return Epsilon(self.epsilon_of(estimate, x, t))
+        if kind is estimates.Score:
+            return estimates.Score(self.score(estimate, x, t).gradient)
+        raise self.unsolved(f"conversion to {kind.__name__}")
+
+    def _gain(self, t: Tensor) -> Tensor:
+        r""":math:`B^\top L^{-\top}`: which noise the loss sees, shape (B, *sides, r, k)."""
+        parts = [noise.scale.sqrt() * noise.matrix(t, self.size) for noise in self.noises]
+        B = torch.cat([p.expand(len(t), *p.shape[1:]) for p in parts], -1)
+        return (lower_inverse(self.kernel(t).factor) @ B).mT
+
+    def kl_rate(
+        self, target: Any, estimate: Any, x: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        gap = self.epsilon_of(estimate, x, t) - self.epsilon_of(target, x, t)
+        gain = self._gain(t)
+        factor = _half_square(gain)
+        unit = gain / (2 * factor).sqrt().reshape(-1, *(1,) * (gain.dim() - 1))
+        return self._apply(unit, gap).square().sum(-1), factor
+
+    def coefficient(self, t: Tensor) -> Tensor:
+        return _half_square(self._gain(t))
+
+    def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
+        r""":math:`\mathcal{N}(\hat x_0, (P^\top \Sigma^{-1} P)^{-1})`."""
+        kernel = self.kernel(t)
+        x_0 = self.mean_of(estimate, x, t)
+        if self.auxiliaries is None:
+            factor = triangular(torch.linalg.inv(kernel.load) @ kernel.factor)
+            return self._law(x_0, factor)
+        a = (lower_inverse(kernel.factor) @ kernel.load).squeeze(-1)
+        std = a.square().sum(-1).rsqrt()
+        return normal(x_0, self._fit(std.unsqueeze(-1), x_0.unsqueeze(-1), 1).squeeze(-1))
+
+    def survival(self, t: Tensor) -> Tensor:
+        r"""The squared share :math:`(P_{11})^2` of the data's first coordinate."""
+        load = self.kernel(t).load[..., 0, 0]
+        return load.reshape(len(t), -1).square().mean(-1)
+
+    def decays(self, head: Any) -> bool:
+        return head.kind is Atoms or head.kind is Data
+
+    def starts_at_infinity(self, head: Any) -> bool:
+        return head.kind not in (Epsilon, estimates.Score)
+
+    def profile(self, z: Tensor) -> Tensor:
+        r"""The rate :math:`\tfrac12 \operatorname{tr} G \Sigma^{-1}` per z, where noise is low."""
+        with torch.no_grad():
+            tau = log1pexp(z)
+            rate = self.coefficient(tau) * z.sigmoid()
+        low = torch.where(z < -12, ((z + 12) / 2).exp(), torch.ones_like(z))
+        return rate * (-z).sigmoid() * low + (-(z.abs() / 2)).exp() / 8
+
+
+def _half_square(gain: Tensor) -> Tensor:
+    r""":math:`\tfrac12 \| \cdot \|_F^2`, the mean over sides, shape (B,)."""
+    square = gain.square().sum((-2, -1)) / 2
+    return square.reshape(len(square), -1).mean(-1)
+
+
+def _hurwitz(A: Tensor) -> bool:
+    """Whether all eigenvalues have negative real parts; looks at values, once."""
+    return bool((torch.linalg.eigvals(A.detach()).real < 0).all())
+
+
+def _repeated(value: Tensor) -> bool:
+    return value.stride(0) == 0
