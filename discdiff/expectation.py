@@ -267,7 +267,7 @@ def _information_left(process: Process, data: State, weights: Tensor, grid: int)
         log_p = _log_mixture(process, data, weights, state, one.expand(size))
         x_0 = map_state(lambda v: v.expand(size, *v.shape[1:]), datum)  # noqa: B023
         zero = torch.zeros(size, dtype=torch.float64)
-        own = process._transition(x_0, zero, one.expand(size)).log_prob(state).double()
+        own = process._marginal(x_0, one.expand(size)).log_prob(state).double()
         mass = log_w[:, 0].exp()
         total += weights[n] * torch.where(mass > 0, mass * (own - log_p), 0.0).sum()
     return total
@@ -278,7 +278,6 @@ def _log_mixture(
 ) -> Tensor:
     r""":math:`\log p_t(x)` for data on atoms."""
     size, each = batch_size(state), []
-    zero = torch.zeros(size, dtype=torch.float64)
     for m in range(batch_size(data)):
         x_0 = map_state(lambda v: v[m : m + 1].expand(size, *v.shape[1:]), data)  # noqa: B023
         log_p = process._marginal(x_0, t).log_prob(state).double()

@@ -68,7 +68,7 @@ class _Like(Head):
 
 
 class Mean(Head):
-    r"""The network predicts :math:`\mathbb{E}[x_0 \mid x_t]`; under a lift, of the data's shape."""
+    r"""The network predicts :math:`\mathbb{E}[x_0 \mid x_t]`, of the data's shape."""
 
     kind = estimates.Mean
 

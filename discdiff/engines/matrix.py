@@ -274,8 +274,8 @@ class MatrixGaussian(Engine):
         if isinstance(estimate, estimates.Score):
             return -self._apply(kernel.factor.mT, estimate.value)
         raise Unsolved(
-            f"{type(estimate).__name__} does not determine E[x_0 | x_t] of vectors; Mean, Epsilon, "
-            "Score and Exact do"
+            f"{type(estimate).__name__} does not determine E[x_0 | x_t] of vectors; Mean, "
+            "Epsilon, Score and Exact do"
         )
 
     def epsilon_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
