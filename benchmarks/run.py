@@ -24,9 +24,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from groups import Case, Row, Work, blackout, dense, masked, vp
+from groups import Case, Row, Work, blackout, dense, kernels, masked, vp
 
-GROUPS = {"vp": vp, "masked": masked, "dense": dense, "blackout": blackout}
+GROUPS = {
+    "vp": vp,
+    "masked": masked,
+    "dense": dense,
+    "blackout": blackout,
+    "kernels": kernels,
+}
 RESULTS = Path(__file__).parent / "results"
 SHORTEST = 0.02
 WARM_UP = 3

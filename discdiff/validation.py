@@ -124,7 +124,7 @@ def as_time(t: float | Tensor, x: Tensor, name: str) -> Tensor:
     if not isinstance(t, Tensor):
         require(isinstance(t, float | int), f"{name} must be a number or a tensor; it is {t!r}")
         require(t >= 0, f"{name} must be a time ≥ 0; it is {t}")
-        return torch.full((batch,), float(t), dtype=torch.float64, device=x.device)
+        return torch.tensor(float(t), dtype=torch.float64, device=x.device).expand(batch)
     if t.dim() != 0 and t.shape != (batch,):
         raise ValueError(
             f"{name} must be a number or have shape () or ({batch},), the batch; "
