@@ -72,6 +72,7 @@ def _follow(leaf: Leaf, goal: Leaf, x: Tensor, steps: int) -> Tensor:
     if not all(isinstance(term, Drift | Diffusion) for term in terms):
         raise Unsolved("jumps and diffusions in one sum are not simulated")
     step = span(leaf.time, goal.time) / steps
+    require(bool(step.isfinite().all()), "times must be finite in the process's own time here")
     for k in range(steps):
         x = _euler(terms, x, leaf.time + k * step, step)
     return x
@@ -84,9 +85,15 @@ def _euler(terms: Any, x: Tensor, t: Tensor, step: Tensor) -> Tensor:
         if isinstance(term, Drift):
             moved = moved + along(step, x) * scale * term.velocity(x, t)
         else:
-            noise = term.mix(torch.randn_like(x), x, t)
+            noise = term.mix(_white(term, x), x, t)
             moved = moved + (along(step, x) * scale).sqrt() * noise
     return moved
+
+
+def _white(term: Diffusion, x: Tensor) -> Tensor:
+    """Standard normal noise for a diffusion."""
+    shape = x.shape if term.sources is None else (*x.shape[:-1], term.sources)
+    return torch.randn(shape, dtype=x.dtype, device=x.device)
 
 
 def _gillespie(terms: Any, x: Tensor, tau: Tensor) -> Tensor:
@@ -94,7 +101,7 @@ def _gillespie(terms: Any, x: Tensor, tau: Tensor) -> Tensor:
     axes = terms[0].event_axes
     sites = x.shape[: x.dim() - axes]
     left = along(tau, torch.empty(sites), torch.float64).expand(sites).clone()
-    require(bool(left.isfinite().all()), "Gillespie runs for finite times only")
+    require(bool(left.isfinite().all()), "times must be finite in the process's own time here")
     while True:
         found = [term.out(x) for term in terms]
         points = torch.cat([p for p, _ in found], -1 - axes)
