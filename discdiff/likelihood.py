@@ -129,10 +129,20 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
     """The time at which the integral stops.
 
     Raises:
-        ValueError: If stop is 0 and the integral would diverge for this head.
+        ValueError: If stop is 0 and the integral would diverge for this head, or if it diverges
+            at an infinite end of the clock.
     """
     require_head(head)
-    finite = all(leaf.core.engine.decays(part) for leaf, part in leaf_heads(process, head))
+    pairs = leaf_heads(process, head)
+    for leaf, part in pairs:
+        ends = leaf.clock is None or bool(leaf.clock(torch.ones(1).double()).isfinite())
+        require(
+            ends or leaf.core.engine.settles(part),
+            f"{type(part).__name__} has no finite bound for {leaf.core!r} on {leaf.clock!r}: "
+            "where Λ = ∞ nothing short of the truth keeps the integral finite. Take a clock with "
+            "a finite end, such as clock.Linear or Constant, or a head that says what x_0 is",
+        )
+    finite = all(leaf.core.engine.decays(part) for leaf, part in pairs)
     if stop is None:
         return 0.0 if finite else STOP
     require(

@@ -74,3 +74,27 @@ def test_looking_draws_nothing():
     before = torch.random.get_rng_state()
     require_reach((dd.Death() + dd.Immigration(1.5)).on(dd.clock.LogLinear()), N)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("process", "head", "x_0"),
+    [
+        (QUEUE, dd.heads.Turnover(lambda x, t: torch.zeros(*x.shape, 2)), N),
+        (
+            (dd.Linear(-1 / 2) + dd.Noise(1.0)).on(dd.clock.Cosine()),
+            dd.heads.Epsilon(lambda x, t: x),
+            torch.ones(3, 2),
+        ),
+        (
+            dd.Replace(torch.full((3,), 1 / 3)).on(dd.clock.LogLinear()),
+            dd.heads.Ratio(lambda x, t: torch.zeros(*x.shape, 3)),
+            torch.zeros(3, 2, dtype=torch.int64),
+        ),
+    ],
+    ids=["queue", "cosine", "letters"],
+)
+def test_a_bound_that_diverges_where_the_clock_ends_is_refused(process, head, x_0):
+    with pytest.raises(ValueError, match="has no finite bound"):
+        dd.path_kl(process, head, x_0)
+    core = process.process.on(dd.clock.Constant(3.0))
+    assert bool(dd.path_kl(core, head, x_0, stop=1e-3).isfinite().all())

@@ -291,7 +291,7 @@ USER = """
 import torch
 import discdiff as dd
 
-poisson = (dd.Death() + dd.Immigration(2.0)).on(dd.clock.LogLinear())
+poisson = (dd.Death() + dd.Immigration(2.0)).on(dd.clock.Constant(4.0))
 untimed = dd.Death()
 number = 3
 def made():

@@ -399,6 +399,9 @@ class ImmigrationDeath(_Units):
         kept = laws.Thinned(x, safe_log(share), safe_log(1 - share))
         return laws.Convolution(kept, pyro.Poisson(lost)).to_event(x.dim() - 1)
 
+    def settles(self, head: Any) -> bool:
+        return head.kind not in (Ratio, Turnover)  # in the end all units of x were gained
+
     def decays(self, head: Any) -> bool:
         return head.kind in (Atoms, Data, Turnover)
 

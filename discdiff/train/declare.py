@@ -241,7 +241,7 @@ def _heads(encoding: Encoding, kind: Kind) -> Iterator[heads.Head]:
         yield from (posterior, leave_one_out) if absent else (leave_one_out, posterior)
         yield heads.Ratio()
     else:
-        yield from (heads.Epsilon(), heads.Score())
+        yield from (heads.Epsilon(), heads.Velocity(), heads.Mean(), heads.Score())
 
 
 class _Zeros(nn.Module):
