@@ -5,6 +5,11 @@ falls on all of them alike. On the CPU the time is that of the process, in one t
 is the wall clock, synchronised. A row shorter than ``SHORTEST`` is repeated within its turn.
 Reported are the median over rounds, its ratio to the floor's and the quartiles.
 
+Rows of libraries that are not installed are skipped. The extra ``bench`` leaves out azula and
+torchcfm, which need torchvision: its wheels on the default index are built for CUDA and break
+``import lightning`` beside a torch for the CPU. There, install torchvision from the index of
+torch's CPU wheels first.
+
 Usage::
 
     python benchmarks/run.py [group ...] [--rounds N] [--seed N] [--device cpu|cuda] [--csv PATH]

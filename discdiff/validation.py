@@ -21,7 +21,7 @@ _everywhere = False
 class HasStates(Protocol):
     """What `validate` asks of a process."""
 
-    def check_state(self, x: Any, name: str) -> Any: ...
+    def check_data(self, x_0: Any, name: str) -> Any: ...
 
 
 def set_validation(enabled: bool) -> None:
@@ -58,7 +58,7 @@ def validate(process: HasStates, x_0: Any) -> None:
     global _everywhere
     before, _everywhere = _everywhere, True
     try:
-        process.check_state(x_0, "x_0")
+        process.check_data(x_0, "x_0")
     finally:
         _everywhere = before
 

@@ -63,8 +63,7 @@ class Standardise(nn.Module):
         return mean, noise + (slope * self.std.to(x.dtype)) ** 2
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        with torch.no_grad():
-            mean, variance = self.moments(x, t)
+        mean, variance = self.moments(x, t)
         certain = variance <= 0
         scale = torch.where(certain, torch.ones_like(variance), variance).rsqrt()
         scaled = torch.where(certain, torch.zeros_like(x), (x - mean) * scale)
