@@ -47,7 +47,8 @@ def ramp(scale: float) -> dd.Clock:
 
 def end(process: dd.Process) -> float:
     """The prior KL per entry for x = 1, in nats."""
-    return float(prior_kl(process, torch.ones(1, 1, dtype=torch.float64)))
+    with torch.no_grad():
+        return float(prior_kl(process, torch.ones(1, 1, dtype=torch.float64)))
 
 
 def matched(core: dd.Process) -> dd.Process:
