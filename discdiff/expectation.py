@@ -19,7 +19,7 @@ from .heads import Head
 from .loss import integrand
 from .process import Leaf, Process, batch_size, map_state
 from .solve import Unsolved
-from .times import OwnTime, joint_rule, last
+from .times import joint_rule, last, natural_clocks
 from .validation import require
 
 State = Any
@@ -178,9 +178,7 @@ def expected_path_kl(
     """
     count = batch_size(data)
     total = torch.zeros(count, dtype=torch.float64)
-    leaves = process.leaves(torch.ones(1, dtype=torch.float64))
-    clocks = {id(leaf.clock): leaf.clock or OwnTime() for leaf in leaves}
-    t, w = joint_rule(list(clocks.values()), nodes, stop)
+    t, w = joint_rule(list(natural_clocks(process).values()), nodes, stop)
     for n in range(count):
         datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
         total[n] += (w * _mean_rate(process, head, datum, t, grid)).sum()
@@ -255,10 +253,10 @@ def entropy_gap(
 @torch.no_grad()
 def _information_left(process: Process, data: State, weights: Tensor, grid: int) -> Tensor:
     r""":math:`\mathbb{E}\, \mathrm{KL}(q(x_1 \mid x_0) \| p_1)`, where the time integral ends."""
-    clocks = [leaf.clock for leaf in process.leaves(torch.ones(1, dtype=torch.float64))]
-    untimed = {clock is None for clock in clocks}
+    clocks = list(natural_clocks(process).values())
+    untimed = {clock.endless for clock in clocks}
     require(len(untimed) == 1, "parts on a clock and parts without one have no common end")
-    one = torch.stack([last(clock or OwnTime()) for clock in clocks]).max().reshape(1)
+    one = torch.stack([last(clock) for clock in clocks]).max().reshape(1)
     total = torch.zeros((), dtype=torch.float64)
     for n in range(batch_size(data)):
         datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
@@ -266,7 +264,6 @@ def _information_left(process: Process, data: State, weights: Tensor, grid: int)
         size = log_w.shape[0]
         log_p = _log_mixture(process, data, weights, state, one.expand(size))
         x_0 = map_state(lambda v: v.expand(size, *v.shape[1:]), datum)  # noqa: B023
-        zero = torch.zeros(size, dtype=torch.float64)
         own = process._marginal(x_0, one.expand(size)).log_prob(state).double()
         mass = log_w[:, 0].exp()
         total += weights[n] * torch.where(mass > 0, mass * (own - log_p), 0.0).sum()

@@ -32,7 +32,7 @@ from ..solve import Engine, Score, Unsolved
 from ..terms import Linear, Noise
 from ..validation import require
 
-NODES = 64
+NODES = (40, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Gaussian(Engine):
         self.drifting = bool(b.detach().ne(0).any()) or self.varying or b.requires_grad
         self.changes = a.requires_grad
         self.stable = not self.varying and bool((a.detach() < 0).all())
-        if self.varying:
-            self._require_smooth()
+        self.forgets = self.varying or bool((a.detach() != 0).any())
+        self.nodes = self._resolving() if self.varying else 0
 
     def branch(self) -> str:
         if self.varying:
-            return f"rates vary: Gauss–Legendre, {NODES} nodes"
+            return f"rates vary: Gauss–Legendre, {self.nodes} nodes"
         form = "diagonal" if self.diagonal else "scalar"
         return f"{form}, {'stable' if self.stable else 'no limit'}"
 
@@ -103,7 +103,7 @@ class Gaussian(Engine):
     def moments(self, s: Tensor, t: Tensor) -> Moments:
         """The moments of the transition from s to t."""
         if self.varying:
-            return self._integrated(s, t)
+            return self._integrated(s, t, self.nodes)
         tau = span(s, t)
         a, b, g2 = self._rates(t)
         if self.diagonal:
@@ -113,7 +113,7 @@ class Gaussian(Engine):
         growth = (a * tau.clamp(max=torch.finfo(tau.dtype).max)).exp()
         return Moments(growth, b * expm1_ratio(a, tau), g2 * expm1_ratio(2 * a, tau))
 
-    def _integrated(self, s: Tensor, t: Tensor, nodes: int = NODES) -> Moments:
+    def _integrated(self, s: Tensor, t: Tensor, nodes: int) -> Moments:
         """The moments for rates that vary, by quadrature."""
         u, w = _panel(s, t, nodes)
         a, b, g2 = (self._on_nodes(u, i) for i in range(3))
@@ -130,17 +130,21 @@ class Gaussian(Engine):
         value = value.expand(u.numel(), *value.shape[1:]).reshape(*u.shape, *value.shape[1:])
         return value.unsqueeze(-1) if self.diagonal and value.dim() == 2 else value
 
-    def _require_smooth(self) -> None:
-        """Raises unless the quadrature of the functions has converged on [0, 1]."""
+    def _resolving(self) -> int:
+        """The number of nodes with which the functions are resolved on [0, 1]."""
         zero = torch.zeros(1, dtype=torch.float64)
-        fine, coarse = self._integrated(zero, zero + 1), self._integrated(zero, zero + 1, 40)
-        gap = max(
-            float((getattr(fine, k) - getattr(coarse, k)).detach().abs().max())
-            for k in ("phi", "mean", "variance")
-        )
-        require(
-            gap < 1e-9, f"the functions in Linear or Noise are not smooth on [0, 1]: {gap:.1e}"
-        )
+        coarse, gap = self._integrated(zero, zero + 1, NODES[0]), torch.inf
+        for nodes in NODES[1:]:
+            fine = self._integrated(zero, zero + 1, nodes)
+            gap = max(
+                float((getattr(fine, k) - getattr(coarse, k)).detach().abs().max())
+                for k in ("phi", "mean", "variance")
+            )
+            if gap < 1e-9:
+                return nodes
+            coarse = fine
+        require(False, f"the functions in Linear or Noise are not smooth on [0, 1]: {gap:.1e}")
+        return 0
 
     def _fit(self, value: Tensor, x: Tensor) -> Tensor:
         """Numbers (B,) or (B, k) against a state."""
