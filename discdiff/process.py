@@ -359,6 +359,18 @@ class Generator(Process):
             return NotImplemented
         return Sum(*self.terms, *other.terms)
 
+    def retimed(self, clock: Clock) -> Generator:
+        r"""The same generator in the time t of a clock, :math:`\Lambda'(t)\, L_{\Lambda(t)}`.
+
+        Raises:
+            Unsolved: If its rates cannot be functions of time.
+        """
+        raise Unsolved(
+            f"{self!r} cannot be added to terms on different clocks, as linear drifts and white "
+            "noise can: put the whole sum on one clock, or declare the time dependence as a "
+            "function, RateMatrix(Q) with Q(t)"
+        )
+
     def _transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.engine.transition(x, s, t)
 
@@ -457,12 +469,36 @@ class Timed(Process):
         return self.process.origin(shape)
 
     def __add__(self, other: Process) -> Process:
-        if isinstance(other, Timed) and other.clock is self.clock:
+        r"""The sum of the generators; on different clocks, in the clocks' common time t.
+
+        .. math:: L_t = \Lambda_a'(t)\, L_a + \Lambda_b'(t)\, L_b
+
+        Terms that are linear drifts and white noise become functions of t, run on
+        ``Constant(1.0)``: their rates must be finite and smooth.
+
+        Raises:
+            Unsolved: If the clocks differ and a term is of another kind, or a clock's rate is
+                infinite or has kinks.
+        """
+        if not isinstance(other, Timed):
+            return NotImplemented
+        if other.clock is self.clock:
             return Timed(self.process + other.process, self.clock)  # type: ignore[operator]
-        raise Unsolved(
-            "terms on different clocks do not commute in general: put the whole sum on one clock, "
-            "or declare the time dependence as a function, RateMatrix(Q) with Q(t)"
-        )
+        return Timed(Sum(*self._terms_in_time(), *other._terms_in_time()), Constant(1.0))
+
+    def _terms_in_time(self) -> list[Generator]:
+        """The terms as functions of the time t of the clock."""
+        if not isinstance(self.process, Generator):
+            raise Unsolved(f"terms on different clocks can be added, not a {self.process!r}")
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        finite = bool(self.clock.rate(ends).isfinite().all() and self.clock(ends).isfinite().all())
+        if not (finite and self.clock.smooth):
+            why = "has kinks" if finite else "is infinite at an end"
+            raise Unsolved(
+                f"the rate of {self.clock!r} {why}, and terms on different clocks are added where "
+                "rates are finite and smooth: put the whole sum on one clock, or choose another"
+            )
+        return [term.retimed(self.clock) for term in self.process.terms]
 
     def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
         return self.process._transition(x, self.clock(s), self.clock(t))
