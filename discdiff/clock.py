@@ -572,7 +572,9 @@ class Learned(Clock):
     def inverse(self, u: Tensor) -> Tensor:
         share, left = self._knots()
         w = self.base.inverse(u)
-        panel = torch.searchsorted(left.detach(), w.detach(), right=True).clamp(min=1) - 1
+        panel = (
+            torch.searchsorted(left.detach(), w.detach().contiguous(), right=True).clamp(min=1) - 1
+        )
         return (panel + (w - left[panel]) / share[panel]) / self.panels
 
     def __repr__(self) -> str:
@@ -612,7 +614,7 @@ class Tabulated(Clock):
         require(bool((t_.diff() > 0).all() and (v.diff() > 0).all()), "both tables must increase")
 
     def _panel(self, table: Tensor, at: Tensor) -> Tensor:
-        index = torch.searchsorted(table.detach(), at.detach(), right=True) - 1
+        index = torch.searchsorted(table.detach(), at.detach().contiguous(), right=True) - 1
         return index.clamp(0, table.shape[0] - 2)
 
     def _slope(self, panel: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ def test_scales_that_leave_nothing_are_refused(make, named):
         make()
 
 
-# -- noise that spreads ----------------------------------------------------------------------------
+# -- noise that spreads ---------------------------------------------------------------------------
 
 SPREADING = {
     "VE": dd.Noise(1.0).on(dd.clock.Geometric(0.01, 50.0)),

@@ -1,4 +1,4 @@
-r"""Sums of terms on different clocks, :math:`\Lambda_a' L_a + \Lambda_b' L_b`, and closed forms."""
+r"""Sums of terms on different clocks, :math:`\Lambda_a' L_a + \Lambda_b' L_b`."""
 
 import copy
 import math

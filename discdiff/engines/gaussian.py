@@ -30,9 +30,8 @@ from ..numerics.special import expm1_ratio
 from ..shapes import along, span
 from ..solve import Engine, Score, Unsolved
 from ..terms import Linear, Noise
-from ..validation import require
 
-NODES = (40, 64, 128, 256)
+NODES = (40, 64, 128, 192, 256)
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,20 @@ class Moments:
     phi: Tensor
     mean: Tensor
     variance: Tensor
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Gauss–Legendre on [0, 1]: nodes, weights and the integrals from each node to 1."""
+
+    nodes: Tensor
+    weights: Tensor
+    tails: Tensor
+
+    @classmethod
+    def of(cls, count: int) -> Rule:
+        """The rule of this many nodes."""
+        return cls(*gauss_legendre(count, 0.0, 1.0), tail_integrals(count))
 
 
 class Gaussian(Engine):
@@ -66,11 +79,11 @@ class Gaussian(Engine):
         self.changes = a.requires_grad
         self.stable = not self.varying and bool((a.detach() < 0).all())
         self.forgets = self.varying or bool((a.detach() != 0).any())
-        self.nodes = self._resolving() if self.varying else 0
+        self.rule = self._resolving() if self.varying else None
 
     def branch(self) -> str:
-        if self.varying:
-            return f"rates vary: Gauss–Legendre, {self.nodes} nodes"
+        if self.rule is not None:
+            return f"rates vary: Gauss–Legendre, {len(self.rule.nodes)} nodes"
         form = "diagonal" if self.diagonal else "scalar"
         return f"{form}, {'stable' if self.stable else 'no limit'}"
 
@@ -102,8 +115,8 @@ class Gaussian(Engine):
 
     def moments(self, s: Tensor, t: Tensor) -> Moments:
         """The moments of the transition from s to t."""
-        if self.varying:
-            return self._integrated(s, t, self.nodes)
+        if self.rule is not None:
+            return self._integrated(s, t, self.rule)
         tau = span(s, t)
         a, b, g2 = self._rates(t)
         if self.diagonal:
@@ -113,12 +126,13 @@ class Gaussian(Engine):
         growth = (a * tau.clamp(max=torch.finfo(tau.dtype).max)).exp()
         return Moments(growth, b * expm1_ratio(a, tau), g2 * expm1_ratio(2 * a, tau))
 
-    def _integrated(self, s: Tensor, t: Tensor, nodes: int) -> Moments:
+    def _integrated(self, s: Tensor, t: Tensor, rule: Rule) -> Moments:
         """The moments for rates that vary, by quadrature."""
-        u, w = _panel(s, t, nodes)
+        span = (t - s).unsqueeze(-1)
+        u, w = s.unsqueeze(-1) + span * rule.nodes.to(t), span * rule.weights.to(t)
         a, b, g2 = (self._on_nodes(u, i) for i in range(3))
         length = (t - s).reshape((-1,) + (1,) * (a.dim() - 1))
-        left = length * torch.einsum("mn,bn...->bm...", tail_integrals(nodes).to(a), a)
+        left = length * torch.einsum("mn,bn...->bm...", rule.tails.to(a), a)
         rest = left.exp()
         phi = torch.einsum("bn,bn...->b...", w, a).exp()
         mean = torch.einsum("bn,bn...->b...", w, rest * b)
@@ -130,21 +144,21 @@ class Gaussian(Engine):
         value = value.expand(u.numel(), *value.shape[1:]).reshape(*u.shape, *value.shape[1:])
         return value.unsqueeze(-1) if self.diagonal and value.dim() == 2 else value
 
-    def _resolving(self) -> int:
-        """The number of nodes with which the functions are resolved on [0, 1]."""
+    def _resolving(self) -> Rule:
+        """The first rule that resolves the functions on [0, 1]."""
         zero = torch.zeros(1, dtype=torch.float64)
-        coarse, gap = self._integrated(zero, zero + 1, NODES[0]), torch.inf
+        coarse, gap = self._integrated(zero, zero + 1, Rule.of(NODES[0])), torch.inf
         for nodes in NODES[1:]:
-            fine = self._integrated(zero, zero + 1, nodes)
+            rule = Rule.of(nodes)
+            fine = self._integrated(zero, zero + 1, rule)
             gap = max(
                 float((getattr(fine, k) - getattr(coarse, k)).detach().abs().max())
                 for k in ("phi", "mean", "variance")
             )
             if gap < 1e-9:
-                return nodes
+                return rule
             coarse = fine
-        require(False, f"the functions in Linear or Noise are not smooth on [0, 1]: {gap:.1e}")
-        return 0
+        raise ValueError(f"the functions in Linear or Noise are not smooth on [0, 1]: {gap:.1e}")
 
     def _fit(self, value: Tensor, x: Tensor) -> Tensor:
         """Numbers (B,) or (B, k) against a state."""
@@ -321,11 +335,3 @@ def _plus(a: Tensor, b: Tensor) -> Tensor:
     elif b.dim() < a.dim():
         b = b.unsqueeze(-1)
     return a + b
-
-
-def _panel(s: Tensor, t: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
-    """Gauss–Legendre nodes and weights on [s, t], shape (B, nodes)."""
-    unit, weight = gauss_legendre(nodes, 0.0, 1.0)
-    unit, weight = unit.to(t), weight.to(t)
-    length = (t - s).unsqueeze(-1)
-    return s.unsqueeze(-1) + length * unit, length * weight
