@@ -18,6 +18,7 @@ FLOORS = (
     {"engines", "loss", "reverse", "times", "weights", "grids", "zoo"},  # solutions; what is known
     {
         "check",
+        "diagnosis",
         "expectation",
         "explain",
         "likelihood",

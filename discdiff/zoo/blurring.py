@@ -55,7 +55,7 @@ def blurring(
     clock, fading = clock or Ramp(0.1, 20.0), Fading(height, width, sigma, least)
     noise = (Linear(-0.5) + Noise(1.0)).on(clock)
     blur = (Linear(fading) + Noise(Refilling(fading, clock))).on(Constant(1.0))
-    return (noise + blur).push(CosineBasis(height, width))
+    return (noise + blur).push(CosineBasis(height, width))  # type: ignore[operator]
 
 
 class Fading(nn.Module):
