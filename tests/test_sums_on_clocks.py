@@ -144,6 +144,13 @@ def test_rates_that_no_quadrature_resolves_are_refused(make, named):
         dd.Linear(-0.5).on(BETA) + make()
 
 
+def test_functions_of_own_time_need_a_finite_end():
+    process = (dd.Linear(lambda t: -1 - t) + dd.Noise(1.0)).on(dd.clock.Cosine())
+    with pytest.raises(dd.Unsolved, match="finite end"):
+        process.marginal(X, 1.0)
+    assert bool(process.marginal(X, 0.5).mean.isfinite().all())
+
+
 def test_functions_that_need_more_nodes_get_them():
     r"""A rate with a bump of width 1/20: ∫ a is known by the error function."""
     bump = lambda t: -(-(((t - 0.5) * 20) ** 2)).exp()

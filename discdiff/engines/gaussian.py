@@ -30,6 +30,7 @@ from ..numerics.special import expm1_ratio
 from ..shapes import along, span
 from ..solve import Engine, Score, Unsolved
 from ..terms import Linear, Noise
+from ..validation import values_are_checked
 
 NODES = (40, 64, 128, 192, 256)
 
@@ -128,6 +129,11 @@ class Gaussian(Engine):
 
     def _integrated(self, s: Tensor, t: Tensor, rule: Rule) -> Moments:
         """The moments for rates that vary, by quadrature."""
+        if values_are_checked(t) and bool(t.isinf().any()):
+            raise Unsolved(
+                "functions of own time in Linear or Noise are known at finite times, and the "
+                "clock ends at Λ = ∞: choose one with a finite end"
+            )
         span = (t - s).unsqueeze(-1)
         u, w = s.unsqueeze(-1) + span * rule.nodes.to(t), span * rule.weights.to(t)
         a, b, g2 = (self._on_nodes(u, i) for i in range(3))
