@@ -1,8 +1,9 @@
 """Trains each family on the digits by its default command and collects the held-out bounds.
 
-    python benchmarks/digits.py [--steps N]
+    python benchmarks/digits.py [--steps N ...]
 
-writes ``benchmarks/results/digits.csv`` with the command, the seed and the processor of each run.
+writes ``benchmarks/results/digits.csv`` with the command, the seed and the processor of each run,
+once for each number of steps.
 """
 
 from __future__ import annotations
@@ -41,14 +42,19 @@ def train(process: str, options: list[str]) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, help="training steps; the command's own by default")
+    parser.add_argument(
+        "--steps", type=int, nargs="*", help="training steps; the command's own by default"
+    )
     steps = parser.parse_args().steps
-    options = [] if steps is None else ["--steps", str(steps)]
-    rows = [train(process, options) for process in PROCESSES]
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    options = [["--steps", str(n)] for n in steps] if steps else [[]]
+    rows = []
+    for chosen in options:
+        for process in PROCESSES:
+            rows.append(train(process, chosen))
+            with RESULTS.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
 
 
 if __name__ == "__main__":

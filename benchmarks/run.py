@@ -5,6 +5,11 @@ falls on all of them alike. On the CPU the time is that of the process, in one t
 is the wall clock, synchronised. A row shorter than ``SHORTEST`` is repeated within its turn.
 Reported are the median over rounds, its ratio to the floor's and the quartiles.
 
+Rows of libraries that are not installed are skipped. The extra ``bench`` leaves out azula and
+torchcfm, which need torchvision: its wheels on the default index are built for CUDA and break
+``import lightning`` beside a torch for the CPU. There, install torchvision from the index of
+torch's CPU wheels first.
+
 Usage::
 
     python benchmarks/run.py [group ...] [--rounds N] [--seed N] [--device cpu|cuda] [--csv PATH]
@@ -24,9 +29,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from groups import Case, Row, Work, blackout, dense, masked, vp
+from groups import Case, Row, Work, blackout, dense, kernels, masked, vp
 
-GROUPS = {"vp": vp, "masked": masked, "dense": dense, "blackout": blackout}
+GROUPS = {
+    "vp": vp,
+    "masked": masked,
+    "dense": dense,
+    "blackout": blackout,
+    "kernels": kernels,
+}
 RESULTS = Path(__file__).parent / "results"
 SHORTEST = 0.02
 WARM_UP = 3

@@ -127,7 +127,7 @@ def _measured(law: str, part: str, tolerance: float, error: Callable[[], Any]) -
         found = error()
     except Unsolved as reason:
         return Row(law, part, None, tolerance, f"not applicable: {str(reason).split('. ')[0]}")
-    except ValueError as reason:
+    except (ValueError, IndexError) as reason:  # a law of NaNs names no state
         return Row(law, part, torch.inf, tolerance, str(reason))
     value, note = found if isinstance(found, tuple) else (found, "")
     value = float(value)
@@ -225,7 +225,7 @@ class Site:
             moved = (_exp(log_p) * weight * self.generator(f, y)).sum(0).detach()
             moved = moved.reshape(moved.shape[0], -1).sum(1)
             scale = 1 + moved.abs() + mean.detach().abs().reshape(len(slope), -1).sum(1)
-            worst = max(worst, float(((slope - moved) / scale).abs().max()))
+            worst = _worst(worst, float(((slope - moved) / scale).abs().max()))
         return worst
 
     def _measure(self, y: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ class Site:
     def normalisation(self) -> float:
         """Probabilities sum to one."""
         both = [self.law(self.x, self.zero, self.t), self.law(self.x, self.s, self.t)]
-        return max(float((self.points(p)[1].exp().sum(0) - 1).abs().max()) for p in both)
+        return _worst(*(float((self.points(p)[1].exp().sum(0) - 1).abs().max()) for p in both))
 
     def limit(self) -> tuple[float, str]:
         """The limit is invariant, and is what the process tends to."""
@@ -326,13 +326,13 @@ class Site:
             wide = (v.expand(count, *v.shape[1:]) for v in (x, zero, t))
             return self.law(*wide)
 
-        return max(self._discrepancy(law(1), _draws(law)) for law in (again, bridge))
+        return _worst(*(self._discrepancy(law(1), _draws(law)) for law in (again, bridge)))
 
     def _discrepancy(self, law: Distribution, draws: Tensor) -> float:
         if not self.core.support.is_discrete:
             u = (draws - law.mean) / law.variance.sqrt().clamp(min=1e-300)
             fits = [u.mean(0) * DRAWS**0.5, (u.square().mean(0) - 1) * (DRAWS / 2) ** 0.5]
-            return max(float(v.abs().max()) for v in fits)
+            return _worst(*(float(v.abs().max()) for v in fits))
         y, log_p = self.points(law)
         p = log_p.exp()[:, 0]
         same = draws.unsqueeze(0) == y
@@ -350,7 +350,7 @@ class Site:
             x_t = x_t.detach().requires_grad_(True)
             (slope,) = torch.autograd.grad(self._log_marginal(x_t).sum(), x_t)
             return _apart(score.gradient.detach(), slope)
-        return max(self._ratio_error(term, score, x_t) for term in jumps)
+        return _worst(*(self._ratio_error(term, score, x_t) for term in jumps))
 
     def _log_marginal(self, x: Tensor) -> Tensor:
         count = self.x.shape[0]
@@ -373,7 +373,7 @@ class Site:
             moved = torch.where(_like(allowed, moved), moved, x)
             true = (self._log_marginal(moved) - here).exp()
             error = (ratio[(*entry, m)] - true) / (1 + true)
-            worst = max(worst, float(torch.where(allowed, error, 0.0).abs().max()))
+            worst = _worst(worst, float(torch.where(allowed, error, 0.0).abs().max()))
         return worst
 
     def heads(self) -> tuple[float, str]:
@@ -401,7 +401,7 @@ class Site:
         error = float((self.points(law)[1].exp().sum(0) - 1).abs().max())
         soon = torch.full_like(self.t, SOON)
         if self.core.support.is_discrete:
-            return max(error, float(-self._decoded(self.x, soon).log_prob(self.x).min()))
+            return _worst(error, float(-self._decoded(self.x, soon).log_prob(self.x).min()))
         x = self.x.detach().requires_grad_(True)
         forward = self.core._transition(x, self.zero, soon)
         (phi,) = torch.autograd.grad(forward.mean.sum(), x)
@@ -425,7 +425,7 @@ class Site:
         target, estimate = Data(self.x), exact(x_t, self.t)
         whole = kl_rate(leaf, target, estimate, x_t)
         parts = sum_over_terms(leaf, target, estimate, x_t)
-        return max(_apart(whole, parts), float((-whole).clamp(min=0).max()))
+        return _worst(_apart(whole, parts), float((-whole).clamp(min=0).max()))
 
     def consistency(self) -> tuple[float, str]:
         """A batch of one is a batch of many; the special engine is the general one."""
@@ -446,7 +446,8 @@ class Site:
             special = not isinstance(self.engine, Finite) and self.core.terms[0].size <= 64
             return Finite(terms) if special else None
         jumps = all(isinstance(term, Jump) for term in terms)
-        if jumps and not isinstance(self.engine, Finite | Truncated) and not self.axes:
+        alike = not self.axes and not any(term.widths() for term in terms)
+        if jumps and alike and not isinstance(self.engine, Finite | Truncated):
             return Truncated(terms)
         return None
 
@@ -480,11 +481,15 @@ def _exp(log_p: Tensor) -> Tensor:
     return torch.where(none, torch.zeros_like(log_p), torch.where(none, 0.0, log_p).exp())
 
 
+def _worst(*errors: float) -> float:
+    """The largest error; one that is NaN is infinite, where ``max`` would pass over it."""
+    return max(torch.inf if error != error else error for error in errors)
+
+
 def _apart(a: Tensor, b: Tensor) -> float:
     """The largest difference relative to one plus the size."""
     gap = ((a - b).abs() / (1 + b.abs())).detach()
-    both = (a == b) | ((a != a) & (b != b))
-    return float(torch.where(both, torch.zeros_like(gap), gap).nan_to_num(torch.inf).max())
+    return float(torch.where(a == b, torch.zeros_like(gap), gap).nan_to_num(torch.inf).max())
 
 
 def _draws(law: Callable[[int], Distribution]) -> Tensor:
@@ -535,7 +540,7 @@ def _chi_square(seen: Tensor, p: Tensor, least: float = 5.0) -> float:
         if freedom < 1:
             continue
         chi = ((found - cells)[keep] ** 2 / cells[keep].clamp(min=1.0)).sum()
-        worst = max(worst, float((chi - freedom) / (2 * freedom) ** 0.5) / 2)
+        worst = _worst(worst, float((chi - freedom) / (2 * freedom) ** 0.5) / 2)
     return worst
 
 

@@ -130,12 +130,15 @@ def diagnose(leaf: Leaf) -> Diagnosis | None:
     A, B = numbers(terms)
     if A.dim() != 2 or B.dim() != 2:
         return Diagnosis(**at_end)
+    orders = noise_orders(A, B)
+    if None in orders and at_end:
+        at_end["prior_kl"] = math.inf  # where noise does not reach, different starts never meet
     abscissa = float(torch.linalg.eigvals(A).real.max())
     S = lyapunov(A, B @ B.mT) if abscissa < 0 else None
     return Diagnosis(
         abscissa=abscissa,
         stationary=S,
-        orders=noise_orders(A, B),
+        orders=orders,
         rank=controllability_rank(A, B),
         **_of_lift(leaf, S),
         **at_end,
@@ -217,15 +220,18 @@ def _at_end(leaf: Leaf) -> dict:
         gap = laws.kl(law, _prior(leaf, origin)).detach().sum() / math.prod(shape)
     except Unsolved:
         return {}
-    spread = (
-        core._marginal(zero, end)
-        .variance.detach()
-        .reshape(-1)[0]
-        .nan_to_num(torch.inf, posinf=torch.inf)
-    )
-    # Where noise does not reach, different starts never meet: the divergence is infinite, not nan.
     kl = float(gap.nan_to_num(torch.inf, posinf=torch.inf))
-    return {"end": float(end), "left": float(left), "variance": float(spread), "prior_kl": kl}
+    variance = _variance(leaf, zero, end)
+    return {"end": float(end), "left": float(left), "variance": variance, "prior_kl": kl}
+
+
+def _variance(leaf: Leaf, origin: Tensor, end: Tensor) -> float:
+    """The variance of the first coordinate at the end, infinite where there is no law."""
+    try:
+        variance = leaf.core._marginal(origin, end).variance.detach().reshape(-1)[0]
+    except Unsolved:
+        return math.inf
+    return float(variance.nan_to_num(torch.inf, posinf=torch.inf))
 
 
 def shape_of(terms: tuple) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ time integral runs over :math:`z = \log(e^\Lambda - 1)`, by the rule of `times.r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -176,13 +177,9 @@ def expected_path_kl(
     Raises:
         ValueError: If there are too many noisy states to enumerate.
     """
-    count = batch_size(data)
-    total = torch.zeros(count, dtype=torch.float64)
     t, w = joint_rule(list(natural_clocks(process).values()), nodes, stop)
-    for n in range(count):
-        datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
-        total[n] += (w * _mean_rate(process, head, datum, t, grid)).sum()
-    return total
+    rates = [_mean_rate(process, head, datum, t, grid) for datum in _each(data)]
+    return torch.stack([(w * rate).sum() for rate in rates])
 
 
 @torch.no_grad()
@@ -191,16 +188,29 @@ def _mean_rate(process: Process, head: Head, datum: State, t: Tensor, grid: int)
     size = noisy_states(process, datum, t[:1], grid)[1].shape[0]
     parts = []
     for time in t.split(max(1, CHUNK // size)):
-        x_0 = map_state(lambda v: v.expand(len(time), *v.shape[1:]), datum)  # noqa: B023
+        x_0 = _repeated(datum, len(time))
         state, log_w = noisy_states(process, x_0, time, grid)
-        repeats = log_w.shape[0]
-        many = time.repeat(repeats)
-        target = Data(map_state(lambda v: v.repeat((repeats,) + (1,) * (v.dim() - 1)), x_0))  # noqa: B023
-        estimate = head(state, many)
-        rate = integrand(process, target, estimate, state, many).double().reshape(log_w.shape)
-        weight = log_w.exp()
-        parts.append(torch.where(weight > 0, weight * rate, torch.zeros_like(rate)).sum(0))
+        weight = log_w.exp().reshape(-1)
+        reached = weight > 0  # no head can speak of states that the datum does not lead to
+        many = time.repeat(log_w.shape[0])[reached]
+        state = map_state(lambda v: v[reached], state)  # noqa: B023
+        target = Data(_repeated(datum, len(many)))
+        rate = integrand(process, target, head(state, many), state, many).double()
+        mass = torch.zeros_like(weight)
+        mass[reached] = weight[reached] * rate
+        parts.append(mass.reshape(log_w.shape).sum(0))
     return torch.cat(parts)
+
+
+def _repeated(datum: State, count: int) -> State:
+    """One datum as a batch of this size."""
+    return map_state(lambda v: v.expand(count, *v.shape[1:]), datum)
+
+
+def _each(data: State) -> Iterator[State]:
+    """The data one by one, as batches of one."""
+    for n in range(batch_size(data)):
+        yield map_state(lambda v: v[n : n + 1], data)  # noqa: B023
 
 
 @torch.no_grad()
@@ -212,18 +222,13 @@ def divergence_at_end(
     grid: int = 193,
 ) -> Tensor:
     r""":math:`\mathrm{KL}(p_1 \| \text{prior})` for data with given weights, by enumeration."""
-    count = batch_size(data)
-    total = torch.zeros((), dtype=torch.float64)
-    one = torch.ones(1, dtype=torch.float64)
-    for n in range(count):
-        datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
+    one, means = torch.ones(1, dtype=torch.float64), []
+    for datum in _each(data):
         state, log_w = noisy_states(process, datum, one, grid)
         log_p = _log_mixture(process, data, weights, state, one.expand(log_w.shape[0]))
         start = prior or process.prior(map_state(lambda v: v.shape, state))
-        gap = log_p - start.log_prob(state).double()
-        mass = log_w[:, 0].exp()
-        total += weights[n] * torch.where(mass > 0, mass * gap, torch.zeros_like(gap)).sum()
-    return total
+        means.append(_mean(log_w[:, 0], log_p - start.log_prob(state).double()))
+    return (weights * torch.stack(means)).sum()
 
 
 def entropy_gap(
@@ -257,17 +262,21 @@ def _information_left(process: Process, data: State, weights: Tensor, grid: int)
     untimed = {clock.endless for clock in clocks}
     require(len(untimed) == 1, "parts on a clock and parts without one have no common end")
     one = torch.stack([last(clock) for clock in clocks]).max().reshape(1)
-    total = torch.zeros((), dtype=torch.float64)
-    for n in range(batch_size(data)):
-        datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
+    means = []
+    for datum in _each(data):
         state, log_w = noisy_states(process, datum, one, grid)
         size = log_w.shape[0]
         log_p = _log_mixture(process, data, weights, state, one.expand(size))
-        x_0 = map_state(lambda v: v.expand(size, *v.shape[1:]), datum)  # noqa: B023
+        x_0 = _repeated(datum, size)
         own = process._marginal(x_0, one.expand(size)).log_prob(state).double()
-        mass = log_w[:, 0].exp()
-        total += weights[n] * torch.where(mass > 0, mass * (own - log_p), 0.0).sum()
-    return total
+        means.append(_mean(log_w[:, 0], own - log_p))
+    return (weights * torch.stack(means)).sum()
+
+
+def _mean(log_w: Tensor, values: Tensor) -> Tensor:
+    """The mean of values under log-weights; what has no weight counts for nothing, even ±∞."""
+    mass = log_w.exp()
+    return torch.where(mass > 0, mass * values, torch.zeros_like(values)).sum()
 
 
 def _log_mixture(
@@ -275,8 +284,7 @@ def _log_mixture(
 ) -> Tensor:
     r""":math:`\log p_t(x)` for data on atoms."""
     size, each = batch_size(state), []
-    for m in range(batch_size(data)):
-        x_0 = map_state(lambda v: v[m : m + 1].expand(size, *v.shape[1:]), data)  # noqa: B023
-        log_p = process._marginal(x_0, t).log_prob(state).double()
-        each.append(log_p + weights[m].log())
+    for datum, weight in zip(_each(data), weights, strict=True):
+        law = process._marginal(_repeated(datum, size), t)
+        each.append(law.log_prob(state).double() + weight.log())
     return torch.logsumexp(torch.stack(each), 0)

@@ -10,6 +10,7 @@ states are enumerated.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,8 +57,9 @@ class _Law(TorchDistribution):
         with torch.no_grad():
             return self._draw(Size(sample_shape))
 
+    @abstractmethod
     def _draw(self, shape: Size) -> Any:
-        raise NotImplementedError
+        """Draws of a sample shape, without gradient."""
 
 
 class Joint(_Law):
@@ -75,8 +77,8 @@ class Joint(_Law):
     def support(self) -> Any:
         return {name: law.support for name, law in self.parts.items()}
 
-    def sample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Any:
-        return {name: law.sample(Size(sample_shape)) for name, law in self.parts.items()}
+    def _draw(self, shape: Size) -> dict[str, State]:
+        return {name: law.sample(shape) for name, law in self.parts.items()}
 
     def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Any:
         return {name: draw(law, Size(sample_shape)) for name, law in self.parts.items()}

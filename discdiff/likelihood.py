@@ -11,7 +11,7 @@ time and a normalised decoder takes over:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,17 +24,29 @@ from . import laws
 from .heads import Head, require_head
 from .loss import integrand, with_draw
 from .numerics.autodiff import divergence, hutchinson
-from .process import Generator, Leaf, Process, Pushed, Timed, batch_size, first_tensor, map_state
+from .process import (
+    Generator,
+    Leaf,
+    Mixture,
+    Process,
+    Product,
+    Pushed,
+    Timed,
+    batch_size,
+    first_tensor,
+    map_state,
+)
 from .reverse import drift_of
 from .shapes import along, sum_event
 from .solve import Unsolved
 from .steppers import Ancestral, Stepper
 from .terms import Diffusion, Drift
-from .times import clock_key, natural_clocks, rule, times
+from .times import clock_key, natural_clocks, require_reach, rule, times
 from .validation import require, shown
 from .weights import Weight
 
 State = Any
+Flow = Callable[[Tensor, Tensor], Tensor]
 STOP = 1e-3
 
 
@@ -66,11 +78,13 @@ def path_kl(
         Shape (B,).
 
     Raises:
-        ValueError: If stop is 0 and the integral would diverge for this head.
+        ValueError: If stop is 0 and the integral would diverge for this head, or if the process
+            is too slow for its clock (see `times`).
     """
     x_0 = process.check_data(x_0, "x_0")
     stop = stop_for(process, head, stop)
     start = prior_kl(process, x_0, prior)
+    require_reach(process, x_0)
     require(nodes is None or nodes >= 1, f"nodes must be ≥ 1; it is {nodes}")
     if nodes is None:
         t, w = times(process, x_0, stop=stop)
@@ -115,10 +129,20 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
     """The time at which the integral stops.
 
     Raises:
-        ValueError: If stop is 0 and the integral would diverge for this head.
+        ValueError: If stop is 0 and the integral would diverge for this head, or if it diverges
+            at an infinite end of the clock.
     """
     require_head(head)
-    finite = all(leaf.core.engine.decays(part) for leaf, part in leaf_heads(process, head))
+    pairs = leaf_heads(process, head)
+    for leaf, part in pairs:
+        ends = leaf.clock is None or bool(leaf.clock(torch.ones(1).double()).isfinite())
+        require(
+            ends or leaf.core.engine.settles(part),
+            f"{type(part).__name__} has no finite bound for {leaf.core!r} on {leaf.clock!r}: "
+            "where Λ = ∞ nothing short of the truth keeps the integral finite. Take a clock with "
+            "a finite end, such as clock.Linear or Constant, or a head that says what x_0 is",
+        )
+    finite = all(leaf.core.engine.decays(part) for leaf, part in pairs)
     if stop is None:
         return 0.0 if finite else STOP
     require(
@@ -143,14 +167,34 @@ def leaf_heads(process: Process, head: Head) -> list[tuple[Any, Any]]:
 
 
 def prior_kl(process: Process, x_0: State, prior: Distribution | None = None) -> Tensor:
-    r""":math:`\mathrm{KL}(q(x_1 \mid x_0) \| \text{prior})`, shape (B,), in nats."""
+    r""":math:`\mathrm{KL}(q(x_1 \mid x_0) \| \text{prior})`, shape (B,), in nats.
+
+    Zero, with nothing to compute, for parts whose own time at 1 is infinite and whose prior is
+    their limit: there :math:`q(x_1 | x_0)` is the limit itself.
+    """
     require(process.timed, "the bound needs a process on a clock: declare .on(clock)")
-    first = first_tensor(x_0)
+    if prior is None and isinstance(process, Product):
+        each = [prior_kl(part, x_0[name]) for name, part in process.parts.items()]
+        return torch.stack([value.to(_dtype(first_tensor(x_0))) for value in each]).sum(0)
+    first, shape = first_tensor(x_0), map_state(lambda v: v.shape, x_0)
     t = torch.ones(first.shape[0], dtype=torch.float64, device=first.device)
+    if prior is None and _ends_in_limit(process, t[:1], shape):
+        return torch.zeros(first.shape[0], dtype=_dtype(first), device=first.device)
     law = process._marginal(x_0, t)
-    if prior is None:
-        prior = process.prior(map_state(lambda v: v.shape, x_0))
-    return laws.kl(law, prior).to(_dtype(first))
+    return laws.kl(law, prior or process.prior(shape)).to(_dtype(first))
+
+
+def _ends_in_limit(process: Process, end: Tensor, shape: Any) -> bool:
+    """Whether the law at the end is the limit, whatever the data."""
+    if torch.compiler.is_compiling() or any(isinstance(m, Mixture) for m in process.modules()):
+        return False  # the label of a mixture stays for ever
+    if not all(bool(leaf.time.isinf().all()) for leaf in process.leaves(end)):
+        return False
+    try:
+        process._limit(shape)
+    except Unsolved:
+        return False
+    return True
 
 
 def reconstruction(
@@ -271,32 +315,60 @@ def vlb(
     """
     require_head(head)
     x_0 = process.check_data(x_0, "x_0")
-    stepper = stepper or Ancestral()
+    run = Steps(process, head, x_0, stepper or Ancestral(), context)
+    grid = _increasing(times, first_tensor(x_0))
+    steps = [run.step(s, t) for s, t in zip(grid[:-1], grid[1:], strict=True)]
+    start = prior_kl(process, x_0, prior)
+    total = torch.stack(steps).sum(0) if steps else torch.zeros_like(start)
+    return Terms(start, total, -run.decoded(grid[0]))
+
+
+def _increasing(times: Tensor, x: Tensor) -> list[Tensor]:
+    """The times of a run, each of shape (B,)."""
     times = torch.as_tensor(times, dtype=torch.float64)
     require(
         times.dim() == 1 and bool((times > 0).all()) and bool((times.diff() > 0).all()),
         f"times must increase and not contain 0; they are {shown(times, 8)}",
     )
-    first = first_tensor(x_0)
-    batch, steps = first.shape[0], torch.zeros(first.shape[0], dtype=_dtype(first))
-    full = [t.expand(batch).to(first.device) for t in times]
-    data = process.as_estimate(x_0)
-    zero = torch.zeros_like(full[0])
-    for s, t in zip(full[:-1], full[1:], strict=True):
-        noisy = process._marginal(x_0, t)
-        x_t = laws.draw(noisy)
-        model = stepper.law(process, head(x_t, t, context), x_t, t, s)
-        exact = process._bridge(data, x_t, s, t)
-        steps = steps + with_draw(process, noisy, x_t, _step_kl(process, exact, model))
-    if _has_density(process):
-        log_p = reconstruction(process, head, x_0, float(times[0]), context)
-        log_p = log_p + log_jacobian(process, x_0).to(log_p.dtype)
-    else:
-        noisy = process._marginal(x_0, full[0])
-        x_1 = laws.draw(noisy)
-        last = stepper.law(process, head(x_1, full[0], context), x_1, full[0], zero)
-        log_p = with_draw(process, noisy, x_1, last.log_prob(x_0))
-    return Terms(prior_kl(process, x_0, prior), steps, -log_p)
+    return [t.expand(x.shape[0]).to(x.device) for t in times]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a run: the process's own against the model's, from data."""
+
+    process: Process
+    head: Head
+    x_0: State
+    stepper: Stepper
+    context: Any = None
+
+    def noisy(self, t: Tensor) -> Distribution:
+        """The law of the state at t."""
+        return self.process._marginal(self.x_0, t)
+
+    def model(self, x: State, t: Tensor, s: Tensor) -> Distribution:
+        """The model's law of the state at s given that at t."""
+        return self.stepper.law(self.process, self.head(x, t, self.context), x, t, s)
+
+    def step(self, s: Tensor, t: Tensor) -> Tensor:
+        """One draw of the divergence of the step from t to s, shape (B,)."""
+        noisy = self.noisy(t)
+        x = laws.draw(noisy)
+        model = self.model(x, t, s)
+        exact = self.process._bridge(self.process.as_estimate(self.x_0), x, s, t)
+        return with_draw(self.process, noisy, x, _step_kl(self.process, exact, model))
+
+    def decoded(self, t: Tensor) -> Tensor:
+        """One draw of the log-likelihood of the data in the last step, from t, shape (B,)."""
+        process, x_0 = self.process, self.x_0
+        if _has_density(process):
+            log_p = reconstruction(process, self.head, x_0, float(t[0]), self.context)
+            return log_p + log_jacobian(process, x_0).to(log_p.dtype)
+        noisy = self.noisy(t)
+        x = laws.draw(noisy)
+        last = self.model(x, t, torch.zeros_like(t))
+        return with_draw(process, noisy, x, last.log_prob(x_0))
 
 
 def _has_density(process: Process) -> bool:
@@ -352,15 +424,30 @@ def log_prob(
     """
     require_head(head)
     x_0 = process.check_data(x_0, "x_0")
+    _require_flow(process, x_0)
+    require(0 < stop < 1, f"stop must lie in (0, 1); it is {stop}")
+    signs = None if probes == 0 else _signs(x_0, probes)
+    joint = _with_trace(_flow(process, head, context), signs)
+    span = torch.tensor([stop, 1.0], dtype=torch.float64, device=x_0.device)
+    start = (x_0, torch.zeros(x_0.shape[0], dtype=x_0.dtype, device=x_0.device))
+    exactly = {"step_t": span[1:]}  # the clock ends there: no trial step may lead beyond it
+    x, change = odeint(joint, start, span, rtol=rtol, atol=atol, method="dopri5", options=exactly)
+    return (prior or process.prior(x_0.shape)).log_prob(x[-1]) + change[-1]
+
+
+def _require_flow(process: Process, x_0: State) -> None:
+    """Raises unless the process has a probability flow that is known here."""
     if not isinstance(x_0, Tensor):
         raise Unsolved("the probability flow of a product is that of its parts: ask for each")
     if not isinstance(process, Timed | Generator):
         raise Unsolved("the probability flow is known for sums of terms on a clock: ask those")
-    require(0 < stop < 1, f"stop must lie in (0, 1); it is {stop}")
     one = torch.full((1,), 0.5, dtype=torch.float64)
     if any(leaf.core.support.is_discrete for leaf in process.leaves(one)):
         raise Unsolved("a discrete state has no probability flow: use elbo")
-    signs = None if probes == 0 else _signs(x_0, probes)
+
+
+def _flow(process: Process, head: Head, context: Any) -> Flow:
+    """The velocity of the probability flow, forward in time, from a state and a time ()."""
 
     def flow(x: Tensor, t: Tensor) -> Tensor:
         time = t.to(torch.float64).expand(x.shape[0])
@@ -370,6 +457,14 @@ def log_prob(
         assert backward is not None
         return -backward * along(leaf.speed, x)
 
+    return flow
+
+
+def _with_trace(
+    flow: Flow, signs: Tensor | None
+) -> Callable[[Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
+    """The flow with its divergence: exact, or by Hutchinson probes."""
+
     def joint(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         x, _ = state
         if signs is None:
@@ -378,11 +473,7 @@ def log_prob(
             trace = hutchinson(lambda y: flow(y, t), x, signs)[0]
         return flow(x, t), trace
 
-    span = torch.tensor([stop, 1.0], dtype=torch.float64, device=x_0.device)
-    start = (x_0, torch.zeros(x_0.shape[0], dtype=x_0.dtype, device=x_0.device))
-    exactly = {"step_t": span[1:]}  # the clock ends there: no trial step may lead beyond it
-    x, change = odeint(joint, start, span, rtol=rtol, atol=atol, method="dopri5", options=exactly)
-    return (prior or process.prior(x_0.shape)).log_prob(x[-1]) + change[-1]
+    return joint
 
 
 def _signs(x: Tensor, probes: int) -> Tensor:

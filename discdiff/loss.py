@@ -29,7 +29,7 @@ from .process import Leaf, Process, first_tensor, map_state, require_shape
 from .shapes import sum_event
 from .solve import Score
 from .terms import Diffusion, Drift, Jump
-from .validation import require, values_are_checked
+from .validation import require, shown, values_are_checked
 from .weights import NLL, Weight
 
 State = Any
@@ -63,7 +63,8 @@ def loss(
         leaves the value alone; with :math:`x_t` given, the gradient is that at this state.
 
     Raises:
-        ValueError: If data lie outside the support or a shape does not fit.
+        ValueError: If data lie outside the support, a shape does not fit, or x_t is given where
+            the data cannot lead.
         Unsolved: If the head does not determine the score.
     """
     require_head(head)
@@ -71,24 +72,56 @@ def loss(
     kind = type(weight).__name__
     require(isinstance(weight, Weight), f"weight must be of dd.weights; it is a {kind}")
     x_0 = process.check_data(x_0, "x_0")
-    t = process.check_time(t, x_0, "t")
+    t = _check_noisy_time(process, process.check_time(t, x_0, "t"))
+    exactly = torch.autocast(first_tensor(x_0).device.type, enabled=False)
+    with exactly:
+        noisy, target = _noisy(process, x_0, t, x_t)
+    estimate = head(noisy, t, context)
+    with exactly:
+        value = integrand(process, target, estimate, noisy, t, weight)
+        if x_t is not None or not torch.is_grad_enabled() or not learns(process):
+            return value
+        return with_draw(process, process._marginal(x_0, t), noisy, value)
+
+
+def _check_noisy_time(process: Process, t: Tensor) -> Tensor:
+    """The times, after it was checked that there is noise, and a finite rate, at each."""
     if values_are_checked(t):
         require(bool((t > 0).all()), "loss needs t > 0: at t = 0 nothing is noisy")
         if bool((t == 1).any()):
             ends = all(bool(leaf.time.isfinite().all()) for leaf in process.leaves(t))
             require(ends, "loss needs t < 1 on this clock: at t = 1 its rate is infinite")
-    with torch.autocast(first_tensor(x_0).device.type, enabled=False):
-        if x_t is None:
-            noisy, target = process._perturb(x_0, t)
-        else:
-            noisy, target = process.check_state(x_t, "x_t"), Data(x_0)
-            require_shape(noisy, process.state_shape(map_state(lambda v: v.shape, x_0)), "x_t")
-    estimate = head(noisy, t, context)
-    with torch.autocast(first_tensor(x_0).device.type, enabled=False):
-        value = integrand(process, target, estimate, noisy, t, weight)
-        if x_t is not None or not torch.is_grad_enabled() or not learns(process):
-            return value
-        return with_draw(process, process._marginal(x_0, t), noisy, value)
+    return t
+
+
+def _noisy(process: Process, x_0: State, t: Tensor, x_t: State | None) -> tuple[State, Estimate]:
+    """The noisy state, drawn where none is given, and what the data say at it."""
+    if x_t is None:
+        return process._perturb(x_0, t)
+    x_t = process.check_state(x_t, "x_t")
+    require_shape(x_t, process.state_shape(map_state(lambda v: v.shape, x_0)), "x_t")
+    if values_are_checked(first_tensor(x_t)):
+        _require_reachable(process, x_0, t, x_t)
+    return x_t, Data(x_0)
+
+
+def _require_reachable(process: Process, x_0: State, t: Tensor, x_t: State) -> None:
+    """Raises ``ValueError`` where the marginal given the data has no mass at x_t."""
+    zero = torch.zeros_like(t)
+    lost = process._marginal(x_0, t).log_prob(x_t) == -torch.inf
+    if not bool(lost.any()):
+        return
+    where = f" in row {int(lost.nonzero()[0])}"
+    for leaf, early in zip(process.leaves(t), process.leaves(zero), strict=True):
+        data, noisy = early.get(x_0), leaf.get(x_t)
+        law = leaf.core.engine.marginal(data, leaf.time)
+        each = getattr(law, "base_dist", law).log_prob(noisy)
+        bad = leaf.still(each == -torch.inf, x_t)
+        if bool(bad.any()):
+            part = f" (part {leaf.name!r})" if leaf.name else ""
+            where = f"{part}, where it is {shown(noisy[bad])} and x_0 is {shown(data[bad])}"
+            break
+    raise ValueError(f"x_t must be a state that x_0 can lead to at its time; it is not{where}")
 
 
 def integrand(

@@ -39,6 +39,7 @@ from .estimates import (
     Velocity,
 )
 from .params import Declared, declare, probabilities, sparse
+from .shapes import once
 from .solve import Engine, Unsolved, engine_for
 from .validation import (
     as_time,
@@ -282,7 +283,7 @@ class Process(Declared, ABC):
     def check_time(self, t: float | Tensor, x: State, name: str) -> Tensor:
         """A time as float64 of shape (B,), after its shape and values were checked."""
         t = as_time(t, first_tensor(x), name)
-        if self.timed and values_are_checked(t) and t.numel() and float(t.amax()) > 1:
+        if self.timed and values_are_checked(t) and t.numel() and float(t.detach().amax()) > 1:
             late = shown(t[t > 1])
             raise ValueError(f"{name} must lie in [0, 1] on a clock; it contains {late}")
         return t
@@ -457,9 +458,13 @@ class Timed(Process):
     def timed(self) -> bool:
         return True
 
+    def own(self, t: Tensor) -> Tensor:
+        r"""The own time :math:`\Lambda(t)`; one evaluation where t is one time for all."""
+        return once(self.clock, t)
+
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
-        speed = self.clock.rate(t)
-        for leaf in self.process.leaves(self.clock(t)):
+        speed = once(self.clock.rate, t)
+        for leaf in self.process.leaves(self.own(t)):
             yield replace(leaf, speed=leaf.speed * speed, clock=self.clock)
 
     def check_state(self, x: State, name: str) -> State:
@@ -501,18 +506,18 @@ class Timed(Process):
         return [term.retimed(self.clock) for term in self.process.terms]
 
     def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
-        return self.process._transition(x, self.clock(s), self.clock(t))
+        return self.process._transition(x, self.own(s), self.own(t))
 
     def _bridge(
         self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
     ) -> Distribution:
-        return self.process._bridge(estimate, x, self.clock(s), self.clock(t), eta)
+        return self.process._bridge(estimate, x, self.own(s), self.own(t), eta)
 
     def _marginal(self, x_0: State, t: Tensor) -> Distribution:
-        return self.process._marginal(x_0, self.clock(t))
+        return self.process._marginal(x_0, self.own(t))
 
     def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
-        return self.process._perturb(x_0, self.clock(t))
+        return self.process._perturb(x_0, self.own(t))
 
     def _limit(self, shape: Shape) -> Distribution:
         return self.process._limit(shape)
@@ -541,6 +546,7 @@ class Lifted(Process):
           al., 2022)
     """
 
+    seen: LiftedSum
     arg_constraints = {
         "mean": sparse,
         "std": constraints.positive,
@@ -564,7 +570,8 @@ class Lifted(Process):
         )
         self.process, self.size = process, size
         self._declare(law)
-        self.core()  # an engine that cannot lift says so now
+        vars(self)["seen"] = LiftedSum(leaf.core, self)
+        self.seen.engine  # noqa: B018  an engine that cannot lift says so now
 
     def _declare(self, law: Distribution) -> None:
         count = self.size - 1
@@ -589,22 +596,17 @@ class Lifted(Process):
         """The lower factor of the initial covariance of the auxiliaries."""
         return self.std.diag_embed() if hasattr(self, "std") else self.scale_tril
 
-    def core(self) -> LiftedSum:
-        """The sum of terms, with the auxiliaries integrated in."""
-        (leaf,) = self.process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
-        return LiftedSum(leaf.core, self)
-
     @property
     def timed(self) -> bool:
         return self.process.timed
 
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
         for leaf in self.process.leaves(t):
-            yield replace(leaf, core=LiftedSum(leaf.core, self))
+            yield replace(leaf, core=self.seen)
 
-    def _inner(self, t: Tensor) -> tuple[LiftedSum, Tensor]:
-        (leaf,) = self.leaves(t)
-        return leaf.core, leaf.time  # type: ignore[return-value]
+    def _own(self, t: Tensor) -> Tensor:
+        """The own time of the sum of terms."""
+        return self.process.own(t) if isinstance(self.process, Timed) else t
 
     def check_state(self, x: State, name: str) -> State:
         return self.process.check_state(x, name)
@@ -631,20 +633,17 @@ class Lifted(Process):
         return self.process._transition(x, s, t)
 
     def _marginal(self, x_0: State, t: Tensor) -> Distribution:
-        core, time = self._inner(t)
-        return core.engine.marginal(x_0, time)
+        return self.seen.engine.marginal(x_0, self._own(t))
 
     def _bridge(
         self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
     ) -> Distribution:
         if isinstance(estimate, Atoms):
             return _atom_bridge(self, estimate, x, s, t, eta)
-        (core, late), (_, early) = self._inner(t), self._inner(s)
-        return core._bridge(estimate, x, early, late, eta)
+        return self.seen._bridge(estimate, x, self._own(s), self._own(t), eta)
 
     def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
-        core, time = self._inner(t)
-        return core.engine.perturb(x_0, time)
+        return self.seen.engine.perturb(x_0, self._own(t))
 
     def _limit(self, shape: Shape) -> Distribution:
         return self.process._limit(self.state_shape(shape))

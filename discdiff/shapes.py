@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,13 @@ def sum_event(values: Tensor) -> Tensor:
 def span(s: Tensor, t: Tensor) -> Tensor:
     """The time between s and t, zero where both are the same infinity."""
     return torch.where(s == t, 0.0, t - s)
+
+
+def once(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """A function of times (B,), evaluated once where t is one time that was expanded."""
+    if t.stride() != (0,) or len(t) < 2:
+        return function(t)
+    return function(t[:1]).expand(t.shape)
 
 
 def act(matrix: Tensor, x: Tensor) -> Tensor:

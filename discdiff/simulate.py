@@ -72,6 +72,7 @@ def _follow(leaf: Leaf, goal: Leaf, x: Tensor, steps: int) -> Tensor:
     if not all(isinstance(term, Drift | Diffusion) for term in terms):
         raise Unsolved("jumps and diffusions in one sum are not simulated")
     step = span(leaf.time, goal.time) / steps
+    require(bool(step.isfinite().all()), "times must be finite in the process's own time here")
     for k in range(steps):
         x = _euler(terms, x, leaf.time + k * step, step)
     return x
@@ -94,7 +95,7 @@ def _gillespie(terms: Any, x: Tensor, tau: Tensor) -> Tensor:
     axes = terms[0].event_axes
     sites = x.shape[: x.dim() - axes]
     left = along(tau, torch.empty(sites), torch.float64).expand(sites).clone()
-    require(bool(left.isfinite().all()), "Gillespie runs for finite times only")
+    require(bool(left.isfinite().all()), "times must be finite in the process's own time here")
     while True:
         found = [term.out(x) for term in terms]
         points = torch.cat([p for p, _ in found], -1 - axes)

@@ -149,6 +149,13 @@ class Engine:
         r"""Whether a head says what x_0 is even where nothing of it is left."""
         return True
 
+    def settles(self, head: Any) -> bool:
+        r"""Whether the loss integral is finite up to :math:`\Lambda = \infty` for this head.
+
+        There the target is known exactly, and so must be what the head says, at every state.
+        """
+        return self.starts_at_infinity(head)
+
     def profile(self, z: Tensor) -> Tensor:
         r"""An unnormalised density of :math:`z = \log(e^t - 1)` from which times are drawn."""
         return (-(z.abs() / 1.25)).exp() * (1 + z.abs())

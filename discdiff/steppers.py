@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ Model = Callable[[State, Tensor], Estimate]
 class Stepper(ABC):
     """One step of a reverse run."""
 
-    order: int = 1
+    order: ClassVar[float] = 1
 
     def init(self, process: Process, x: State) -> Any:
         """The stepper's own state at the start of a run; None if it keeps none."""
@@ -154,13 +154,16 @@ class Churn(_ByLaw):
     r"""A step that also noises anew what is already there, at equal marginals.
 
     On counts living units die (attrition) and more missing ones return. As with `Ancestral`, a
-    posterior or the exact head gives the exact mixture, `Missing` stochastic rounding.
+    posterior or the exact head gives the exact mixture, `Missing` stochastic rounding. With the
+    exact mixture a step is exact for one entry. With a mean number, renewals of a share of t per
+    step forget what was before :math:`t \sim n^{-1/2}`, so the order in 1/n is a half.
 
     Arguments:
         eta: Share of the most attrition that keeps the marginals, in [0, 1].
     """
 
     eta: float = 0.5
+    order: ClassVar[float] = 0.5
 
     def __post_init__(self) -> None:
         require(0 <= self.eta <= 1, f"eta must lie in [0, 1]; it is {self.eta}")
@@ -232,7 +235,7 @@ class TauLeaping(_ByLeaf):
 class Heun(Stepper):
     """The probability flow by Heun's method, of second order; draws no noise."""
 
-    order: int = 2
+    order: ClassVar[float] = 2
 
     def step(
         self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any

@@ -68,6 +68,10 @@ class Term(Generator):
         require("scale" in self._buffers, "the factor of this term is learned: scale first")
         clone = self._copy()
         declare(clone, "scale", rate * self.scale)
+        require(
+            clone.scale.dim() == 0,
+            f"the factor of a term must be a number; its shape is {tuple(clone.scale.shape)}",
+        )
         require(bool((clone.scale.detach() >= 0).all()), f"a rate must be ≥ 0; it is {rate}")
         return clone
 
@@ -85,7 +89,7 @@ class Term(Generator):
             )
 
     def __repr__(self) -> str:
-        scale = float(self.scale.detach()) if self.scale.dim() == 0 else self.scale.tolist()
+        scale = float(self.scale.detach())
         name = f"{type_before_parametrizations(self).__name__}({self.extra_repr()})"
         return name if scale == 1.0 else f"{scale:g} * {name}"
 
@@ -113,7 +117,7 @@ class Diffusion(Term):
 
     @abstractmethod
     def mix(self, noise: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        r""":math:`B(x, t)` applied to noise of the state's shape."""
+        r""":math:`B(x, t)` applied to noise."""
 
     @abstractmethod
     def unmix(self, vector: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -770,6 +774,10 @@ class Immigration(CountJump):
     def __init__(self, rate: Numbers) -> None:
         super().__init__()
         declare(self, "rate", rate)
+        require(
+            self.rate.dim() <= 1,
+            f"rate must be a number or a vector; its shape is {tuple(self.rate.shape)}",
+        )
         require_nonnegative(self.rate, "rate")
 
     def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -836,6 +844,8 @@ class Ehrenfest(CountJump):
         self.size = int(size)
         for name, value in (("up", up), ("down", down)):
             declare(self, name, value)
+            shape = tuple(getattr(self, name).shape)
+            require(shape == (), f"{name} must be a number; its shape is {shape}")
             require_nonnegative(getattr(self, name), name)
 
     @property

@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
+from . import laws
 from .clock import LAST, Clock, OwnTime, Spread
 from .numerics.quadrature import gauss_legendre
-from .process import Leaf, Process, batch_size, first_tensor
-from .validation import require
+from .process import Leaf, Process, batch_size, first_tensor, map_state
+from .validation import require, values_are_checked
 
 Natural = Clock | OwnTime | Spread
 
 REACH = 300.0  # |z| of one clock while another is within its own half width
 HALF_WIDTH = 40.0  # densities beyond |z| = 40 are below e^-40 of the whole
 CELLS = 640
+LEFT = 1e-6  # nats per entry that integrals over (0, 1) may lack
+ROWS = 4  # data at which that is looked at
+_reached: WeakSet[Process] = WeakSet()  # processes whose integrals over (0, 1) lack nothing
 
 
 def natural(leaf: Leaf) -> Natural:
@@ -118,13 +123,57 @@ def times(
         drawn has no part in the integral, also where a clock is learned.
 
     Raises:
-        ValueError: If stop is negative, or not before the end.
+        ValueError: If stop is negative, or not before the end, or if much of the path lies
+            between the last time that float64 knows and the end of the clock.
     """
     batch, device = batch_size(x_0), first_tensor(x_0).device
+    require_reach(process, x_0)
     density = density or time_density(process, stop)
     u = torch.rand(batch, dtype=torch.float64) + torch.randperm(batch)
     t = density.quantile(u / batch)
     return t.to(device), (1 / density(t)).to(device)
+
+
+@torch.no_grad()
+def require_reach(process: Process, x_0: Any) -> None:
+    r"""Raises where integrals over (0, 1) lack a part of the path.
+
+    Where :math:`\Lambda(1) = \infty`, the last float64 time before 1 has a finite
+    :math:`\Lambda`, 36.7 for `clock.LogLinear`, at which a slow process has not come to rest.
+    What integrals lack is of the size of :math:`\mathrm{KL}(q(x_1 | x_0) \| q(x_{last} | x_0))`.
+    It is looked at once for each process.
+
+    Raises:
+        ValueError: If it exceeds 1e-6 nats per entry.
+    """
+    if not values_are_checked(first_tensor(x_0)) or process in _reached:
+        return
+    some = map_state(lambda v: v[:ROWS], x_0)
+    zero = torch.zeros(batch_size(some), dtype=torch.float64)
+    each = (process.leaves(zero + t) for t in (0.0, LAST, 1.0))
+    for start, late, end in zip(*each, strict=True):
+        if bool(end.time.isinf().all()):
+            with torch.random.fork_rng(devices=[]):  # the laws may draw to see a shape
+                left = _left(start.get(some), late, end)
+            require(
+                left <= LEFT,
+                f"{late.core!r} is too slow for its clock: between the last float64 time and 1 "
+                f"lie {left:.1e} nats per entry that no integral over t sees (at most {LEFT:g} "
+                "may). Way out: make it faster, (10 * process).on(clock), which is only another "
+                "schedule, or take a clock with a finite end, such as clock.Constant",
+            )
+    _reached.add(process)
+
+
+def _left(x: Tensor, late: Leaf, end: Leaf) -> float:
+    """What is left of the path after the last time before 1, in nats per entry."""
+    x = x.double() if x.is_floating_point() else x
+    engine = late.core.engine
+    try:
+        both = (engine.marginal(x, time) for time in (end.time, late.time))
+        return float(laws.kl(*both).max()) / max(1, x[0].numel())
+    except NotImplementedError:  # no law at infinity or no rule: others say so
+        return 0.0
 
 
 def time_density(process: Process, stop: float = 0.0) -> Blend | Density:

@@ -21,7 +21,7 @@ _everywhere = False
 class HasStates(Protocol):
     """What `validate` asks of a process."""
 
-    def check_state(self, x: Any, name: str) -> Any: ...
+    def check_data(self, x_0: Any, name: str) -> Any: ...
 
 
 def set_validation(enabled: bool) -> None:
@@ -58,7 +58,7 @@ def validate(process: HasStates, x_0: Any) -> None:
     global _everywhere
     before, _everywhere = _everywhere, True
     try:
-        process.check_state(x_0, "x_0")
+        process.check_data(x_0, "x_0")
     finally:
         _everywhere = before
 
@@ -124,7 +124,7 @@ def as_time(t: float | Tensor, x: Tensor, name: str) -> Tensor:
     if not isinstance(t, Tensor):
         require(isinstance(t, float | int), f"{name} must be a number or a tensor; it is {t!r}")
         require(t >= 0, f"{name} must be a time ≥ 0; it is {t}")
-        return torch.full((batch,), float(t), dtype=torch.float64, device=x.device)
+        return torch.tensor(float(t), dtype=torch.float64, device=x.device).expand(batch)
     if t.dim() != 0 and t.shape != (batch,):
         raise ValueError(
             f"{name} must be a number or have shape () or ({batch},), the batch; "
@@ -132,7 +132,7 @@ def as_time(t: float | Tensor, x: Tensor, name: str) -> Tensor:
         )
     t = t.to(device=x.device, dtype=torch.float64)
     # the least of several is NaN if one is
-    if values_are_checked(t) and t.numel() and not float(t.amin()) >= 0:
+    if values_are_checked(t) and t.numel() and not float(t.detach().amin()) >= 0:
         raise ValueError(f"{name} must hold times ≥ 0; it contains {shown(t[~(t >= 0)])}")
     return t.expand(batch)
 

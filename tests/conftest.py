@@ -8,9 +8,13 @@ import pytest
 import torch
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _deterministic() -> Iterator[None]:
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     dtype = torch.get_default_dtype()
     yield

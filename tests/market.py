@@ -85,6 +85,9 @@ MARKET = {
     "diagonal": Entry(
         (dd.Linear([-0.5, -1.0]) + dd.Noise([1.0, 0.5])).on(dd.clock.Constant(3.0)), pairs
     ),
+    "diagonal, shifted": Entry(
+        (dd.Linear(-0.5, [1.0, 2.0]) + dd.Noise([1.0, 0.5])).on(dd.clock.Constant(3.0)), pairs
+    ),
     "diagonal, no limit": Entry(
         (dd.Linear([-0.5, 0.2]) + dd.Noise(1.0)).on(dd.clock.Constant(1.0)), pairs, no_limit
     ),
@@ -124,6 +127,16 @@ MARKET = {
     "death in own time": Entry(dd.Death(), counts),
     "immigration and death": Entry(queue.on(fast), counts),
     "immigration and death in own time": Entry(queue, counts),
+    "arrivals of their own rate": Entry(
+        (dd.Death() + dd.Immigration([0.7, 0.2])).on(fast), torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    ),
+    "arrivals in one entry": Entry(
+        dd.Death() + dd.Immigration([0.7, 0.0]), torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    ),
+    "births and arrivals of their own rate": Entry(
+        (dd.Birth() + 2.0 * dd.Death() + dd.Immigration([1.0, 0.0])).on(dd.clock.Constant(1.0)),
+        torch.tensor([[0.0, 1.0]]),
+    ),
     "births": Entry(dd.Birth().on(dd.clock.Constant(0.7)), counts, no_limit),
     "births and immigration": Entry(
         (dd.Birth() + dd.Immigration(0.5)).on(dd.clock.Constant(0.7)), counts, no_limit

@@ -6,29 +6,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import discdiff
 
-from discdiff.train import cli
 from discdiff.train.settings import Settings
 
 TINY = (
     "--width 16 --blocks 1 --batch 32 --steps 4 --every 2 --warmup 1 --draws 2 --reverse_steps 3 "
     "--trainer.accelerator cpu --trainer.enable_progress_bar false"
 ).split()
-
-
-def discdiff(*args):
-    """Runs a command in this process; its exit code."""
-    with pytest.raises(SystemExit) as exit:
-        cli.main([str(a) for a in args])
-    return exit.value.code
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -75,6 +75,11 @@ DECLARED = {
     "negative probability": case(lambda: dd.Replace([1.5, -0.5]), "pi", "≥ 0", "-0.5"),
     "law of two axes": case(lambda: dd.Replace(torch.ones(2, 2)), "pi", "vector", "(2, 2)"),
     "mask outside": case(lambda: dd.one_hot(5, 3), "index", "[0, 2]", "5"),
+    "table of arrivals": case(lambda: dd.Immigration([[1.0]]), "rate", "vector", "(1, 1)"),
+    "flips of their own rate": case(lambda: dd.Ehrenfest(2, [1.0, 2.0]), "up", "number", "(2,)"),
+    "factor per entry": case(
+        lambda: torch.ones(2) * dd.Death(), "factor of a term must be a number", "(2,)"
+    ),
     "negative arrivals": case(lambda: dd.Immigration(-1.0), "rate", "≥ 0", "-1"),
     "negative factor": case(lambda: -2.0 * dd.Death(), "rate", "≥ 0", "-2"),
     "half a unit": case(lambda: dd.Ehrenfest(2.5), "size", "positive integer", "2.5"),
@@ -132,6 +137,28 @@ DATA = {
         lambda: dd.loss(VP, EPSILON, X, 0.5, x_t=X[:1]), "x_t", "(2, 3)", "(1, 3)"
     ),
     "x_t outside": case(lambda: dd.loss(BLACKOUT, MISSING, N, 0.5, x_t=-N), "x_t", "-5"),
+    "x_t that deaths cannot reach": case(
+        lambda: dd.loss(BLACKOUT, MISSING, N, 0.5, x_t=N + 1),
+        "x_t must be a state that x_0 can lead to",
+        "[2, 3, 1, 1, …]",
+        "[1, 2, 0, 0, …]",
+    ),
+    "x_t that masking cannot reach": case(
+        lambda: dd.loss(MASKED, POSTERIOR, W, 0.5, x_t=torch.where(W == 0, 1, W)),
+        "x_t must be a state that x_0 can lead to",
+        "where it is [1, 1] and x_0 is [0, 0]",
+    ),
+    "x_t of a part": case(
+        lambda: dd.loss(
+            TABLE,
+            dd.Exact(TABLE, {"income": X, "job": W}),
+            {"income": X, "job": W},
+            0.5,
+            x_t={"income": X, "job": W.flip(1)},
+        ),
+        "part 'job'",
+        "where it is [2, 0, 0, 2] and x_0 is [0, 2, 2, 0]",
+    ),
     "missing column": case(
         lambda: TABLE.marginal({"income": X}, 0.5), "x_0", "['income', 'job']", "['income']"
     ),
@@ -185,6 +212,60 @@ TIMES = {
     "no nodes": case(lambda: dd.path_kl(VP, EPSILON, X, nodes=0), "nodes", "≥ 1", "0"),
     "vlb backwards": case(
         lambda: dd.vlb(VP, MEAN, X, torch.tensor([0.5, 0.2, 1.0])), "times must increase", "0.2"
+    ),
+}
+
+NOWHERE = (dd.Linear(1.0) + dd.Noise(1.0)).on(dd.clock.LogLinear())
+GROWING = dd.Birth().on(dd.clock.LogLinear())
+
+AT_INFINITY = {
+    "limit of an unstable drift": case(
+        lambda: NOWHERE.limit((2, 3)), "no limit law", "finite end", error=dd.Unsolved
+    ),
+    "prior of an unstable drift": case(
+        lambda: NOWHERE.prior((2, 3)), "[inf, inf]", "clock.Constant", error=dd.Unsolved
+    ),
+    "unstable drift at infinity": case(
+        lambda: NOWHERE.marginal(X, 1.0), "[inf, inf]", "clock.Constant", error=dd.Unsolved
+    ),
+    "bound of an unstable drift": case(
+        lambda: dd.elbo(NOWHERE, MEAN, X), "no law exists", error=dd.Unsolved
+    ),
+    "samples of an unstable drift": case(
+        lambda: dd.sample(NOWHERE, MEAN, (2, 3)), "no law exists", error=dd.Unsolved
+    ),
+    "variance that explodes to infinity": case(
+        lambda: dd.Noise(1.0).on(dd.clock.Cosine()).prior((2, 3)), "[inf, inf]", error=dd.Unsolved
+    ),
+    "births for ever": case(
+        lambda: GROWING.marginal(N, 1.0), "births", "clock.Constant", error=dd.Unsolved
+    ),
+    "paths to infinity": case(lambda: dd.simulate(NOWHERE, X, [1.0]), "times", "finite"),
+}
+
+SLOW = (0.1 * dd.Death()).on(dd.clock.LogLinear())
+
+TOO_SLOW = {
+    "times of a slow process": case(
+        lambda: dd.times(SLOW, N), "0.1 * Death() is too slow", "1e-06", "(10 * process).on(clock)"
+    ),
+    "bound of a slow process": case(lambda: dd.elbo(SLOW, MISSING, N), "too slow for its clock"),
+    "bound of a slow part": case(
+        lambda: dd.path_kl(
+            dd.Product(income=VP, n=SLOW),
+            dd.Exact(dd.Product(income=VP, n=SLOW), {"income": X, "n": N}),
+            {"income": X, "n": N},
+            nodes=8,
+        ),
+        "0.1 * Death() is too slow",
+    ),
+    "slow masking": case(
+        lambda: dd.times((0.1 * dd.Replace(dd.one_hot(MASK, K))).on(dd.clock.Cosine()), W),
+        "too slow for its clock",
+    ),
+    "slow diffusion": case(
+        lambda: dd.times((0.1 * TO_INFINITY.process).on(dd.clock.LogLinear()), X),
+        "too slow for its clock",
     ),
 }
 
@@ -309,7 +390,7 @@ OPTIONS = {
     ),
 }
 
-CASES = {**DECLARED, **DATA, **TIMES, **HEADS, **OPTIONS}
+CASES = {**DECLARED, **DATA, **TIMES, **AT_INFINITY, **TOO_SLOW, **HEADS, **OPTIONS}
 
 
 def fails_as_said(bad):

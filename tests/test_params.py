@@ -579,7 +579,9 @@ def gradient(process, value):
 
 
 def exact_loss(process, head, x_0, states, t):
-    """The mean of the loss over x_t, state by state."""
+    """The mean of the loss over x_t, state by state that can be reached."""
+    reached = process.marginal(x_0.expand(len(states)), t).log_prob(states) > -torch.inf
+    states = states[reached]
     first = x_0.expand(len(states))
     law = process.marginal(first, t)
     return (law.log_prob(states).exp() * dd.loss(process, head, first, t, x_t=states)).sum()

@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from commands import discdiff
 from PIL import Image
 
 import discdiff as dd
-from discdiff.train import cli
+from discdiff.likelihood import prior_kl
 from discdiff.train.callbacks import write_atomically
 from discdiff.train.data import digits
 from discdiff.train.declare import (
@@ -26,8 +27,9 @@ from discdiff.train.describe import Description
 from discdiff.train.encoding import AsCategories, AsCounts, AsReals
 from discdiff.train.evaluate import Bound, score
 from discdiff.train.figures import draw_curve, draw_samples
+from discdiff.train.files import read
 from discdiff.train.model import Model
-from discdiff.train.module import rate_at
+from discdiff.train.module import Trainee, rate_at
 from discdiff.train.run import load
 from discdiff.train.settings import Settings
 
@@ -42,21 +44,6 @@ def small(folder):
     path = folder / "small.npy"
     np.save(path, np.random.default_rng(0).integers(0, 4, (48, 2, 3)))
     return path
-
-
-def discdiff(*args):
-    """Runs a command in this process; its exit code."""
-    with pytest.raises(SystemExit) as exit:
-        cli.main([str(a) for a in args])
-    return exit.value.code
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +291,7 @@ USER = """
 import torch
 import discdiff as dd
 
-poisson = (dd.Death() + dd.Immigration(2.0)).on(dd.clock.LogLinear())
+poisson = (dd.Death() + dd.Immigration(2.0)).on(dd.clock.Constant(4.0))
 untimed = dd.Death()
 number = 3
 def made():
@@ -315,6 +302,16 @@ table = dd.Product(
     visits=dd.Death().on(dd.clock.Logistic(15.0)),
 )
 broken = dd.Replace(torch.full((5,), 1 / 5)).on(dd.clock.LogLinear())
+mixture = dd.Mixture([0.5, 0.5], untimed.on(dd.clock.Cosine()), untimed.on(dd.clock.LogLinear()))
+in_a_table = dd.Product(a=mixture)
+slow = (0.1 * dd.Death()).on(dd.clock.LogLinear())
+def learned_noise():
+    return dd.learn((dd.Linear(-0.5) + dd.Noise(1.0)).on(dd.clock.Linear(0.1, 0.5)))
+def learned_queue():
+    return dd.learn((dd.Death() + dd.Immigration(2.0)).on(dd.clock.Constant(0.1)))
+def learned_letters():
+    letters = dd.Replace(torch.full((17,), 1 / 17))
+    return dd.learn(letters.on(dd.clock.Learned(dd.clock.Constant(0.5))))
 """
 
 
@@ -338,6 +335,67 @@ def test_a_users_own_process_trains(user_file, tmp_path, name, head):
     run = load(tmp_path / "own")
     assert isinstance(run.head, head)
     assert run.sample(2, steps=4).shape == (2, 4)
+
+
+LEARNED = ["learned_noise", "learned_queue", "learned_letters"]
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_learned_process_trains_with_its_network(user_file, tmp_path, name):
+    source = f"{user_file}:{name}"
+    np.save(tmp_path / "seventeen.npy", np.arange(17 * 12).reshape(-1, 4) % 17)
+    args = [*TINY, "--lr", "0.01", "--runs", tmp_path, "--process", source]
+    args += ["--data", tmp_path / "seventeen.npy"]
+    assert discdiff("train", *args, "--name", "own") == 0
+    run, start = load(tmp_path / "own"), process_from_file(source)
+    pairs = zip(run.process.parameters(), start.parameters(), strict=True)
+    assert any(not torch.equal(now, then) for now, then in pairs)
+    assert run.sample(2, steps=4).shape == (2, 4)
+    assert discdiff("train", *args, "--steps", "4", "--name", "half") == 0
+    assert discdiff("train", "--resume", tmp_path / "half", "--steps", "10") == 0
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_trains_a_learned_process_is_its_bound(user_file, tmp_path, name):
+    """The mean of the loss is that of the bound, the KL of the prior included."""
+    torch.manual_seed(0)
+    process, data = process_from_file(f"{user_file}:{name}"), read(small(tmp_path))
+    model = Model(process, Description.of(data), Settings(width=16, blocks=1)).eval()
+    values = data.values.repeat(10, 1, 1)
+    with torch.no_grad():
+        end = prior_kl(process, model.encoding.encode(values)).mean() / model.unit
+        draws = [(model.loss(values).mean(), model.bits(values).mean()) for _ in range(40)]
+    loss, bits = torch.tensor(draws, dtype=torch.float64).T
+    error = (loss - bits).std() / len(draws) ** 0.5
+    assert abs(float(loss.mean() - bits.mean())) < 5 * float(error)
+    assert float(end) > 8 * float(error)
+    model.loss(values).mean().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    assert any(p.grad is not None and bool(p.grad.any()) for p in process.parameters())
+
+
+def test_what_a_process_learned_does_not_decay(user_file, description):
+    process = process_from_file(f"{user_file}:learned_noise")
+    settings = Settings(width=16, blocks=1)
+    trainee = Trainee(Model(process, description, settings), settings)
+    net, own = trainee.configure_optimizers()["optimizer"].param_groups
+    assert net["weight_decay"] == settings.weight_decay and own["weight_decay"] == 0
+    assert {id(p) for p in own["params"]} == {id(p) for p in process.parameters()}
+    assert not {id(p) for p in net["params"]} & {id(p) for p in own["params"]}
+
+
+@pytest.mark.parametrize("name", ["mixture", "in_a_table"])
+def test_mixtures_are_refused(user_file, tmp_path, capsys, name):
+    (tmp_path / "t.csv").write_text("\n".join(["a", *(str(i % 5) for i in range(60))]))
+    args = [*TINY, "--process", f"{user_file}:{name}", "--data", tmp_path / "t.csv"]
+    assert discdiff("train", *args, "--runs", tmp_path) == 2
+    assert "a label that says which process runs" in capsys.readouterr().err
+
+
+def test_a_process_too_slow_for_its_clock_is_refused(user_file, tmp_path, capsys):
+    args = [*TINY, "--process", f"{user_file}:slow", "--data", small(tmp_path)]
+    assert discdiff("train", *args, "--runs", tmp_path) == 2
+    assert "too slow for its clock" in capsys.readouterr().err
 
 
 def test_a_users_table_trains(user_file, tmp_path):
@@ -373,7 +431,7 @@ def test_data_that_do_not_fit_are_refused(user_file, description):
 
 
 def test_example_states_are_accepted(user_file):
-    for name in ("poisson", "made", "table", "untimed"):
+    for name in ("poisson", "made", "table", "untimed", "mixture", "in_a_table"):
         process = process_from_file(f"{user_file}:{name}")
         process.check_state(states_for(process), "x")
 

@@ -8,8 +8,11 @@ Kolmogorov equation of `dd.reverse(process, head).rates`.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+import scipy
 import torch
 from torch import nn
 
@@ -145,34 +148,184 @@ def test_bounds_are_below_the_law_of_the_model(name):
     assert float(gap.min()) > -1e-6
 
 
-def countable():
-    """Bounds on unbounded or many states: name: (process, head, states that hold the mass)."""
-    heads = dd.heads
-    death, queue = dd.Death().on(fast), (dd.Death() + dd.Immigration(1.0)).on(fast)
-    count = torch.arange(25.0)
-    cells = torch.cartesian_prod(torch.arange(16.0), torch.arange(3.0))
-    table = dd.Product(n=death, c=dd.Replace(torch.full((3,), 1 / 3)).on(fast))
-    net = Net(2, 4, (4,))
+class Counted(NamedTuple):
+    """A model on counts, and what it is by hand.
+
+    ``flow(u)`` is the matrix of its reverse rates on the lattice at own time u; what leads out of
+    the lattice is lost, so that the law that follows is at most the model's.
+    """
+
+    process: dd.Process
+    head: dd.heads.Head
+    states: Any
+    lattice: Any
+    flow: Any
+    start: Any
+    end: float
+    stop: float = 0.0
+
+
+def softplus(v):
+    return np.logaddexp(0, v.detach().numpy())
+
+
+def at(net, x, t):
+    return net(x, torch.full((len(x),), float(t)))
+
+
+def ladder(up, down):
+    """The generator of steps by one on 0 … N, also out of it at N."""
+    rates = np.diag(up[:-1], 1) + np.diag(down[1:], -1)
+    return rates - np.diag(up + down)
+
+
+def blackout():
+    """Births at p softplus(net)."""
+    process, net, x = dd.Death().on(fast), Net(1, 1, ()), torch.arange(25.0)
+
+    def flow(u):
+        return ladder(np.exp(-u) * softplus(at(net, x, -np.expm1(-u))), 0 * x.numpy())
+
+    start = (x == 0).numpy() * 1.0
+    return Counted(process, dd.heads.Missing(net), x, x, flow, start, 40.0)
+
+
+def exact_blackout(error=1.0):
+    """Births at p E[D | x] / (1 - p), for two data points, whose bounds are tight."""
+    process, atoms = dd.Death().on(fast), torch.tensor([2.0, 5.0])
+    weights, x = np.array([0.3, 0.7]), torch.arange(6.0)
+    head = Exact(process, atoms, torch.from_numpy(weights))
+
+    def flow(u):
+        p, q = np.exp(-u), -np.expm1(-u)
+        with np.errstate(divide="ignore"):
+            tails = scipy.stats.binom.logpmf(x[:, None], atoms, p) + np.log(weights)
+        mean = (scipy.special.softmax(tails, 1) * (atoms.numpy() - x.numpy()[:, None])).sum(1)
+        return ladder(error * p / q * mean, 0 * mean)
+
+    start = (x == 0).numpy() * 1.0
+    return Counted(process, head, atoms, x, flow, start, 40.0)
+
+
+def immigration():
+    """Births at p softplus(a) + ν (1 - p), deaths at softplus(b)."""
+    process = (dd.Death() + dd.Immigration(1.5)).on(dd.clock.Constant(3.0))
+    net, x = Net(1, 2, (2,)), torch.arange(40.0)
+
+    def flow(u):
+        lost, gained = softplus(at(net, x, u / 3)).T
+        return ladder(np.exp(-u) * lost - 1.5 * np.expm1(-u), np.where(x > 0, gained, 0))
+
+    start = scipy.stats.poisson.pmf(x, 1.5)
+    return Counted(process, dd.heads.Turnover(net), x[:16], x, flow, start, 3.0)
+
+
+def births():
+    """Deaths at (x - 1 + μ) E[q(x - 1 | x_0) / q(x | x_0)], of data up to 4; q is geometric."""
+    process = (dd.Birth() + dd.Immigration(0.5)).on(dd.clock.Constant(0.7))
+    net, x, data = Net(1, 5, (5,)), torch.arange(50.0), np.arange(5.0)
+
+    def flow(u):
+        n, m = x.numpy()[:, None], data + 0.5
+        here, below = (scipy.stats.nbinom.pmf(k - data, m, np.exp(-u)) for k in (n, n - 1))
+        logits = np.where(here > 0, at(net, x, u / 0.7).detach().numpy(), -np.inf)
+        ratio = (scipy.special.softmax(logits, 1) * below / np.where(here > 0, here, 1)).sum(1)
+        return ladder(0 * ratio, np.maximum(x.numpy() - 0.5, 0) * ratio)
+
+    start = scipy.stats.nbinom.pmf(x, 0.5, np.exp(-0.7))
+    states = torch.arange(5.0)
+    return Counted(process, dd.heads.Posterior(net), states, x, flow, start, 0.7, stop=0.01)
+
+
+def table():
+    """A count and a category, each with a head that sees both."""
+    death, uniform = dd.Death().on(fast), dd.Replace(torch.full((3,), 1 / 3)).on(fast)
+    process, net = dd.Product(n=death, c=uniform), Net(2, 4, (4,))
 
     def columns(x, t):
         out = net(torch.stack([x["n"], x["c"].double()], -1), t)
         return {"n": out[:, 0] / 2, "c": out[:, 1:]}
 
-    head = heads.Product(columns, n=heads.Missing, c=heads.LeaveOneOut)
-    return {
-        "blackout": (death, heads.Missing(Net(1, 1, ())), count),
-        "immigration": (queue, heads.Turnover(Net(1, 2, (2,))), count),
-        "table": (table, head, {"n": cells[:, 0], "c": cells[:, 1].long()}),
-    }
+    cells = torch.cartesian_prod(torch.arange(16.0), torch.arange(3.0))
+    head = dd.heads.Product(columns, n=dd.heads.Missing, c=dd.heads.LeaveOneOut)
+
+    def flow(u):
+        out = at(net, cells, -np.expm1(-u)).detach()
+        up = np.exp(-u) * softplus(out[:, 0] / 2)
+        marginal = np.exp(-u) * out[:, 1:].softmax(1).numpy() - np.expm1(-u) / 3
+        swap = marginal / np.take_along_axis(marginal, cells[:, 1:].long().numpy(), 1) / 3
+        rates = np.zeros((len(cells), len(cells)))
+        for i, (n, c) in enumerate(cells.long().tolist()):
+            rates[i, 3 * n : 3 * n + 3] = swap[i]
+            rates[i, i] = -swap[i].sum() + swap[i, c] - up[i]
+            if n < 15:
+                rates[i, i + 3] = up[i]
+        return rates
+
+    start = (cells[:, 0] == 0).numpy() / 3
+    states = {"n": cells[:, 0], "c": cells[:, 1].long()}
+    return Counted(process, head, states, cells, flow, start, 40.0)
 
 
-@pytest.mark.parametrize("name", countable())
-def test_bounds_sum_to_at_most_one(name):
-    process, head, states = countable()[name]
+COUNTED = {f.__name__: f for f in (blackout, exact_blackout, immigration, births, table)}
+
+
+def hand_law(model):
+    """The law of the model at the stop: the master equation in z, du = (1 - e^-u) dz."""
+    last = float(model.process.clock(torch.tensor(model.stop))) if model.stop else 1e-12
+    first, last = (np.log(np.expm1(u)) for u in (model.end, last))
+
+    def slope(back, law):
+        u = np.logaddexp(0, first - back)
+        return -np.expm1(-u) * (law @ model.flow(u))
+
+    run = scipy.integrate.solve_ivp(
+        slope, (0.0, first - last), model.start, method="LSODA", rtol=1e-10, atol=1e-18
+    )
+    assert run.success, run.message
+    return run.y[:, -1]
+
+
+def hand_bound(model):
+    """The bound of every state, and the law at 0, both after the decoder if there is one."""
+    value = bound(model.process, model.head, model.states, stop=model.stop, nodes=121)
+    law = hand_law(model)
+    if not model.stop:
+        of = {tuple(s): k for k, s in enumerate(model.lattice.reshape(len(law), -1).tolist())}
+        rows = model.states if isinstance(model.states, torch.Tensor) else model.lattice
+        return value, torch.tensor(
+            [law[of[tuple(s)]] for s in rows.reshape(len(rows), -1).tolist()]
+        )
+    t = torch.full((len(law),), model.stop)
+    decoder = model.head.net(model.lattice, t).log_softmax(-1)
+    noisy = [model.process.marginal(model.states[k].expand(len(law)), t).log_prob(model.lattice)
+             for k in range(len(model.states))]  # fmt: skip
+    value = value + (torch.stack(noisy, 1).exp() * decoder).sum(0)
+    return value, torch.from_numpy(law) @ decoder.exp()
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_bounds_on_counts_and_tables(name):
+    """Σ exp(bound) ≤ 1, and no bound is above the law that follows from rates written by hand."""
     with torch.no_grad():
-        value = bound(process, head, states, nodes=121)
-    print(name, "sum of exp(bound):", float(value.exp().sum()))
-    assert 0 < float(value.exp().sum()) <= 1 + 1e-6
+        model = COUNTED[name]()
+        value, law = hand_bound(model)
+    gap = law.log() - value
+    print(f"{name}: Σ exp(bound) {float(value.exp().sum()):.4f}, Σ law {float(law.sum()):.6f}")
+    print(f"{name}: log p - bound from {float(gap.min()):.1e} to {float(gap.max()):.2f}")
+    assert 0.01 < float(value.exp().sum()) <= 1 + 1e-6
+    assert 0.5 < float(law.sum()) < 1 + 1e-6
+    assert float(gap.min()) > -1e-6
+    if name == "exact_blackout":
+        assert float(gap.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("error", [0.99, 1.01])
+def test_rates_off_by_one_percent_break_the_bound(error):
+    """The comparison is sharp: a model with other rates than the head's is below a bound."""
+    with torch.no_grad():
+        value, law = hand_bound(exact_blackout(error))
+    assert float((law.log() - value).min()) < -1e-4
 
 
 @pytest.mark.parametrize("kind", [dd.heads.Mean, dd.heads.Epsilon, dd.heads.Velocity])

@@ -26,7 +26,7 @@ from ..estimates import Atoms, Data, Estimate, Posterior, Ratio
 from ..numerics.special import log_sum
 from ..solve import Engine, Score, Unsolved
 from ..validation import values_are_checked
-from .counts import count_log_table
+from .counts import all_counts, count_log_table
 
 LOST = 1e-9  # the most mass that a box may leave outside
 POINTS = 4096  # the most points of a box
@@ -76,11 +76,10 @@ class Boxes(Engine):
         if isinstance(estimate, Atoms):
             return self._atom_ratio(estimate, x, t, lead)
         if isinstance(estimate, Posterior) and not self.axes:
-            x_0, at = self._all_states(estimate, x), x.unsqueeze(-1)
-            at_x = self.log_pmf(x_0, zero, t, at.expand(x_0.shape))
-            each = self.log_pmf(x_0, zero, t, lead.unsqueeze(-1).expand(len(lead), *x_0.shape))
-            log_mu = _conditioned(estimate.log_probs, at_x)
-            return _averaged(log_mu, _difference(each, at_x), -1).movedim(0, -1)
+            x_0, log_mu, at_x = self._posterior(estimate, x, t)
+            points = lead.unsqueeze(2).expand(len(lead), *x_0.shape)
+            each = _difference(self.log_pmf(x_0, zero, t, points), at_x)
+            return _averaged(log_mu, each, 2).movedim(0, -1)
         raise self.refused(estimate)
 
     def _read_ratio(self, estimate: Ratio, x: Tensor, y: Tensor) -> Tensor:
@@ -105,10 +104,18 @@ class Boxes(Engine):
         weights = estimate.log_weights.reshape((batch, count) + (1,) * (each.dim() - 3))
         return _averaged(weights.to(each.dtype), each, 2).movedim(0, -1)
 
-    def _all_states(self, estimate: Posterior, x: Tensor) -> Tensor:
-        size = estimate.logits.shape[-1]
-        every = torch.arange(size, dtype=x.dtype, device=x.device)
-        return every.expand(*x.shape, size)
+    def _posterior(
+        self, estimate: Posterior, x: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All data, their log-posterior and their log-probability of x, (B, K, *event) each.
+
+        The posterior is that on those data that can have led to x.
+        """
+        x_0 = all_counts(estimate.logits.shape[-1], x)
+        at_x = self.log_pmf(x_0, torch.zeros_like(t), t, x.unsqueeze(1).expand(x_0.shape))
+        log_mu = estimate.log_probs.movedim(-1, 1)
+        possible = torch.where(at_x > -torch.inf, log_mu, torch.full_like(log_mu, -torch.inf))
+        return x_0, possible.log_softmax(1), at_x
 
     # -- bridges -------------------------------------------------------------------------------
 
@@ -116,13 +123,9 @@ class Boxes(Engine):
         if isinstance(estimate, Data):
             table, box = self._bayes(estimate.value, x, s, t)
         elif isinstance(estimate, Posterior) and not self.axes:
-            x_0, at = self._all_states(estimate, x), x.unsqueeze(-1)
-            zero = torch.zeros_like(t)
-            seen = self.log_pmf(x_0, zero, t, at.expand(x_0.shape))
-            table, box = self._bayes(x_0, at.expand(x_0.shape), s, t)
-            log_mu = _conditioned(estimate.log_probs, seen).unsqueeze(-1)
-            table = torch.where(log_mu == -torch.inf, -torch.inf, table)
-            table = log_sum(log_mu + table, -2)
+            x_0, log_mu, _ = self._posterior(estimate, x, t)
+            table, box = self._bayes(x_0, x.unsqueeze(1).expand(x_0.shape), s, t)
+            table = _averaged(log_mu.unsqueeze(-1), table, 1)
         else:
             raise self.refused(estimate)
         if self.axes:
@@ -225,9 +228,3 @@ def _averaged(log_weights: Tensor, values: Tensor, axis: int) -> Tensor:
     """The logarithm of a mean of exponentials; what has no weight counts for nothing, even +∞."""
     none = log_weights == -torch.inf
     return log_sum(torch.where(none, -torch.inf, log_weights + values), axis)
-
-
-def _conditioned(log_mu: Tensor, at_x: Tensor) -> Tensor:
-    """The posterior on those data that can have led to x."""
-    possible = torch.where(at_x > -torch.inf, log_mu, torch.full_like(log_mu, -torch.inf))
-    return possible.log_softmax(-1)

@@ -223,8 +223,10 @@ class ImmigrationDeath(_Units):
         return self.intensity.to(x.dtype)
 
     def _arrived(self, t: Tensor, x: Tensor) -> Tensor:
-        r""":math:`\nu (1 - p)`."""
-        return self.nu(x) * self.log_q(t, x).exp().expand(x.shape)
+        r""":math:`\nu (1 - p)`, without a gradient where nothing arrives."""
+        nu = self.nu(x)
+        mean = nu * self.log_q(t, x).exp().expand(x.shape)
+        return torch.where(nu > 0, mean, torch.zeros_like(mean))
 
     def _law(self, x: Tensor, s: Tensor, t: Tensor) -> laws.Convolution:
         arrived = pyro.Poisson(self._arrived(span(s, t), x), validate_args=False)
@@ -287,13 +289,18 @@ class ImmigrationDeath(_Units):
     def _mixed_bridge(self, estimate: Posterior, x: Tensor, s: Tensor, t: Tensor) -> laws.Mixed:
         """The exact mixture of bridges over a posterior."""
         table = estimate.log_probs
-        every = torch.arange(table.shape[-1], dtype=x.dtype, device=x.device).expand(table.shape)
+        every = all_counts(table.shape[-1], x)
+        bridges = self._data_bridge(every, x.unsqueeze(1).expand(every.shape), s, t)
 
         def chosen(index: Tensor) -> laws.Formula:
             return self._data_bridge(index.to(x.dtype), x, s, t)
 
-        states = x.unsqueeze(-1).expand(table.shape)
-        return laws.Mixed(table, chosen, self._data_bridge(every, states, s, t))
+        def log_prob(y: Tensor) -> Tensor:
+            axis = y.dim() - x.dim()  # behind the batch, where `all_counts` has the data
+            return bridges.log_prob(y.movedim(-1, axis)).movedim(axis, -1)
+
+        each = laws.Formula(table.shape, bridges.sample, log_prob)
+        return laws.Mixed(table, chosen, each)
 
     # -- scores and estimates ------------------------------------------------------------------
 
@@ -322,7 +329,8 @@ class ImmigrationDeath(_Units):
         """
         x_0, x = torch.broadcast_tensors(x_0, x)
         k, weight = self._law(x_0, torch.zeros_like(t), t).splits(x)
-        share = weight.softmax(0)
+        possible = (weight > -torch.inf).any(0)  # without arrivals, x cannot exceed x_0
+        share = torch.where(possible, torch.where(possible, weight, 0.0).softmax(0), 0.0)
         return tuple((share * (end - k).clamp(min=0)).sum(0) for end in (x_0, x))  # type: ignore
 
     def _atom_turnover(self, estimate: Atoms, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -337,10 +345,9 @@ class ImmigrationDeath(_Units):
     def _posterior_turnover(
         self, estimate: Posterior, x: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor]:
-        mu = estimate.log_probs.exp()
-        every = torch.arange(mu.shape[-1], dtype=x.dtype, device=x.device)
-        both = self._split(every.expand(mu.shape), x.unsqueeze(-1).expand(mu.shape), t)
-        return tuple((mu * v).sum(-1) for v in both)  # type: ignore[return-value]
+        mu = estimate.log_probs.exp().movedim(-1, 1)
+        both = self._split(all_counts(mu.shape[1], x), x.unsqueeze(1), t)
+        return tuple((mu * v).sum(1) for v in both)  # type: ignore[return-value]
 
     def _turnover_of_ratio(self, estimate: Ratio, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         up, down = estimate.log_ratio[..., 0].exp(), estimate.log_ratio[..., 1].exp()
@@ -368,7 +375,10 @@ class ImmigrationDeath(_Units):
         lost, gained = self.turnover_of(estimate, x, t)
         log_q, odds = self.log_q(t, x), (self.log_p(t, x) - self.log_q(t, x)).exp()
         up = (lost * odds + self.nu(x) * log_q.exp()).log() - (x + 1).log()
-        return up, safe_log(gained) - log_q - self.nu(x).log()
+        nu = self.nu(x)
+        arrive = nu > 0  # where none arrives, none is gained, and no ratio leads down
+        down = safe_log(gained) - log_q - torch.where(arrive, nu, torch.ones_like(nu)).log()
+        return up, torch.where(arrive, down, torch.full_like(down, -torch.inf))
 
     def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
         if kind is Turnover:
@@ -388,6 +398,9 @@ class ImmigrationDeath(_Units):
         share = (1 - gained / x.clamp(min=1)).clamp(0, 1)
         kept = laws.Thinned(x, safe_log(share), safe_log(1 - share))
         return laws.Convolution(kept, pyro.Poisson(lost)).to_event(x.dim() - 1)
+
+    def settles(self, head: Any) -> bool:
+        return head.kind not in (Ratio, Turnover)  # in the end all units of x were gained
 
     def decays(self, head: Any) -> bool:
         return head.kind in (Atoms, Data, Turnover)
@@ -411,6 +424,16 @@ class _Exchange(laws._Law):
         inside = (come >= 0) & (k <= self.x)
         joint = self.gone.log_prob(k.expand(come.shape)) + self.come.log_prob(come.clamp(min=0))
         return log_sum(torch.where(inside, joint, torch.full_like(joint, -torch.inf)), 0)
+
+
+def all_counts(size: int, x: Tensor) -> Tensor:
+    """The counts 0 … size−1 for every entry of x, shape (B, size, *event).
+
+    They stand behind the batch, so that rates on the last axis of the state fit.
+    """
+    every = torch.arange(size, dtype=x.dtype, device=x.device)
+    every = every.reshape((1, size) + (1,) * (x.dim() - 1))
+    return every.expand(x.shape[0], size, *x.shape[1:])
 
 
 def _possible(estimate: Posterior, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from ..numerics.special import expm1_ratio, log_sum, safe_log
 from ..shapes import along, span
 from ..solve import Unsolved, solves
 from ..terms import Birth, Death, Ehrenfest, Immigration
+from ..validation import values_are_checked
 from .boxes import Pointwise
 
 
@@ -121,6 +122,8 @@ class Families(Pointwise):
     def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> TorchDistribution:
         tau = span(s, t)
         birth, death = self.rate(Birth), self.rate(Death)
+        if values_are_checked(tau) and bool((tau == torch.inf).any()):
+            self._require_decline(birth, death)
         growth = expm1_ratio(birth - death, tau)
         whole = 1 + birth * growth
         # 1 − a = e^{(β−δ)τ} / (1 + βg), the form without cancellation.
@@ -131,12 +134,19 @@ class Families(Pointwise):
         log_alive, log_extinct, b = (along(v, x) for v in (log_alive, log_extinct, b))
         return Family(x, log_alive, log_extinct, b, extra)
 
+    def _require_decline(self, birth: Tensor, death: Tensor) -> None:
+        """Raises unless families die out faster than they grow, so that laws tend to a limit."""
+        if not bool(death.detach() > birth.detach()):
+            raise Unsolved(
+                "there is no limit law: births are not rarer than deaths. Way out: a clock with a "
+                "finite end, such as clock.Constant, and an explicit prior"
+            )
+
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         birth, death = self.rate(Birth), self.rate(Death)
-        if not bool(death.detach() > birth.detach()):
-            raise Unsolved("there is no limit law: births are not rarer than deaths")
+        self._require_decline(birth, death)
         size = (self.rate(Immigration) / birth).to(torch.get_default_dtype()).expand(shape)
-        if not bool((size > 0).all()):
+        if not bool((size > 0).any()):
             return laws.point(torch.zeros(shape))
         odds = (birth / death).to(size.dtype)
         law = pyro.NegativeBinomial(size, probs=odds, validate_args=False)

@@ -14,6 +14,7 @@ panels instead. Coupled sites are one joint space.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -246,17 +247,20 @@ class Finite(Engine):
         return head.kind not in (Ratio, Conditional)
 
 
-class _Kernel:
-    """Transition matrices between two times per batch element."""
+class _Kernel(ABC):
+    """Transition matrices P between two times per batch element."""
 
+    @abstractmethod
     def rows(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The rows P(x, ·), shape (*x.shape, K)."""
 
+    @abstractmethod
     def columns(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The columns P(·, x), shape (*x.shape, K)."""
 
+    @abstractmethod
     def apply(self, v: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The products v P of vectors on the last axis."""
 
 
 class _Homogeneous(_Kernel):

@@ -30,7 +30,7 @@ from ..numerics.special import expm1_ratio
 from ..shapes import along, span
 from ..solve import Engine, Score, Unsolved
 from ..terms import Linear, Noise
-from ..validation import values_are_checked
+from ..validation import shown, values_are_checked
 
 NODES = (40, 64, 128, 192, 256)
 
@@ -115,10 +115,28 @@ class Gaussian(Engine):
         return value.reshape(1, *value.shape)
 
     def moments(self, s: Tensor, t: Tensor) -> Moments:
-        """The moments of the transition from s to t."""
-        if self.rule is not None:
-            return self._integrated(s, t, self.rule)
-        tau = span(s, t)
+        """The moments of the transition from s to t.
+
+        Raises:
+            Unsolved: If there are none: what does not contract has no law at infinity.
+        """
+        if self.rule is None:
+            moments = self._closed(span(s, t), t)
+        else:
+            moments = self._integrated(s, t, self.rule)
+        if not self.stable and values_are_checked(t):
+            size = moments.phi.abs() + moments.variance
+            if not bool(size.isfinite().all()):
+                late = t[~size.isfinite().reshape(len(size), -1).all(1).expand(t.shape)]
+                raise Unsolved(
+                    f"no law exists at the own times {shown(late)}: a drift coefficient is ≥ 0 "
+                    "(or varies), and the law spreads without bound. Way out: a clock with a "
+                    "finite end, such as clock.Constant, Linear or Geometric"
+                )
+        return moments
+
+    def _closed(self, tau: Tensor, t: Tensor) -> Moments:
+        """The moments for rates that do not vary."""
         a, b, g2 = self._rates(t)
         if self.diagonal:
             tau = tau.unsqueeze(-1)
@@ -129,13 +147,8 @@ class Gaussian(Engine):
 
     def _integrated(self, s: Tensor, t: Tensor, rule: Rule) -> Moments:
         """The moments for rates that vary, by quadrature."""
-        if values_are_checked(t) and bool(t.isinf().any()):
-            raise Unsolved(
-                "functions of own time in Linear or Noise are known at finite times, and the "
-                "clock ends at Λ = ∞: choose one with a finite end"
-            )
-        span = (t - s).unsqueeze(-1)
-        u, w = s.unsqueeze(-1) + span * rule.nodes.to(t), span * rule.weights.to(t)
+        whole = (t - s).unsqueeze(-1)
+        u, w = s.unsqueeze(-1) + whole * rule.nodes.to(t), whole * rule.weights.to(t)
         a, b, g2 = (self._on_nodes(u, i) for i in range(3))
         length = (t - s).reshape((-1,) + (1,) * (a.dim() - 1))
         left = length * torch.einsum("mn,bn...->bm...", rule.tails.to(a), a)
@@ -222,7 +235,10 @@ class Gaussian(Engine):
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         a, b, g2 = self._rates(torch.zeros(1, dtype=torch.float64))
         if not self.stable or (self.changes and not bool((a.detach() < 0).all())):
-            raise Unsolved("there is no limit law: a drift coefficient is ≥ 0 (or varies in time)")
+            raise Unsolved(
+                "there is no limit law: a drift coefficient is ≥ 0 (or varies in time). Way out: "
+                "process.prior on a clock with a finite end"
+            )
         like = torch.zeros(shape, device=a.device)
         mean, std = self._fit(-b / a, like), self._fit((g2 / (-2 * a)).sqrt(), like)
         return normal(mean.expand(shape), std.expand(shape))

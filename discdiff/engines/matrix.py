@@ -29,6 +29,7 @@ References:
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ from torch.distributions import Distribution
 
 from .. import estimates
 from ..estimates import Atoms, Data, Epsilon, Estimate, Mean
+from ..numerics.autodiff import Memo
 from ..numerics.special import log1pexp
 from ..numerics.systems import (
     Constant,
@@ -47,6 +49,7 @@ from ..numerics.systems import (
     cholesky,
     lower_inverse,
     lyapunov,
+    product,
     times_vector,
     triangular,
 )
@@ -95,9 +98,10 @@ class MatrixGaussian(Engine):
         matrices = any(term.is_matrix() for term in terms)
         return cls(terms) if matrices else Gaussian(terms)
 
-    def __init__(self, terms: tuple[Any, ...], auxiliaries: Auxiliaries | None = None) -> None:
+    auxiliaries: Auxiliaries | None = None
+
+    def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
-        self.auxiliaries = auxiliaries
         self.drifts = [term for term in terms if isinstance(term, LinearDrift)]
         self.noises = [term for term in terms if isinstance(term, WhiteNoise)]
         (self.size,) = {size for term in terms for size in term.widths().values()} or {1}
@@ -108,8 +112,9 @@ class MatrixGaussian(Engine):
         self.changes = any(v.requires_grad for v in (A, b, G))
         self.stable = not self.varying and _hurwitz(A)
         self.drifting = self.varying or self.changes or bool(b.ne(0).any())
-        self._fixed: Constant | None = None
         self.panels = self._resolved() if self.varying else 0
+        self._memo = Memo()
+        self._fixed = None if self.varying or self.changes else self._tables(zero.device)
 
     def branch(self) -> str:
         if self.varying:
@@ -117,7 +122,9 @@ class MatrixGaussian(Engine):
         return f"k = {self.size}, {'stable' if self.stable else 'no limit'}"
 
     def lifted(self, mean: Tensor, factor: Tensor) -> Engine:
-        return MatrixGaussian(self.terms, Auxiliaries(mean, factor))
+        engine = copy(self)
+        engine.auxiliaries = Auxiliaries(mean, factor)
+        return engine
 
     # -- moments -------------------------------------------------------------------------------
 
@@ -135,21 +142,24 @@ class MatrixGaussian(Engine):
         b, G = b.expand(*A.shape[1:-2], self.size) if A.dim() > 3 else b, G
         return A, b, G
 
-    def _constant(self, device: torch.device) -> Constant:
-        """The tables; kept where the numbers cannot change."""
-        if self._fixed is None or self.changes:
+    def _tables(self, device: torch.device) -> Constant:
+        """The tables for the numbers as they are now."""
+
+        def make() -> Constant:
             A, b, G = (v[0] for v in self._system(torch.zeros(1, device=device).double()))
-            A, G = torch.broadcast_tensors(A, G)
-            b = b.expand(A.shape[:-1])
-            self._fixed = Constant(A, b, G, self.stable, 3 if self.changes else None)
-        return self._fixed
+            A, G = (self._memo.forget_after(v) for v in torch.broadcast_tensors(A, G))
+            b = self._memo.forget_after(b.expand(A.shape[:-1]))
+            return Constant(A, b, G, self.stable, sized=not self.changes)
+
+        numbers = (n for term in self.terms for n in (*term.parameters(), *term.buffers()))
+        return self._memo(numbers, make)
 
     def flow(self, s: Tensor, t: Tensor) -> Flow:
         """The moments of the transition from s to t, each of shape (B,)."""
-        if s.stride() == t.stride() == (0,) and len(t) > 1:  # one time for the whole batch
+        if _repeated(s) and _repeated(t):
             return Flow(*(v.expand(len(t), *v.shape[1:]) for v in self.flow(s[:1], t[:1])))
         if not self.varying:
-            return self._constant(t.device)(span(s, t))
+            return (self._fixed or self._tables(t.device))(span(s, t))
         return Varying(self._system, self.panels)(s, t)
 
     def _resolved(self) -> int:
@@ -168,15 +178,16 @@ class MatrixGaussian(Engine):
 
     def kernel(self, t: Tensor) -> Kernel:
         """The law given the data at times of shape (B,)."""
+        if _repeated(t):
+            parts = vars(self.kernel(t[:1])).values()
+            return Kernel(*(v.expand(len(t), *v.shape[1:]) for v in parts))
         flow = self.flow(torch.zeros_like(t), t)
-        one = flow.phi[:1] if _repeated(flow.phi) else flow.phi
-        factor = cholesky(flow.cov[: len(one)])
-        if self.auxiliaries is None:
-            return Kernel(flow.phi, flow.mean, factor.expand(flow.cov.shape))
-        side, aux = one[..., 1:], self.auxiliaries
+        factor, aux = cholesky(flow.cov), self.auxiliaries
+        if aux is None:
+            return Kernel(flow.phi, flow.mean, factor)
         mean = flow.mean + times_vector(flow.phi[..., 1:], aux.mean)
-        factor = add_columns(factor, side @ aux.factor)
-        return Kernel(flow.phi[..., :1], mean, factor.expand(flow.cov.shape))
+        factor = add_columns(factor, product(flow.phi[..., 1:], aux.factor))
+        return Kernel(flow.phi[..., :1], mean, factor)
 
     def _align(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
         """Numbers (B, *sides, …) with ``axes`` last axes of their own, against a state."""
@@ -363,5 +374,6 @@ def _hurwitz(A: Tensor) -> bool:
     return bool((torch.linalg.eigvals(A.detach()).real < 0).all())
 
 
-def _repeated(value: Tensor) -> bool:
-    return value.stride(0) == 0
+def _repeated(t: Tensor) -> bool:
+    """Whether this is one time, expanded to a batch."""
+    return t.stride() == (0,) and len(t) > 1

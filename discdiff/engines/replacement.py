@@ -278,13 +278,18 @@ class Replacement(Engine):
         )
 
     def _seen(self, logits: Tensor, x: Tensor, t: Tensor, sign: int) -> Tensor:
-        r"""Logits times :math:`P_t(a, x)^{\pm 1}`: from leave-one-out to posterior and back."""
+        r"""Logits times :math:`P_t(a, x)^{\pm 1}`: from leave-one-out to posterior and back.
+
+        A state that cannot be a replacement is the datum itself, whatever the logits say.
+        """
         log_stay = along(self.rate * t, x, torch.float64)
         other = log1mexp(log_stay) + self.log_pi_at(x)
         same = log_add(-log_stay, other)
-        gain = (sign * (same - other)).to(logits.dtype).unsqueeze(-1)
+        certain = (other == -torch.inf).unsqueeze(-1)
+        gain = (sign * (same - other)).to(logits.dtype).unsqueeze(-1).masked_fill(certain, 0.0)
         own = torch.arange(self.size, device=x.device) == x.unsqueeze(-1)
-        return torch.where(own, logits + gain, logits)
+        known = torch.zeros_like(logits).masked_fill(~own, -torch.inf)
+        return torch.where(certain, known, torch.where(own, logits + gain, logits))
 
     def log_rates(self, belief: Belief, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\log r(y)` for all y, per unit own time of a unit-rate chain; −∞ at x itself."""

@@ -43,6 +43,8 @@ class Truncated(Boxes):
         axes = {term.event_axes for term in terms}
         require(len(axes) == 1, "reactions and jumps of single entries do not add up")
         (self.axes,) = axes
+        if not self.axes and any(term.widths() for term in terms):
+            raise Unsolved("rates that differ between entries have no one truncated space")
         self.species = next((term.species for term in terms if hasattr(term, "species")), 1)
         upper = getattr(terms[0].support, "upper_bound", None)
         self.bounded = None if upper is None else (int(upper) + 1,) * self.species

@@ -18,7 +18,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,3 +83,41 @@ def _quadratic(f: Callable[[Tensor], Tensor], x: Tensor, vectors: Tensor) -> Ten
     pullback = torch.func.vjp(f, x)[1]
     (rows,) = torch.func.vmap(pullback)(vectors)
     return (rows * vectors).flatten(2).sum(-1)
+
+
+class Memo:
+    """A value that is kept until the numbers it was made from change.
+
+    A value with a graph serves several uses before one backward pass, and is forgotten by that
+    pass, which frees the graph.
+
+    Example:
+        >>> made, memo, number = [], Memo(), torch.ones(())
+        >>> for step in range(3):
+        ...     _ = memo([number], lambda: made.append(step))
+        >>> made
+        [0]
+    """
+
+    def __init__(self) -> None:
+        self._numbers: list[tuple[Tensor, int]] = []
+        self._graph, self._made, self._value = False, False, None
+
+    def __call__(self, numbers: Iterable[Tensor], make: Callable[[], Any]) -> Any:
+        """The value, made anew if a number or the mode of gradients is another one."""
+        now, graph = [(n, n._version) for n in numbers], torch.is_grad_enabled()
+        same = len(now) == len(self._numbers) and all(
+            a is b and v == w for (a, v), (b, w) in zip(now, self._numbers, strict=True)
+        )
+        if not (self._made and same and graph == self._graph):
+            self._value, self._numbers, self._graph, self._made = make(), now, graph, True
+        return self._value
+
+    def forget_after(self, tensor: Tensor) -> Tensor:
+        """Has a gradient that flows through this tensor end the value's life."""
+        if tensor.requires_grad and not torch.compiler.is_compiling():
+            tensor.register_hook(self._forget)
+        return tensor
+
+    def _forget(self, gradient: Tensor) -> None:
+        self._made, self._value = False, None

@@ -34,8 +34,10 @@ from torch import Tensor
 from .linalg import NODES, POWERS
 
 TERMS = 24  # of a series over a step of length 1/2 in units of 1/‖A‖: what is left is below 1e-23
-RADIX = 64
-MAX_LEVELS = 4
+SHORT, STEP = 12, 1 / 8  # of one over a shorter step: what is left is below 1e-16
+TINY = 1e-300  # a variance below all that occur
+# Numbers of nodes of a table, and of multiples of its length: built once, or at every call.
+ONCE, EVERY = (4096, 1024), (512, 128)
 
 
 class Flow(NamedTuple):
@@ -55,15 +57,24 @@ class Flow(NamedTuple):
 def compose(first: Flow, then: Flow) -> Flow:
     """The map that applies one flow and then another."""
     return Flow(
-        then.phi @ first.phi,
+        product(then.phi, first.phi),
         times_vector(then.phi, first.mean) + then.mean,
-        then.phi @ first.cov @ then.phi.mT + then.cov,
+        product(product(then.phi, first.cov), then.phi.mT) + then.cov,
     )
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrices (*batch, n, k) times matrices (*batch, k, m); batches of small ones entry-wise."""
+    if a.shape[-1] > 4:
+        return a @ b
+    return (a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2)
 
 
 def times_vector(matrix: Tensor, vector: Tensor) -> Tensor:
     """Matrices (*batch, n, k) times vectors (*batch, k)."""
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+    if matrix.dim() == 2:
+        return vector @ matrix.mT
+    return (matrix * vector.unsqueeze(-2)).sum(-1)
 
 
 class Series(NamedTuple):
@@ -134,16 +145,21 @@ def sum_of(tensors: object) -> Tensor:
 class Constant:
     r"""Flows of a system whose numbers do not depend on time.
 
-    A time is written as :math:`\tau = h (u + \sum_\ell i_\ell 64^\ell)` with u in [0, 1): a power
-    series and one tabulated flow per digit. Beyond the last digit a stable system has forgotten
-    its start to rounding and stands at its limit; of any other the result is nan there.
+    The entries of :math:`\Phi`, m and :math:`\Sigma` solve one linear equation :math:`w' = K w`.
+    It is tabulated at :math:`\tau_j = j h` with its Taylor coefficients there,
+
+    .. math:: w(\tau_j + h u) = \sum_n u^n\, \frac{(h K)^n}{n!}\, w_j, \qquad u \in [0, 1),
+
+    so that a time costs one row of a table and one short product. Times beyond the table are
+    composed with multiples of its length. Beyond the last of those a stable system has forgotten
+    its start, and stands at its limit; of one that has not the result is nan.
 
     Arguments:
         A: Shape (*sides, k, k), float64.
         b: Shape (*sides, k).
         G: Shape (*sides, k, k), positive semi-definite.
         stable: Whether all eigenvalues of A have negative real parts.
-        levels: The number of digits; found if not given, which looks at values.
+        sized: Whether to look at values, to find how large the tables must be.
 
     Example:
         >>> A = torch.tensor([[-0.5]], dtype=torch.float64)
@@ -152,64 +168,88 @@ class Constant:
         (tensor(0.3679, dtype=torch.float64), tensor(0.8647, dtype=torch.float64))
     """
 
-    def __init__(
-        self, A: Tensor, b: Tensor, G: Tensor, stable: bool, levels: int | None = None
-    ) -> None:
+    def __init__(self, A: Tensor, b: Tensor, G: Tensor, stable: bool, sized: bool = True) -> None:
         size = A.detach().abs().sum(-1).max()
         # The step is any number that makes the series short, and is not differentiated.
-        self.step = torch.where(size > 0, 0.5 / size.clamp(min=1e-300), torch.ones_like(size))
-        self.stable = stable
-        self._series = series([A], [b], [G], self.step)
-        self._tables: list[Flow] = []
-        base = self._series.end()
-        while len(self._tables) < (levels or MAX_LEVELS):
-            table = _multiples(base)
-            self._tables.append(table)
-            base = compose(_at(table, -1), base)
-            if levels is None and stable and bool((base.phi.abs() < 1e-18).all()):
-                break
+        self.step = torch.where(size > 0, STEP / size.clamp(min=1e-300), torch.ones_like(size))
+        self.size = A.shape[-1]
+        generator, start = _generator(A, b, G)
+        taylor = _taylor(self.step * generator)
+        enough = self._forgotten if sized and stable else None
+        fine, coarse = ONCE if sized else EVERY
+        rows, step = _orbit(taylor.sum(-3), start, fine, enough)
+        # (nodes, *sides, terms, d): the Taylor coefficients at every node
+        self._table = torch.einsum("...tij,n...j->n...ti", taylor[..., :-1, :], rows)
+        self.fine = rows.shape[0]
+        self._coarse, self._end = None, self.fine
+        if enough is None or not enough(times_vector(step, start)):
+            rows = _orbit(step, start, coarse, None)[0]
+            self._coarse, self._end = self._flow(rows[..., :-1]), self.fine * coarse
+        gone = (rows[-1, ..., : self.size**2].detach().abs().max() < 1e-14) & stable
+        self._beyond = torch.where(gone, 0.0, torch.nan).to(A)
 
-    @property
-    def levels(self) -> int:
-        """The number of digits."""
-        return len(self._tables)
+    def _forgotten(self, row: Tensor) -> bool:
+        return bool((row[..., : self.size**2].abs() < 1e-18).all())
+
+    def _flow(self, entries: Tensor) -> Flow:
+        k = self.size
+        phi, mean, cov = entries.split([k * k, k, k * k], -1)
+        square = (*entries.shape[:-1], k, k)
+        return Flow(phi.reshape(square), mean, cov.reshape(square))
 
     def __call__(self, tau: Tensor) -> Flow:
         """The flows over times of shape (B,), with shapes (B, *sides, …)."""
-        end = float(RADIX**self.levels)
         steps = tau / self.step
-        if self.stable:
-            steps = steps.clamp(max=end * (1 - 2**-53))
-        whole = steps.detach().floor()
-        flow = self._series.at(steps - whole)
-        for table in self._tables:
-            digit = whole.remainder(RADIX).long()
-            flow = compose(Flow(*(v[digit] for v in table)), flow)
-            whole = (whole / RADIX).floor()
-        if self.stable:
+        inside = steps.clamp(max=self._end * (1 - 2**-53))
+        whole = inside.detach().floor()
+        digit = whole if self._coarse is None else whole.remainder(self.fine)
+        rows = self._table.index_select(0, digit.long())
+        u = inside - whole + torch.where(steps >= self._end, self._beyond, 0.0)
+        u = powers(u, SHORT).reshape(-1, *(1,) * (rows.dim() - 3), 1, SHORT)
+        flow = self._flow((u @ rows).squeeze(-2))
+        if self._coarse is None:
             return flow
-        beyond = steps >= end
-        return Flow(*(_nan_where(beyond, v) for v in flow))
+        digit = (whole / self.fine).long()
+        return compose(Flow(*(v.index_select(0, digit) for v in self._coarse)), flow)
 
 
-def _nan_where(mask: Tensor, value: Tensor) -> Tensor:
-    return value.masked_fill(mask.reshape(mask.shape + (1,) * (value.dim() - 1)), torch.nan)
+def _generator(A: Tensor, b: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
+    """The linear equation for the entries (Φ, m, Σ, 1), row by row, and its start."""
+    k, sides = A.shape[-1], A.shape[:-2]
+    eye = torch.eye(k, dtype=A.dtype, device=A.device)
+    left = torch.einsum("...ij,mn->...imjn", A, eye).flatten(-2).flatten(-3, -2)
+    right = torch.einsum("ij,...mn->...imjn", eye, A).flatten(-2).flatten(-3, -2)
+    wide = 2 * k * k + k + 1
+
+    def rows(before: int, *blocks: Tensor) -> Tensor:
+        middle = torch.cat(blocks, -1)
+        return torch.nn.functional.pad(middle, (before, wide - before - middle.shape[-1]))
+
+    drive = torch.cat([b.new_zeros(*sides, k, k * k), b.unsqueeze(-1)], -1)
+    spread = torch.cat([left + right, G.flatten(-2).unsqueeze(-1)], -1)
+    parts = [rows(0, left), rows(k * k, A, drive), rows(k * k + k, spread)]
+    matrix = torch.cat([*parts, b.new_zeros(*sides, 1, wide)], -2)
+    start = torch.cat([eye.flatten(), b.new_zeros(k + k * k), b.new_ones(1)])
+    return matrix, start.expand(*sides, wide)
 
 
-def _at(table: Flow, index: int) -> Flow:
-    return Flow(*(v[index] for v in table))
+def _taylor(matrix: Tensor) -> Tensor:
+    """The matrices :math:`M^n / n!` for n < SHORT, on dimension −3."""
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    terms = [eye.expand(matrix.shape)]
+    for n in range(1, SHORT):
+        terms.append(terms[-1] @ matrix / n)
+    return torch.stack(terms, -3)
 
 
-def _multiples(base: Flow) -> Flow:
-    """The flows of 0 … RADIX − 1 times a flow, by doubling."""
-    eye = torch.eye(base.phi.shape[-1], dtype=base.phi.dtype, device=base.phi.device)
-    still = Flow(eye.expand(base.phi.shape), 0 * base.mean, 0 * base.cov)
-    table = Flow(*(torch.stack(pair) for pair in zip(still, base, strict=True)))
-    while table.phi.shape[0] < RADIX:
-        top = compose(_at(table, -1), base)
-        more = compose(table, Flow(*(v.unsqueeze(0) for v in top)))
-        table = Flow(*(torch.cat(pair) for pair in zip(table, more, strict=True)))
-    return table
+def _orbit(
+    step: Tensor, start: Tensor, most: int, enough: Callable[[Tensor], bool] | None
+) -> tuple[Tensor, Tensor]:
+    """The vectors M^j w for j < n, by doubling, shape (n, *sides, d), and M^n."""
+    rows = start.unsqueeze(0)
+    while rows.shape[0] < most and not (enough and enough(times_vector(step, start))):
+        rows, step = torch.cat([rows, times_vector(step, rows)]), step @ step
+    return rows, step
 
 
 class Varying:
@@ -240,7 +280,7 @@ class Varying:
         while flow.phi.shape[0] > 1:
             odd, even = (Flow(*(v[i::2] for v in flow)) for i in (0, 1))
             flow = compose(odd, even)
-        return _at(flow, 0)
+        return Flow(*(v[0] for v in flow))
 
     def _polynomial(self, values: Tensor, shape: torch.Size) -> list[Tensor]:
         """The coefficients in u on each panel, from values at the nodes of all panels."""
@@ -254,7 +294,8 @@ class Varying:
 def cholesky(cov: Tensor) -> Tensor:
     r"""The lower factor L of :math:`\Sigma = L L^\top`, accurate in each entry of a graded Σ.
 
-    Σ is brought to unit diagonal first. A zero on the diagonal of Σ gives a row of zeros.
+    Entry by entry: scaling coordinates scales results and their rounding alike. A pivot that is
+    zero becomes 1e-150, so that roots have gradients and inverses exist.
 
     Arguments:
         cov: Shape (*batch, k, k), float64.
@@ -262,28 +303,27 @@ def cholesky(cov: Tensor) -> Tensor:
     Returns:
         The same shape; nan where Σ is not positive semi-definite.
     """
-    size = cov.shape[-1]
-    variance = cov.diagonal(dim1=-2, dim2=-1)
-    empty = variance == 0
-    std = torch.where(empty, torch.ones_like(variance), variance).sqrt()
-    unit = cov / (std.unsqueeze(-1) * std.unsqueeze(-2))
-    L: list[list[Tensor]] = []
-    for i in range(size):
+    rows: list[list[Tensor]] = []
+    for i in range(cov.shape[-1]):
         row: list[Tensor] = []
         for j in range(i):
-            rest = unit[..., i, j] - sum_of([row[m] * L[j][m] for m in range(j)] or [_none(unit)])
-            row.append(_ratio(rest, L[j][j]))
-        rest = unit[..., i, i] - sum_of([v * v for v in row] or [_none(unit)])
-        row.append(_root(rest))
-        L.append(row)
-    return _lower(L) * std.unsqueeze(-1)
+            row.append(_less(cov[..., i, j], row, rows[j]) / rows[j][j])
+        rows.append([*row, (_less(cov[..., i, i], row, row) + TINY).sqrt()])
+    return _lower(rows)
+
+
+def _less(value: Tensor, a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """A number minus the product of two vectors, as far as both reach."""
+    for left, right in zip(a, b, strict=False):
+        value = value - left * right
+    return value
 
 
 def add_columns(L: Tensor, columns: Tensor) -> Tensor:
     r"""The lower factor of :math:`L L^\top + C C^\top`, by rotations.
 
     Arguments:
-        L: Lower factor, shape (*batch, k, k).
+        L: Lower factor with positive diagonal, shape (*batch, k, k).
         columns: C, shape (*batch, k, n).
     """
     size = L.shape[-1]
@@ -291,9 +331,11 @@ def add_columns(L: Tensor, columns: Tensor) -> Tensor:
     for c in range(columns.shape[-1]):
         w = [columns[..., i, c] for i in range(size)]
         for j in range(size):
-            radius = torch.hypot(rows[j][j], w[j])
-            cos, sin = _ratio(rows[j][j], radius, 1.0), _ratio(w[j], radius)
-            rows[j][j] = radius
+            pivot = rows[j][j]
+            rows[j][j] = radius = (pivot.square() + w[j].square()).sqrt()
+            if j == size - 1:
+                break
+            cos, sin = pivot / radius, w[j] / radius
             for i in range(j + 1, size):
                 a, v = rows[i][j], w[i]
                 rows[i][j], w[i] = cos * a + sin * v, cos * v - sin * a
@@ -303,13 +345,22 @@ def add_columns(L: Tensor, columns: Tensor) -> Tensor:
 def triangular(columns: Tensor) -> Tensor:
     r"""The lower factor of :math:`C C^\top` for C of shape (*batch, k, n)."""
     size = columns.shape[-2]
-    return add_columns(columns.new_zeros(*columns.shape[:-1], size), columns)
+    eye = torch.eye(size, dtype=columns.dtype, device=columns.device)
+    return add_columns((TINY**0.5 * eye).expand(*columns.shape[:-1], size), columns)
 
 
 def lower_inverse(L: Tensor) -> Tensor:
     """The inverse of lower triangular matrices, by forward substitution."""
-    eye = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device).expand(L.shape)
-    return torch.linalg.solve_triangular(L, eye, upper=False)
+    size = L.shape[-1]
+    if size > 4:
+        eye = torch.eye(size, dtype=L.dtype, device=L.device).expand(L.shape)
+        return torch.linalg.solve_triangular(L, eye, upper=False)
+    rows: list[list[Tensor]] = []
+    for i in range(size):
+        pivot = 1 / L[..., i, i]
+        row = [-pivot * sum_of(L[..., i, m] * rows[m][j] for m in range(j, i)) for j in range(i)]
+        rows.append([*row, pivot])
+    return _lower(rows)
 
 
 def lyapunov(A: Tensor, G: Tensor) -> Tensor:
@@ -323,24 +374,7 @@ def lyapunov(A: Tensor, G: Tensor) -> Tensor:
     return (S + S.mT) / 2
 
 
-def _none(matrix: Tensor) -> Tensor:
-    return torch.zeros_like(matrix[..., 0, 0])
-
-
-def _root(value: Tensor) -> Tensor:
-    """The square root, zero at zero with a zero gradient."""
-    zero = value == 0
-    return torch.where(zero, value, torch.where(zero, torch.ones_like(value), value).sqrt())
-
-
-def _ratio(a: Tensor, b: Tensor, otherwise: float = 0.0) -> Tensor:
-    """a / b, and a given number at b = 0."""
-    zero = b == 0
-    safe = torch.where(zero, torch.ones_like(b), b)
-    return torch.where(zero, torch.full_like(a, otherwise), a / safe)
-
-
 def _lower(rows: list[list[Tensor]]) -> Tensor:
     size, zero = len(rows), torch.zeros_like(rows[0][0])
-    full = [[*row, *[zero] * (size - len(row))] for row in rows]
-    return torch.stack([torch.stack(row, -1) for row in full], -2)
+    full = [entry for row in rows for entry in [*row, *[zero] * (size - len(row))]]
+    return torch.stack(full, -1).reshape(*zero.shape, size, size)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .. import clock, heads
 from ..likelihood import elbo
-from ..process import Process, Product
+from ..process import Mixture, Process, Product, batch_size
 from ..solve import Unsolved
 from ..terms import Death, Linear, Noise, Replace, one_hot
 from .data import Categories, Counts, Kind, Reals
@@ -85,12 +85,17 @@ def encoding_for(process: Process, data: Description) -> Encoding:
     Raises:
         ValueError: If they cannot, with what each attempt met.
     """
+    if any(isinstance(part, Mixture) for part in process.modules()):
+        raise ValueError(
+            f"the state of {process!r} holds a label that says which process runs, and "
+            f"{data.name} has none: train the processes of the mixture one by one"
+        )
     if isinstance(process, Product):
         return _table_for(process, data)
     refusals = []
     for encoding in _encodings(process, data):
         try:
-            process.check_state(encoding.encode(examples(data)), "x_0")
+            process.check_data(encoding.encode(examples(data)), "x_0")
             return encoding
         except ValueError as error:
             refusals.append(f"as {type(encoding).__name__.removeprefix('As').lower()}: {error}")
@@ -145,6 +150,10 @@ def states_for(process: Process) -> State:
     """
     if isinstance(process, Product):
         return {name: states_for(part) for name, part in process.parts.items()}
+    if isinstance(process, Mixture):
+        state = states_for(process.members[0])  # type: ignore[arg-type]
+        label = torch.arange(batch_size(state)) % len(process.members)
+        return {"label": label, "state": state}
     (leaf, *_) = process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
     support = leaf.core.support
     top = float(getattr(support, "upper_bound", 5))
@@ -232,7 +241,7 @@ def _heads(encoding: Encoding, kind: Kind) -> Iterator[heads.Head]:
         yield from (posterior, leave_one_out) if absent else (leave_one_out, posterior)
         yield heads.Ratio()
     else:
-        yield from (heads.Epsilon(), heads.Score())
+        yield from (heads.Epsilon(), heads.Velocity(), heads.Mean(), heads.Score())
 
 
 class _Zeros(nn.Module):

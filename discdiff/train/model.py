@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import heads
-from ..likelihood import elbo, reconstruction, stop_for
-from ..loss import loss
+from ..likelihood import elbo, prior_kl, reconstruction, stop_for
+from ..loss import learns, loss
 from ..nn import MLP, Category, Column, Columns, Local, Number, Standardise, Tokens, Waves
 from ..process import Process, Product
 from ..sample import sample
 from ..steppers import Stepper
-from ..times import Blend, Density, time_density, times
+from ..times import Blend, Density, require_reach, time_density, times
 from ..validation import validate
 from .data import Reals
 from .declare import encoding_for, examples, head_for, outputs_of
@@ -33,19 +33,17 @@ class Model(nn.Module):
     model needs for an item, divided by the number of its entries.
 
     Arguments:
-        process: The process.
+        process: The process. If it has parameters (`dd.learn`), they are trained with the network.
         data: What is known of the data.
         settings: The size of the network.
 
     Raises:
-        ValueError: If the data cannot be states of the process, or the process has parameters.
+        ValueError: If the data cannot be states of the process.
         Unsolved: If no head determines its reversal.
     """
 
     def __init__(self, process: Process, data: Description, settings: Settings) -> None:
         super().__init__()
-        if any(p.requires_grad for p in process.parameters()):
-            raise ValueError("the process itself has parameters; only its network is trained here")
         self.process, self.data = process, data
         self.encoding = encoding_for(process, data)
         self.head = head_for(process, self.encoding, data)
@@ -88,17 +86,25 @@ class Model(nn.Module):
         """Compares all items with the support of the process.
 
         Raises:
-            ValueError: If one lies outside.
+            ValueError: If one lies outside, or the process is too slow for its clock.
         """
         for some in values.split(CHUNK):
             validate(self.process, self.encoding.encode(some))
+        require_reach(self.process, self.encoding.encode(values[:CHUNK]))
 
     def loss(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
-        """An unbiased estimate of the bound without its constant, the KL of the prior; (B,)."""
+        """An unbiased estimate of the bound, shape (B,).
+
+        The KL of the prior is a constant, and left out, unless the process is learned.
+        """
         x_0 = self.encoding.encode(values)
-        self._density = self._density or time_density(self.process, self.stop)
+        learned = learns(self.process)
+        if learned or self._density is None:
+            self._density = time_density(self.process, self.stop)
         t, w = times(self.process, x_0, stop=self.stop, density=self._density)
         nats = w * loss(self.process, self.head, x_0, t, context=labels)
+        if learned:
+            nats = nats + prior_kl(self.process, x_0)
         if self.stop > 0:
             nats = nats - reconstruction(self.process, self.head, x_0, self.stop, labels)
         return (nats - self.encoding.log_scale(self.data.event)) / self.unit
@@ -137,7 +143,8 @@ class Model(nn.Module):
                 {k: _column(parts[k], encodings[k], c) for k, c in self.data.columns.items()},
                 **size,
             )
-        outputs, event = outputs_of(self.head, self.encoding), self.data.event
+        outputs = outputs_of(self.head, self.encoding)
+        event = self.process.state_shape((1, *self.data.event))[1:]
         if isinstance(self.encoding, AsCategories):
             tokens = settings.token_dim
             return Tokens(

@@ -51,7 +51,11 @@ class Trainee(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         s = self.settings
-        optimizer = AdamW(self.model.head.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+        # What a process has learned is no weight: zero is not where its numbers should go.
+        process = {"params": list(self.model.process.parameters()), "weight_decay": 0.0}
+        groups = [{"params": list(self.model.head.parameters())}, process]
+        groups = [group for group in groups if group["params"]]
+        optimizer = AdamW(groups, lr=s.lr, weight_decay=s.weight_decay)
         schedule = LambdaLR(optimizer, lambda n: rate_at(n, s.steps, s.warmup))
         return {
             "optimizer": optimizer,
