@@ -266,7 +266,6 @@ def _information_left(process: Process, data: State, weights: Tensor, grid: int)
         size = log_w.shape[0]
         log_p = _log_mixture(process, data, weights, state, one.expand(size))
         x_0 = map_state(lambda v: v.expand(size, *v.shape[1:]), datum)  # noqa: B023
-        zero = torch.zeros(size, dtype=torch.float64)
         own = process._marginal(x_0, one.expand(size)).log_prob(state).double()
         mass = log_w[:, 0].exp()
         total += weights[n] * torch.where(mass > 0, mass * (own - log_p), 0.0).sum()

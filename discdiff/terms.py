@@ -339,7 +339,7 @@ class Langevin(Sum):
 
     Example:
         >>> damped = Langevin([[0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 2.0]], torch.eye(2))
-        >>> damped.limit((1, 2)).base_dist.covariance_matrix[0]
+        >>> damped.limit((1, 2)).covariance_matrix[0]
         tensor([[1., 0.],
                 [0., 1.]])
     """

@@ -29,6 +29,7 @@ References:
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,7 @@ from ..numerics.systems import (
     Varying,
     add_columns,
     cholesky,
+    digits,
     lower_inverse,
     lyapunov,
     times_vector,
@@ -108,7 +110,8 @@ class MatrixGaussian(Engine):
         self.changes = any(v.requires_grad for v in (A, b, G))
         self.stable = not self.varying and _hurwitz(A)
         self.drifting = self.varying or self.changes or bool(b.ne(0).any())
-        self._fixed: Constant | None = None
+        self._kept: list[Constant] = []
+        self.digits = () if self.varying else digits(A[0], self.stable, int(self.changes))
         self.panels = self._resolved() if self.varying else 0
 
     def branch(self) -> str:
@@ -117,7 +120,9 @@ class MatrixGaussian(Engine):
         return f"k = {self.size}, {'stable' if self.stable else 'no limit'}"
 
     def lifted(self, mean: Tensor, factor: Tensor) -> Engine:
-        return MatrixGaussian(self.terms, Auxiliaries(mean, factor))
+        engine = copy(self)  # with the tables of this one
+        engine.auxiliaries = Auxiliaries(mean, factor)
+        return engine
 
     # -- moments -------------------------------------------------------------------------------
 
@@ -137,12 +142,13 @@ class MatrixGaussian(Engine):
 
     def _constant(self, device: torch.device) -> Constant:
         """The tables; kept where the numbers cannot change."""
-        if self._fixed is None or self.changes:
-            A, b, G = (v[0] for v in self._system(torch.zeros(1, device=device).double()))
-            A, G = torch.broadcast_tensors(A, G)
-            b = b.expand(A.shape[:-1])
-            self._fixed = Constant(A, b, G, self.stable, 3 if self.changes else None)
-        return self._fixed
+        if self._kept and not self.changes:
+            return self._kept[0]
+        A, b, G = (v[0] for v in self._system(torch.zeros(1, device=device).double()))
+        A, G = torch.broadcast_tensors(A, G)
+        flows = Constant(A, b.expand(A.shape[:-1]), G, self.stable, self.digits)
+        self._kept[:] = [] if self.changes else [flows]
+        return flows
 
     def flow(self, s: Tensor, t: Tensor) -> Flow:
         """The moments of the transition from s to t, each of shape (B,)."""

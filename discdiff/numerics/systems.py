@@ -35,7 +35,10 @@ from .linalg import NODES, POWERS
 
 TERMS = 24  # of a series over a step of length 1/2 in units of 1/‖A‖: what is left is below 1e-23
 RADIX = 64
-MAX_LEVELS = 4
+FORGOTTEN = 1e-18  # entries of Φ below which nothing is left of the start
+EXPLODED = 1e100  # entries of Φ beyond which no time is tabulated
+LEVELS = 5  # digits of a time for systems that neither forget nor explode
+MAX_LEVELS = 8  # 64⁸ steps: all that a float64 can count
 
 
 class Flow(NamedTuple):
@@ -131,6 +134,40 @@ def sum_of(tensors: object) -> Tensor:
     return first
 
 
+def digits(A: Tensor, stable: bool, spare: int = 0) -> tuple[int, ...]:
+    """The sizes of the tables that a system needs, lowest digit first; looks at values, once.
+
+    A stable system is tabulated until its slowest mode is forgotten, however stiff it is, an
+    unstable one until its fastest mode explodes.
+
+    Arguments:
+        A: Shape (*sides, k, k), float64.
+        stable: Whether all eigenvalues have negative real parts.
+        spare: Digits more than are needed, for numbers that will change.
+
+    Example:
+        >>> digits(torch.tensor([[-1.0]]).double(), True)
+        (64, 64)
+    """
+    A = A.detach()
+    phi, sizes = torch.matrix_exp(A * step_of(A)), []
+    most = MAX_LEVELS if stable else LEVELS
+    while len(sizes) < most:
+        size = 1
+        while size < RADIX and bool((phi.abs() < EXPLODED).all()):
+            phi, size = phi @ phi, 2 * size
+        sizes.append(size)
+        if size < RADIX or (stable and bool((phi.abs() < FORGOTTEN).all())):
+            break
+    return (*sizes, *[RADIX] * (min(spare, MAX_LEVELS - len(sizes)) if stable else 0))
+
+
+def step_of(A: Tensor) -> Tensor:
+    """The step that makes the series short: any number would do, so it has no gradient."""
+    size = A.detach().abs().sum(-1).max()
+    return torch.where(size > 0, 0.5 / size.clamp(min=1e-300), torch.ones_like(size))
+
+
 class Constant:
     r"""Flows of a system whose numbers do not depend on time.
 
@@ -143,53 +180,41 @@ class Constant:
         b: Shape (*sides, k).
         G: Shape (*sides, k, k), positive semi-definite.
         stable: Whether all eigenvalues of A have negative real parts.
-        levels: The number of digits; found if not given, which looks at values.
+        sizes: The sizes of the tables, from `digits`.
 
     Example:
         >>> A = torch.tensor([[-0.5]], dtype=torch.float64)
-        >>> flow = Constant(A, torch.zeros(1).double(), -2 * A, True)(torch.tensor([2.0]).double())
+        >>> flows = Constant(A, torch.zeros(1).double(), -2 * A, True, digits(A, True))
+        >>> flow = flows(torch.tensor([2.0]).double())
         >>> flow.phi.squeeze(), flow.cov.squeeze()
         (tensor(0.3679, dtype=torch.float64), tensor(0.8647, dtype=torch.float64))
     """
 
     def __init__(
-        self, A: Tensor, b: Tensor, G: Tensor, stable: bool, levels: int | None = None
+        self, A: Tensor, b: Tensor, G: Tensor, stable: bool, sizes: tuple[int, ...]
     ) -> None:
-        size = A.detach().abs().sum(-1).max()
-        # The step is any number that makes the series short, and is not differentiated.
-        self.step = torch.where(size > 0, 0.5 / size.clamp(min=1e-300), torch.ones_like(size))
-        self.stable = stable
+        self.step, self.stable = step_of(A), stable
+        self.end = float(sizes[-1] * RADIX ** (len(sizes) - 1))
         self._series = series([A], [b], [G], self.step)
         self._tables: list[Flow] = []
         base = self._series.end()
-        while len(self._tables) < (levels or MAX_LEVELS):
-            table = _multiples(base)
-            self._tables.append(table)
-            base = compose(_at(table, -1), base)
-            if levels is None and stable and bool((base.phi.abs() < 1e-18).all()):
-                break
-
-    @property
-    def levels(self) -> int:
-        """The number of digits."""
-        return len(self._tables)
+        for level, size in enumerate(sizes):
+            if level:
+                base = compose(_at(self._tables[-1], -1), base)
+            self._tables.append(_multiples(base, size))
 
     def __call__(self, tau: Tensor) -> Flow:
         """The flows over times of shape (B,), with shapes (B, *sides, …)."""
-        end = float(RADIX**self.levels)
         steps = tau / self.step
-        if self.stable:
-            steps = steps.clamp(max=end * (1 - 2**-53))
+        beyond = steps >= self.end
+        steps = steps.clamp(max=self.end * (1 - 2**-53))
         whole = steps.detach().floor()
         flow = self._series.at(steps - whole)
         for table in self._tables:
             digit = whole.remainder(RADIX).long()
             flow = compose(Flow(*(v[digit] for v in table)), flow)
             whole = (whole / RADIX).floor()
-        if self.stable:
-            return flow
-        beyond = steps >= end
-        return Flow(*(_nan_where(beyond, v) for v in flow))
+        return flow if self.stable else Flow(*(_nan_where(beyond, v) for v in flow))
 
 
 def _nan_where(mask: Tensor, value: Tensor) -> Tensor:
@@ -200,12 +225,13 @@ def _at(table: Flow, index: int) -> Flow:
     return Flow(*(v[index] for v in table))
 
 
-def _multiples(base: Flow) -> Flow:
-    """The flows of 0 … RADIX − 1 times a flow, by doubling."""
+def _multiples(base: Flow, size: int) -> Flow:
+    """The flows of 0 … size − 1 times a flow, by doubling."""
     eye = torch.eye(base.phi.shape[-1], dtype=base.phi.dtype, device=base.phi.device)
-    still = Flow(eye.expand(base.phi.shape), 0 * base.mean, 0 * base.cov)
+    zeros = torch.zeros_like(base.mean), torch.zeros_like(base.cov)
+    still = Flow(eye.expand(base.phi.shape), *zeros)
     table = Flow(*(torch.stack(pair) for pair in zip(still, base, strict=True)))
-    while table.phi.shape[0] < RADIX:
+    while table.phi.shape[0] < size:
         top = compose(_at(table, -1), base)
         more = compose(table, Flow(*(v.unsqueeze(0) for v in top)))
         table = Flow(*(torch.cat(pair) for pair in zip(table, more, strict=True)))
