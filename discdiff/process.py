@@ -631,6 +631,15 @@ class LiftedSum(Generator):
         lift: Any = self.lift
         return self.core.engine.lifted(lift.mean, lift.factor)  # type: ignore[union-attr]
 
+    def check_data(self, x_0: State, name: str) -> State:
+        return self.lift.check_data(x_0, name)
+
+    def to_data(self, x: State) -> State:
+        return self.lift.to_data(x)
+
+    def state_shape(self, shape: Shape) -> Shape:
+        return self.lift.state_shape(shape)
+
     def __repr__(self) -> str:
         return repr(self.core)
 

@@ -167,6 +167,11 @@ class Field(Drift):
 class LinearDrift(Drift):
     r"""Motion :math:`(A x + b)\, dt` with declared A and b, which engines read."""
 
+    @property
+    def event_axes(self) -> int:
+        """How many last axes of a state belong to one entry."""
+        return int(self.is_matrix())
+
     @abstractmethod
     def system(self, t: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """A and b at own times (n,) as matrices (n or 1, *sides, k, k) and vectors (n or 1, k)."""
@@ -182,6 +187,11 @@ class LinearDrift(Drift):
 
 class WhiteNoise(Diffusion):
     r"""Noise :math:`B\, dW` with declared B, which engines read."""
+
+    @property
+    def event_axes(self) -> int:
+        """How many last axes of a state belong to one entry."""
+        return int(self.is_matrix())
 
     @abstractmethod
     def matrix(self, t: Tensor, size: int) -> Tensor:

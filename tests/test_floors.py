@@ -24,6 +24,7 @@ FLOORS = (
         "metrics",
         "sample",
         "simulate",
+        "sites",
         "steppers",
         "testing",
     },  # the verbs

@@ -49,6 +49,7 @@ from ..numerics.systems import (
     digits,
     lower_inverse,
     lyapunov,
+    sum_of,
     times_vector,
     triangular,
 )
@@ -60,6 +61,7 @@ from .correlated import Correlated
 from .gaussian import Gaussian, normal
 
 PANELS = (4, 8, 16, 32, 64, 128)
+MANY = 512  # spans of time, of which some will be equal
 
 
 @dataclass(frozen=True)
@@ -127,26 +129,25 @@ class MatrixGaussian(Engine):
     # -- moments -------------------------------------------------------------------------------
 
     def _system(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A, b and G at times (n,), each with n or 1 in front."""
-        eye = torch.eye(self.size, dtype=torch.float64, device=t.device)
-        A, G = 0 * eye.unsqueeze(0), 0 * eye.unsqueeze(0)
-        b = torch.zeros(1, self.size, dtype=torch.float64, device=t.device)
-        for drift in self.drifts:
-            matrix, vector = drift.system(t, self.size)
-            A, b = A + drift.scale * matrix, b + drift.scale * vector
-        for noise in self.noises:
-            B = noise.matrix(t, self.size)
-            G = G + noise.scale * (B @ B.mT)
-        b, G = b.expand(*A.shape[1:-2], self.size) if A.dim() > 3 else b, G
-        return A, b, G
+        """A, b and G at times (n,), with n or 1 in front and the same sides behind."""
+        k, zero = self.size, torch.zeros((), dtype=torch.float64, device=t.device)
+        pairs = [(drift.scale, *drift.system(t, k)) for drift in self.drifts]
+        roots = [(noise.scale, noise.matrix(t, k)) for noise in self.noises]
+        As = [zero.expand(1, k, k), *(scale * A for scale, A, _ in pairs)]
+        Gs = [zero.expand(1, k, k), *(scale * (B @ B.mT) for scale, B in roots)]
+        axes = max(v.dim() for v in (*As, *Gs)) - 1
+        A, G = (sum_of(_behind(v, axes) for v in vs) for vs in (As, Gs))
+        b = sum_of([zero.expand(1, k), *(scale * b for scale, _, b in pairs)])
+        sides = torch.broadcast_shapes(A.shape[1:-2], G.shape[1:-2])
+        A, G = (v.expand(-1, *sides, -1, -1) for v in (A, G))
+        return A, _behind(b, axes - 1).expand(-1, *sides, -1), G
 
     def _constant(self, device: torch.device) -> Constant:
         """The tables; kept where the numbers cannot change."""
         if self._kept and not self.changes:
             return self._kept[0]
         A, b, G = (v[0] for v in self._system(torch.zeros(1, device=device).double()))
-        A, G = torch.broadcast_tensors(A, G)
-        flows = Constant(A, b.expand(A.shape[:-1]), G, self.stable, self.digits)
+        flows = Constant(A, b, G, self.stable, self.digits)
         self._kept[:] = [] if self.changes else [flows]
         return flows
 
@@ -156,7 +157,15 @@ class MatrixGaussian(Engine):
             return Flow(*(v.expand(len(t), *v.shape[1:]) for v in self.flow(s[:1], t[:1])))
         if not self.varying:
             return self._constant(t.device)(span(s, t))
-        return Varying(self._system, self.panels)(s, t)
+        return self._varying(s, t)
+
+    def _varying(self, s: Tensor, t: Tensor) -> Flow:
+        """The flows of functions of time; where many are asked for, each span of time once."""
+        flows = Varying(self._system, self.panels)
+        if len(t) < MANY or s.requires_grad or t.requires_grad or torch.compiler.is_compiling():
+            return flows(s, t)
+        spans, which = torch.stack([s, t]).unique(dim=1, return_inverse=True)
+        return Flow(*(v[which] for v in flows(*spans)))
 
     def _resolved(self) -> int:
         """The number of panels with which the functions are resolved on [0, 1]."""
@@ -311,9 +320,11 @@ class MatrixGaussian(Engine):
 
     def _gain(self, t: Tensor) -> Tensor:
         r""":math:`B^\top L^{-\top}`: which noise the loss sees, shape (B, *sides, r, k)."""
-        parts = [noise.scale.sqrt() * noise.matrix(t, self.size) for noise in self.noises]
-        B = torch.cat([p.expand(len(t), *p.shape[1:]) for p in parts], -1)
-        return (lower_inverse(self.kernel(t).factor) @ B).mT
+        inverse = lower_inverse(self.kernel(t).factor)
+        roots = [noise.scale.sqrt() * noise.matrix(t, self.size) for noise in self.noises]
+        roots = [_behind(B, inverse.dim() - 1) for B in roots]
+        B = torch.cat([B.expand(len(t), *inverse.shape[1:-1], -1) for B in roots], -1)
+        return (inverse @ B).mT
 
     def kl_rate(
         self, target: Any, estimate: Any, x: Tensor, t: Tensor
@@ -356,6 +367,12 @@ class MatrixGaussian(Engine):
             rate = self.coefficient(tau) * z.sigmoid()
         low = torch.where(z < -12, ((z + 12) / 2).exp(), torch.ones_like(z))
         return rate * (-z).sigmoid() * low + (-(z.abs() / 2)).exp() / 8
+
+
+def _behind(value: Tensor, axes: int) -> Tensor:
+    """Numbers per time with this many axes behind the first, ones in front of their own."""
+    gap = (1,) * (axes + 1 - value.dim())
+    return value.reshape(value.shape[:1] + gap + value.shape[1:])
 
 
 def _half_square(gain: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -126,9 +126,9 @@ def series(A: list[Tensor], b: list[Tensor], G: list[Tensor], h: Tensor) -> Seri
     return Series(torch.stack(phi), torch.stack(mean), torch.stack(cov))
 
 
-def sum_of(tensors: object) -> Tensor:
+def sum_of(tensors: Iterable[Tensor]) -> Tensor:
     """The sum of at least one tensor."""
-    first, *rest = tensors  # type: ignore[misc]
+    first, *rest = tensors
     for tensor in rest:
         first = first + tensor
     return first
@@ -340,12 +340,13 @@ def lower_inverse(L: Tensor) -> Tensor:
 
 def lyapunov(A: Tensor, G: Tensor) -> Tensor:
     r"""The solution S of :math:`A S + S A^\top + G = 0`, for A and G of shape (*sides, k, k)."""
+    A, G = torch.broadcast_tensors(A, G)
     size = A.shape[-1]
     eye = torch.eye(size, dtype=A.dtype, device=A.device)
     left = torch.einsum("...ij,mn->...imjn", A, eye)
     right = torch.einsum("ij,...mn->...imjn", eye, A)
     both = (left + right).flatten(-2).flatten(-3, -2)
-    S = torch.linalg.solve(both, -G.flatten(-2)).reshape(G.shape)
+    S = torch.linalg.solve(both, -G.flatten(-2).unsqueeze(-1)).reshape(G.shape)
     return (S + S.mT) / 2
 
 
