@@ -265,7 +265,8 @@ def _effort(process: Process, x: State, exact: bool) -> dict[str, Any]:
     core = leaves[0].core
     if isinstance(core.engine, MatrixGaussian):
         shape = process.state_shape(tuple(first_tensor(x).shape))
-        return {"nodes": 181, "grid": 193 if len(shape) == 2 else 65, "across": across}
+        fine = {"nodes": 181, "grid": 193} if len(shape) == 2 else {"nodes": 161, "grid": 57}
+        return {**fine, "across": across}
     if core.terms[0].categorical:
         return {"nodes": 361}
     if any(getattr(term, "event_axes", 0) for term in core.terms):
