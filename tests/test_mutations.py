@@ -298,11 +298,11 @@ def mutate(process, verb, mutant):
     """Plants a mutant in the engine of a process with one leaf."""
     lifted = isinstance(core(process), LiftedSum)
     engine = (core(process).core if lifted else core(process)).engine
-    if lifted:
+    if not lifted or verb in ("transition", "limit"):
+        plant(engine, verb, mutant)  # a lift copies these from the engine below
+    else:
         lift = engine.lifted
         engine.lifted = lambda *law: plant(lift(*law), verb, mutant)
-    if not lifted or verb in ("transition", "limit"):
-        plant(engine, verb, mutant)
 
 
 def plant(engine, verb, mutant):
