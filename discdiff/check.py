@@ -176,7 +176,9 @@ def clock_error(clock: Any) -> float:
 
 def _whole_rows(process: Process, x: State, head: Head | None) -> list[Row]:
     """The laws that join data, marginals, reversal, loss and time."""
-    data = _few(process, x)
+    leaves = list(process.leaves(torch.full((1,), 0.5, dtype=torch.float64)))
+    vectors = any(isinstance(leaf.core.engine, MatrixGaussian) for leaf in leaves)
+    data = _few(process, x, 2 if vectors else 3)  # two vectors differ along one line
     rows = [
         _measured("reversal", "", QUANTILE, lambda: _reversal(process, data)),
         _measured("sum over parts", "", 1e-8, lambda: _sum_over_parts(process, data)),
@@ -187,8 +189,8 @@ def _whole_rows(process: Process, x: State, head: Head | None) -> list[Row]:
     return rows
 
 
-def _few(process: Process, x: State, count: int = 3) -> State:
-    """At most three distinct examples."""
+def _few(process: Process, x: State, count: int) -> State:
+    """At most so many distinct examples."""
     keep: list[int] = []
     for n in range(batch_size(x)):
         new = all(not all(bool((a[n] == a[m]).all()) for a in _tensors(x)) for m in keep)
@@ -265,7 +267,7 @@ def _effort(process: Process, x: State, exact: bool) -> dict[str, Any]:
     core = leaves[0].core
     if isinstance(core.engine, MatrixGaussian):
         shape = process.state_shape(tuple(first_tensor(x).shape))
-        fine = {"nodes": 181, "grid": 193} if len(shape) == 2 else {"nodes": 161, "grid": 57}
+        fine = {"nodes": 361, "grid": 193} if len(shape) == 2 else {"nodes": 161, "grid": 57}
         return {**fine, "across": across}
     if core.terms[0].categorical:
         return {"nodes": 361}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from market import MARKET, Entry
 import discdiff as dd
 from discdiff import solve
 from discdiff.process import map_state
-from discdiff.testing import clocks, processes, rate_matrices, simplexes, times
+from discdiff.testing import clocks, processes, rate_matrices, simplexes, times, vectors
 
 SETTINGS = settings(
     deadline=None,
@@ -39,6 +40,21 @@ def test_random_processes(start):
     @seed(start)
     @settings(SETTINGS, derandomize=False, max_examples=20)
     @given(processes())
+    def laws_hold(drawn):
+        process, x = drawn
+        report = dd.check(process, x)
+        assert report, f"{process!r} at {x}\n{report}"
+
+    laws_hold()
+
+
+@pytest.mark.parametrize("start", range(int(os.environ.get("VECTOR_RUNS", "2"))))
+def test_random_vectors(start):
+    """Twenty systems (Q, D, S) each, of up to four coordinates; VECTOR_RUNS=10 holds 200."""
+
+    @seed(start)
+    @settings(SETTINGS, derandomize=False, max_examples=20)
+    @given(vectors())
     def laws_hold(drawn):
         process, x = drawn
         report = dd.check(process, x)

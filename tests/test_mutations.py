@@ -269,7 +269,13 @@ VECTORS = [
     ("limit", "×1.01", limit_wide),
 ]
 
-CLOSED = {"MatrixGaussian", "MatrixGaussian, lifted", "Gaussian", "Replacement, mask", "PureDeath"}  # engines with a closed integrand
+CLOSED = {
+    "MatrixGaussian",
+    "MatrixGaussian, lifted",
+    "Gaussian",
+    "Replacement, mask",
+    "PureDeath",
+}  # engines with a closed integrand
 NO_FORM = "there is no closed form: the sum over terms is used"
 NO_TIME = "the posterior of known atoms is read, which no longer depends on the time"
 NO_FACTOR = "the posterior is read state by state: there is no number to be scaled"
