@@ -132,7 +132,7 @@ class Site(ABC):
         target, estimate = Data(self.x), exact(x_t, self.t)
         whole = kl_rate(leaf, target, estimate, x_t)
         parts = sum_over_terms(leaf, target, estimate, x_t)
-        return max(apart(whole, parts), float((-whole).clamp(min=0).max()))
+        return max(apart(whole, parts), _size((-whole).clamp(min=0)))
 
     def _log_marginal(self, x: Tensor) -> Tensor:
         count = self.x.shape[0]
@@ -167,7 +167,7 @@ class Site(ABC):
             left = laws.kl(self.noisy(self.x, one), self.core._limit(shape))
         except (NotImplementedError, ValueError):
             return ""
-        return f"KL left at t = 1: {float(left.mean()):.1e} nats"
+        return f"KL left at t = 1: {float(left.detach().mean()):.1e} nats"
 
 
 class Entries(Site):
@@ -216,7 +216,7 @@ class Entries(Site):
             moved = (_exp(log_p) * weight * self.generator(f, y)).sum(0).detach()
             moved = moved.reshape(moved.shape[0], -1).sum(1)
             scale = 1 + moved.abs() + mean.detach().abs().reshape(len(slope), -1).sum(1)
-            worst = max(worst, float(((slope - moved) / scale).abs().max()))
+            worst = max(worst, _size((slope - moved) / scale))
         return worst
 
     def _measure(self, y: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ class Entries(Site):
 
     def normalisation(self) -> float:
         both = [self.law(self.x, self.zero, self.t), self.law(self.x, self.s, self.t)]
-        return max(float((self.points(p)[1].exp().sum(0) - 1).abs().max()) for p in both)
+        return max(_size(self.points(p)[1].exp().sum(0) - 1) for p in both)
 
     def limit(self) -> tuple[float, str]:
         law = _entries(self.core._limit(tuple(self.x.shape)), self.axes)
@@ -306,7 +306,7 @@ class Entries(Site):
         if not self.core.support.is_discrete:
             u = (draws - law.mean) / law.variance.sqrt().clamp(min=1e-300)
             fits = [u.mean(0) * DRAWS**0.5, (u.square().mean(0) - 1) * (DRAWS / 2) ** 0.5]
-            return max(float(v.abs().max()) for v in fits)
+            return max(_size(v) for v in fits)
         y, log_p = self.points(law)
         p = log_p.exp()[:, 0]
         same = draws.unsqueeze(0) == y
@@ -336,16 +336,16 @@ class Entries(Site):
             moved = torch.where(_like(allowed, moved), moved, x)
             true = (self._log_marginal(moved) - here).exp()
             error = (ratio[(*entry, m)] - true) / (1 + true)
-            worst = max(worst, float(torch.where(allowed, error, 0.0).abs().max()))
+            worst = max(worst, _size(torch.where(allowed, error, 0.0)))
         return worst
 
     def decoder(self) -> float:
         x_t = self.core._transition(self.x, self.zero, self.t).sample()
         law = _entries(self._decoded(x_t, self.t), self.axes)
-        error = float((self.points(law)[1].exp().sum(0) - 1).abs().max())
+        error = _size(self.points(law)[1].exp().sum(0) - 1)
         soon = torch.full_like(self.t, SOON)
         if self.core.support.is_discrete:
-            return max(error, float(-self._decoded(self.x, soon).log_prob(self.x).min()))
+            return max(error, _size(self._decoded(self.x, soon).log_prob(self.x)))
         x = self.x.detach().requires_grad_(True)
         forward = self.core._transition(x, self.zero, soon)
         (phi,) = torch.autograd.grad(forward.mean.sum(), x)
@@ -502,7 +502,7 @@ class Vectors(Site):
         if self.lift is None:
             error = _excess(_entries(law, 1))
         else:
-            error = float((points(_entries(law, 0), law.support)[1].exp().sum(0) - 1).abs().max())
+            error = _size(points(_entries(law, 0), law.support)[1].exp().sum(0) - 1)
         soon = torch.full_like(self.t, SHORTLY)
         x = self.x.detach().requires_grad_(True)
         forward = self.noisy(x, soon)
@@ -521,7 +521,7 @@ class Vectors(Site):
         alone = self.noisy(self.x[one], self.t[one]).log_prob(y[one])
         error = apart(alone, law.log_prob(y)[one])
         A, _, _ = self.engine._system(self.t)
-        steps = 2 * float((A.abs().sum(-1).amax() * (self.t - self.s)).max())
+        steps = 2 * _size(A.abs().sum(-1).amax() * (self.t - self.s))
         if steps > 1024:
             return error, "too stiff for panels"
         panels = 2 * max(self.engine.panels, 1 << max(3, math.ceil(math.log2(steps + 1))))
@@ -566,7 +566,7 @@ def _unlike(found: Moments, goal: Moments) -> float:
     std = goal[1].diagonal(dim1=-2, dim2=-1).sqrt()
     unit = std.unsqueeze(-1) * std.unsqueeze(-2)
     gaps = (found[0] - goal[0]) / std, (found[1] - goal[1]) / unit
-    return max(float(gap.detach().abs().nan_to_num(torch.inf).max()) for gap in gaps)
+    return max(_size(gap.nan_to_num(torch.inf)) for gap in gaps)
 
 
 def _excess(law: Distribution) -> float:
@@ -587,7 +587,7 @@ def _discrepancy(law: Distribution) -> float:
     eye = torch.eye(cov.shape[-1]).to(cov)
     spread = (white * white.mT).mean(0) - eye
     worst = spread.abs() / (1 + eye).sqrt() * DRAWS**0.5
-    return max(float(white.mean(0).abs().max()) * DRAWS**0.5, float(worst.max()))
+    return max(_size(white.mean(0)) * DRAWS**0.5, _size(worst))
 
 
 KINDS = (
@@ -624,6 +624,11 @@ def apart(a: Tensor, b: Tensor) -> float:
     gap = ((a - b).abs() / (1 + b.abs())).detach()
     both = (a == b) | ((a != a) & (b != b))
     return float(torch.where(both, torch.zeros_like(gap), gap).nan_to_num(torch.inf).max())
+
+
+def _size(values: Tensor) -> float:
+    """The largest absolute value."""
+    return float(values.detach().abs().max())
 
 
 def _draws(law: Callable[[int], Distribution]) -> Tensor:
