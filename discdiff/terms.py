@@ -456,7 +456,7 @@ class Stirring(WhiteNoise):
         return self.recipe.S.shape[-1]
 
     def matrix(self, t: Tensor, size: int) -> Tensor:
-        return cholesky(2 * self.recipe.at("D", t))
+        return cholesky(2 * self.recipe.at("D", t), singular=True)
 
     def mix(self, noise: Tensor, x: Tensor, t: Tensor) -> Tensor:
         return apply_linear(self.matrix(t, x.shape[-1]).expand(len(t), -1, -1), noise, True)

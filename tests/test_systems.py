@@ -103,6 +103,53 @@ def test_factors_are_accurate_entry_by_entry(name):
     assert single < 5e-6
 
 
+DENSE = {
+    "one source, dense Q and S": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.7]],
+    "one source in two coordinates": [[0.0, 0.0, 0.0], [0.0, 0.25, 0.5], [0.0, 0.5, 1.0]],
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("learned", [False, True])
+def test_noise_that_arrives_along_no_axis(name, learned):
+    """Where what noise reaches first is oblique, the factor is found in other coordinates."""
+    Q = [[0.0, -0.54, 0.94], [0.54, 0.0, -1.7], [-0.94, 1.7, 0.0]]
+    S, D = [[1.0, 0.2, 0.0], [0.2, 0.8, 0.1], [0.0, 0.1, 1.5]], DENSE[name]
+    root = torch.tensor(Q, requires_grad=learned)
+    process = dd.Langevin(root, D, S).on(dd.clock.Linear(B0, B1))
+    for variance in (None, 0.04):
+        whole = process if variance is None else process.lift(Normal(0.0, math.sqrt(variance)))
+        start = [0, *[mp.mpf(variance or 0)] * 2]
+        for t in TIMES:
+            law = whole.marginal(torch.zeros(1, *() if variance else (3,)), t)
+            factor = law.factor.detach().reshape(3, 3)
+            _, exact = exact_factor(Q, D, S, t, start)
+            assert worst(factor, exact, entrywise=False) < 1e-12 + 1e-14 / t
+            assert worst(factor.float(), exact) < 5e-6
+    tiny = process.marginal(torch.zeros(1, 3), 1e-15).factor.detach()
+    assert bool((tiny.diagonal(dim1=-2, dim2=-1) > 0).all())
+
+
+def test_gradients_of_noise_that_arrives_along_no_axis():
+    """Also in directions that leave the structure: a second source of noise."""
+    Q = torch.tensor([[0.0, -0.54, 0.94], [0.54, 0.0, -1.7], [-0.94, 1.7, 0.0]])
+    B = torch.tensor([[0.0], [0.5], [1.0]], requires_grad=True)
+    A = (Q.T - torch.eye(3)).requires_grad_(True)
+
+    def value(A, B):
+        law = (dd.Linear(A) + dd.Noise(B)).transition(torch.ones(1, 3), 0.0, 0.3)
+        return law.mean, law.factor
+
+    assert torch.autograd.gradcheck(value, [A, B], atol=1e-6)
+
+
+def test_singular_noise_has_a_factor():
+    u = torch.tensor([0.2, 0.5, 1.0])
+    process = dd.Langevin(torch.zeros(3, 3), torch.outer(u, u) + 0.0, torch.eye(3))
+    noise = process.terms[1].matrix(torch.zeros(1), 3)[0]
+    torch.testing.assert_close(noise @ noise.T, 2 * torch.outer(u, u))
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_batch_of_one_is_batch_of_many(name):
     """Bit for bit: `matrix_exp` picks another degree for a lone matrix."""

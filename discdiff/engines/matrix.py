@@ -49,6 +49,7 @@ from ..numerics.systems import (
     digits,
     lower_inverse,
     lyapunov,
+    staircase,
     sum_of,
     times_vector,
     triangular,
@@ -112,7 +113,8 @@ class MatrixGaussian(Engine):
         self.changes = any(v.requires_grad for v in (A, b, G))
         self.stable = not self.varying and _hurwitz(A)
         self.drifting = self.varying or self.changes or bool(b.ne(0).any())
-        self._kept: list[Constant] = []
+        self._kept: list[tuple[Constant, Tensor | None]] = []
+        self.ranks = None if self.varying or A.dim() > 3 else self._stairs(A[0], G[0])
         self.digits = () if self.varying else digits(A[0], self.stable, int(self.changes))
         self.panels = self._resolved() if self.varying else 0
 
@@ -142,22 +144,46 @@ class MatrixGaussian(Engine):
         A, G = (v.expand(-1, *sides, -1, -1) for v in (A, G))
         return A, _behind(b, axes - 1).expand(-1, *sides, -1), G
 
-    def _constant(self, device: torch.device) -> Constant:
-        """The tables; kept where the numbers cannot change."""
+    def _stairs(self, A: Tensor, G: Tensor) -> tuple[int, ...] | None:
+        """The ranks of the staircase form; None where the coordinates are as good."""
+        stairs = staircase(A, G)
+        return None if stairs.aligned() else stairs.ranks
+
+    def _constant(self, device: torch.device) -> tuple[Constant, Tensor | None]:
+        """The tables, kept where the numbers cannot change, and how their coordinates turn."""
         if self._kept and not self.changes:
             return self._kept[0]
         A, b, G = (v[0] for v in self._system(torch.zeros(1, device=device).double()))
-        flows = Constant(A, b, G, self.stable, self.digits)
+        turn = None
+        if self.ranks:
+            stairs = staircase(A, G, self.ranks)
+            turn, (A, G) = stairs.turn, stairs.systems(A, G)
+            b = times_vector(turn.mT, b)
+        flows = Constant(A, b, G, self.stable, self.digits), turn
         self._kept[:] = [] if self.changes else [flows]
         return flows
 
     def flow(self, s: Tensor, t: Tensor) -> Flow:
         """The moments of the transition from s to t, each of shape (B,)."""
+        return self.moments(s, t)[0]
+
+    def moments(self, s: Tensor, t: Tensor) -> tuple[Flow, Tensor]:
+        """The moments of the transition from s to t, and the factor of the covariance."""
         if s.stride() == t.stride() == (0,) and len(t) > 1:  # one time for the whole batch
-            return Flow(*(v.expand(len(t), *v.shape[1:]) for v in self.flow(s[:1], t[:1])))
-        if not self.varying:
-            return self._constant(t.device)(span(s, t))
-        return self._varying(s, t)
+            flow, factor = self.moments(s[:1], t[:1])
+            every = Flow(*(v.expand(len(t), *v.shape[1:]) for v in flow))
+            return every, factor.expand(every.cov.shape)
+        if self.varying:
+            flow = self._varying(s, t)
+            return flow, cholesky(flow.cov)
+        flows, turn = self._constant(t.device)
+        flow = flows(span(s, t))
+        factor = cholesky(flow.cov)
+        if turn is None:
+            return flow, factor
+        factor = triangular(turn @ factor)
+        mean = times_vector(turn, flow.mean)
+        return Flow(turn @ flow.phi @ turn.mT, mean, factor @ factor.mT), factor
 
     def _varying(self, s: Tensor, t: Tensor) -> Flow:
         """The flows of functions of time; where many are asked for, each span of time once."""
@@ -183,9 +209,9 @@ class MatrixGaussian(Engine):
 
     def kernel(self, t: Tensor) -> Kernel:
         """The law given the data at times of shape (B,)."""
-        flow = self.flow(torch.zeros_like(t), t)
+        flow, factor = self.moments(torch.zeros_like(t), t)
         one = flow.phi[:1] if _repeated(flow.phi) else flow.phi
-        factor = cholesky(flow.cov[: len(one)])
+        factor = factor[: len(one)]
         if self.auxiliaries is None:
             return Kernel(flow.phi, flow.mean, factor.expand(flow.cov.shape))
         side, aux = one[..., 1:], self.auxiliaries
@@ -217,11 +243,11 @@ class MatrixGaussian(Engine):
     # -- laws ----------------------------------------------------------------------------------
 
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        flow = self.flow(s, t)
+        flow, factor = self.moments(s, t)
         centre = self._apply(flow.phi, x)
         if self.drifting:
             centre = centre + self._fit(flow.mean, x, 1)
-        return self._law(centre, cholesky(flow.cov))
+        return self._law(centre, factor)
 
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
         kernel = self.kernel(t)
@@ -240,14 +266,14 @@ class MatrixGaussian(Engine):
 
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         early, late = self.kernel(s), self.kernel(t)
-        flow = self.flow(s, t)
+        flow, noise = self.moments(s, t)
         inverse = lower_inverse(late.factor)
         covariance = early.factor @ early.factor.mT
         gain = covariance @ flow.phi.mT @ inverse.mT @ inverse
         x_0 = self.mean_of(estimate, x, t)
         rest = x - self.centre(x_0, late)
         left = early.factor - gain @ flow.phi @ early.factor
-        factor = triangular(torch.cat([left, gain @ cholesky(flow.cov)], -1))
+        factor = triangular(torch.cat([left, gain @ noise], -1))
         return self._law(self.centre(x_0, early) + self._apply(gain, rest), factor)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:

@@ -38,6 +38,7 @@ RADIX = 64
 FORGOTTEN = 1e-18  # entries of Φ below which nothing is left of the start
 EXPLODED = 1e100  # entries of Φ beyond which no time is tabulated
 LEVELS = 5  # digits of a time for systems that neither forget nor explode
+ROUNDING = 1e-13  # of a pivot of a matrix with unit diagonal
 MAX_LEVELS = 8  # 64⁸ steps: all that a float64 can count
 
 
@@ -277,13 +278,15 @@ class Varying:
 # -- factors --------------------------------------------------------------------------------------
 
 
-def cholesky(cov: Tensor) -> Tensor:
+def cholesky(cov: Tensor, singular: bool = False) -> Tensor:
     r"""The lower factor L of :math:`\Sigma = L L^\top`, accurate in each entry of a graded Σ.
 
     Σ is brought to unit diagonal first. A zero on the diagonal of Σ gives a row of zeros.
 
     Arguments:
         cov: Shape (*batch, k, k), float64.
+        singular: Whether Σ is known to be positive semi-definite and may be singular: pivots
+            that are rounding errors are zero then.
 
     Returns:
         The same shape; nan where Σ is not positive semi-definite.
@@ -300,7 +303,7 @@ def cholesky(cov: Tensor) -> Tensor:
             rest = unit[..., i, j] - sum_of([row[m] * L[j][m] for m in range(j)] or [_none(unit)])
             row.append(_ratio(rest, L[j][j]))
         rest = unit[..., i, i] - sum_of([v * v for v in row] or [_none(unit)])
-        row.append(_root(rest))
+        row.append(_root(torch.where(rest < ROUNDING, 0.0, rest) if singular else rest))
         L.append(row)
     return _lower(L) * std.unsqueeze(-1)
 
@@ -317,7 +320,7 @@ def add_columns(L: Tensor, columns: Tensor) -> Tensor:
     for c in range(columns.shape[-1]):
         w = [columns[..., i, c] for i in range(size)]
         for j in range(size):
-            radius = torch.hypot(rows[j][j], w[j])
+            radius = _hypot(rows[j][j], w[j])
             cos, sin = _ratio(rows[j][j], radius, 1.0), _ratio(w[j], radius)
             rows[j][j] = radius
             for i in range(j + 1, size):
@@ -336,6 +339,60 @@ def lower_inverse(L: Tensor) -> Tensor:
     """The inverse of lower triangular matrices, by forward substitution."""
     eye = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device).expand(L.shape)
     return torch.linalg.solve_triangular(L, eye, upper=False)
+
+
+class Stairs(NamedTuple):
+    r"""Coordinates :math:`y' = T^\top y` in which noise arrives block after block.
+
+    Arguments:
+        turn: T, orthogonal, shape (k, k).
+        ranks: The sizes of the blocks, the one that noise enters first.
+    """
+
+    turn: Tensor
+    ranks: tuple[int, ...]
+
+    def systems(self, A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
+        """A and G in these coordinates, with zeros where noise has not arrived."""
+        block = torch.repeat_interleave(torch.arange(len(self.ranks)), torch.tensor(self.ranks))
+        row, column = block.to(A.device).unsqueeze(1), block.to(A.device)
+        turned = self.turn.mT @ A @ self.turn, self.turn.mT @ G @ self.turn
+        late = row > column + 1, (row > 0) | (column > 0)
+        # What rounding leaves there is taken away; its derivatives are not.
+        A, G = (v - torch.where(z, v, 0.0).detach() for v, z in zip(turned, late, strict=True))
+        return A, G
+
+    def aligned(self) -> bool:
+        """Whether every block is spanned by unit vectors, so that nothing is won by turning."""
+        size = torch.tensor(self.ranks).sum()
+        parts = self.turn[:, :size].split(self.ranks, -1)
+        return all(bool(((p @ p.mT).round() - p @ p.mT).abs().max() < 1e-9) for p in parts)
+
+
+def staircase(A: Tensor, G: Tensor, ranks: tuple[int, ...] | None = None) -> Stairs:
+    r"""The staircase form of (A, G): the range of G, what A makes of it beyond, and so on.
+
+    A covariance over a short time t has the size :math:`t^{2 i + 1}` in block i. Where the blocks
+    are not spanned by unit vectors, its entries in the old coordinates are nearly dependent, and
+    their factor is found in the new ones.
+
+    Arguments:
+        A: Shape (k, k).
+        G: Shape (k, k).
+        ranks: The sizes of the blocks; found if not given, which looks at values.
+    """
+    A, G = A.detach(), G.detach()
+    rest, block, found, basis = torch.eye(len(A)).to(A), G, [], []
+    while rest.shape[1] and (ranks is None or len(found) < len(ranks)):
+        U, sizes, _ = torch.linalg.svd(rest.mT @ block)
+        most = torch.linalg.matrix_norm(block)
+        rank = int((sizes > 1e-9 * most).sum()) if ranks is None else ranks[len(found)]
+        if rank == 0:
+            rank = rest.shape[1]  # noise never arrives there
+        basis.append(rest @ U[:, :rank])
+        rest, block = rest @ U[:, rank:], A @ basis[-1]
+        found.append(rank)
+    return Stairs(torch.cat(basis, -1), tuple(found))
 
 
 def lyapunov(A: Tensor, G: Tensor) -> Tensor:
@@ -358,6 +415,12 @@ def _root(value: Tensor) -> Tensor:
     """The square root, zero at zero with a zero gradient."""
     zero = value == 0
     return torch.where(zero, value, torch.where(zero, torch.ones_like(value), value).sqrt())
+
+
+def _hypot(a: Tensor, b: Tensor) -> Tensor:
+    r""":math:`\sqrt{a^2 + b^2}`, with a zero gradient where both are zero."""
+    zero = (a == 0) & (b == 0)
+    return torch.where(zero, 0.0, torch.hypot(torch.where(zero, torch.ones_like(a), a), b))
 
 
 def _ratio(a: Tensor, b: Tensor, otherwise: float = 0.0) -> Tensor:
