@@ -1,12 +1,16 @@
 r"""Expectations without Monte Carlo, where the noisy state can be enumerated.
 
 A discrete law is summed over its points, a density on the line over an equidistant grid (which
-converges exponentially for the smooth densities here), and products over all combinations. The
-time integral runs over :math:`z = \log(e^\Lambda - 1)`, by the rule of `times.rule`.
+converges exponentially for the smooth densities here), and products over all combinations. A
+vector of k coordinates is seen in the coordinates in which its noise is white: only along the
+differences between the means from different data do these tell data apart, so there the grid is
+fine, and across them a few Gauss–Hermite nodes are exact for the exact head. The time integral
+runs over :math:`z = \log(e^\Lambda - 1)`, by the rule of `times.rule`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,9 +19,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from . import laws
+from .engines.correlated import Correlated
 from .estimates import Data
 from .heads import Head
 from .loss import integrand
+from .numerics.quadrature import gauss_hermite
 from .process import Leaf, Process, batch_size, map_state
 from .solve import Unsolved
 from .times import joint_rule, last, natural_clocks
@@ -26,6 +32,7 @@ from .validation import require
 State = Any
 MASS = 1e-14  # the mass of a law on counts that may lie beyond its points
 ROUNDING = 1e5  # how many times that a sum may lack for the errors of its terms
+LOG_2PI = math.log(2 * math.pi)
 REACH = 9.5  # standard deviations on each side of a density
 CHUNK = 60_000  # noisy states that are looked at together
 LIMIT = 4_000_000  # the most noisy states of one expectation
@@ -99,7 +106,14 @@ def _box(law: Distribution) -> tuple[Tensor, Tensor]:
             raise Unsolved("the law has too much mass far out to be enumerated")
 
 
-def noisy_states(process: Process, x_0: State, t: Tensor, grid: int = 193) -> tuple[State, Tensor]:
+def noisy_states(
+    process: Process,
+    x_0: State,
+    t: Tensor,
+    grid: int = 193,
+    atoms: State | None = None,
+    across: int = 3,
+) -> tuple[State, Tensor]:
     """All noisy states from one datum at several times, with their log-probabilities.
 
     Arguments:
@@ -107,16 +121,20 @@ def noisy_states(process: Process, x_0: State, t: Tensor, grid: int = 193) -> tu
         x_0: One datum repeated T times, (T, *event).
         t: Times (T,).
         grid: Points of each density.
+        atoms: The other data, (N, *event), that vectors are to tell apart from this one.
+        across: Points of vectors in directions that do not tell data apart.
 
     Returns:
         States (G·T, *event), slowest over G, and log-weights (G, T).
     """
     batch, zero = t.shape[0], torch.zeros_like(t)
     state, log_w = x_0, torch.zeros(1, batch, dtype=torch.float64)
-    for i, (leaf, start) in enumerate(zip(process.leaves(t), process.leaves(zero), strict=True)):
+    others = x_0 if atoms is None else atoms
+    early = process.leaves(zero), process.leaves(torch.zeros(batch_size(others)).double())
+    for i, (leaf, start, first) in enumerate(zip(process.leaves(t), *early, strict=True)):
         if any(not bool(mask(x_0).any()) for mask in leaf.moving):
             continue
-        y, each = _leaf_states(leaf, start.get(x_0), grid)
+        y, each = _leaf_states(leaf, start.get(x_0), grid, first.get(others), across)
         old, new = log_w.shape[0], each.shape[0]
         require(old * new * batch <= LIMIT, f"{old * new * batch} noisy states are too many")
         state = map_state(lambda v: v.repeat((new,) + (1,) * (v.dim() - 1)), state)  # noqa: B023
@@ -126,26 +144,60 @@ def noisy_states(process: Process, x_0: State, t: Tensor, grid: int = 193) -> tu
     return state, log_w
 
 
-def _leaf_states(leaf: Leaf, x_0: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+def _leaf_states(
+    leaf: Leaf, x_0: Tensor, grid: int, atoms: Tensor, across: int
+) -> tuple[Tensor, Tensor]:
     """All states of one leaf, (G, T, *event), and log-weights (G, T), over all its entries."""
     core = leaf.core
-    law = core.engine.transition(x_0, torch.zeros_like(leaf.time), leaf.time)
+    law = core.engine.marginal(x_0, leaf.time)
     axes = max(getattr(term, "event_axes", 0) for term in core.terms)
     base = law if len(law.event_shape) == axes else law.base_dist  # type: ignore[attr-defined]
-    y, each = points(base, core.support, grid)
+    if isinstance(base, Correlated):
+        others = [core.engine.marginal(a.expand(x_0.shape), leaf.time).mean for a in atoms]
+        y, each = _vectors(base, torch.stack(others), grid, across)
+    else:
+        y, each = points(base, core.support, grid)
     possible = (each > -torch.inf).flatten(1).any(1)
-    y, each = y[possible], each[possible]
-    each, sites = each.to(torch.float64), x_0.shape[1 : x_0.dim() - axes]
-    count = sites.numel()
+    y, each = y[possible], each[possible].to(torch.float64)
+    batch, *sites = base.batch_shape
     if not sites:
         return y, each
-    require(len(y) ** count * len(x_0) <= LIMIT, f"{len(y)}^{count} noisy states are too many")
+    count = torch.Size(sites).numel()
+    require(len(y) ** count * batch <= LIMIT, f"{len(y)}^{count} noisy states are too many")
     index = torch.cartesian_prod(*[torch.arange(len(y))] * count).reshape(-1, count)
-    y = y.reshape(len(y), len(x_0), count, *x_0.shape[x_0.dim() - axes :])
-    each = each.reshape(len(each), len(x_0), count)
+    y = y.reshape(len(y), batch, count, *base.event_shape)
+    each = each.reshape(len(each), batch, count)
     y = torch.stack([y[index[:, e], :, e] for e in range(count)], 2)
     each = torch.stack([each[index[:, e], :, e] for e in range(count)], 2).sum(2)
-    return y.reshape(len(index), *x_0.shape), each
+    return y.reshape(len(index), batch, *sites, *base.event_shape), each
+
+
+def _vectors(law: Correlated, others: Tensor, grid: int, across: int) -> tuple[Tensor, Tensor]:
+    """Points of a normal law of vectors: a fine grid along the differences to other means.
+
+    Arguments:
+        law: Batch (T, *sites), event (k,).
+        others: The means of the laws from other data, (N, T, *sites, k).
+        grid: Points along.
+        across: Points of a Gauss–Hermite rule in every other direction.
+    """
+    mean, factor, size = law.mean, law.factor, law.event_shape[0]
+    gaps = (others - mean).movedim(0, -1)
+    gaps = torch.linalg.solve_triangular(factor.expand(*gaps.shape[:-1], size), gaps, upper=False)
+    turn, lengths, _ = torch.linalg.svd(gaps)
+    long = lengths > 1e-9 * lengths.amax(-1, keepdim=True)
+    along = max(1, int(long.reshape(-1, long.shape[-1]).any(0).sum()))
+    fine, step = torch.linspace(-REACH, REACH, grid).to(mean), 2 * REACH / (grid - 1)
+    few, weight = gauss_hermite(across)
+    axes = [(fine, torch.full_like(fine, step).log())] * along
+    axes += [(few, weight.log() + few.square() / 2 + LOG_2PI / 2)] * (size - along)
+    u = torch.cartesian_prod(*[u for u, _ in axes]).reshape(-1, size)
+    log_w = torch.cartesian_prod(*[w for _, w in axes]).reshape(-1, size).sum(-1)
+    near = u[:, :along].square().sum(-1) <= REACH**2
+    u, log_w = (v[near].reshape(-1, *[1] * (mean.dim() - 1), *v.shape[1:]) for v in (u, log_w))
+    y = mean + (factor @ (turn @ u.unsqueeze(-1))).squeeze(-1)
+    volume = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return y, law.log_prob(y) + volume + log_w
 
 
 def expected_path_kl(
@@ -157,6 +209,7 @@ def expected_path_kl(
     stop: float = 0.0,
     nodes: int = 181,
     grid: int = 193,
+    across: int = 3,
 ) -> Tensor:
     r"""The time integral of the loss averaged over :math:`x_t`, by quadrature, for each datum.
 
@@ -170,6 +223,8 @@ def expected_path_kl(
         stop: Where the integral stops.
         nodes: Nodes of the time integral.
         grid: Points of each density.
+        across: Points of vectors in directions that do not tell data apart: few are exact for
+            the exact head.
 
     Returns:
         Shape (N,), in nats.
@@ -177,19 +232,23 @@ def expected_path_kl(
     Raises:
         ValueError: If there are too many noisy states to enumerate.
     """
+
+    def states(x_0: State, t: Tensor) -> tuple[State, Tensor]:
+        return noisy_states(process, x_0, t, grid, data, across)
+
     t, w = joint_rule(list(natural_clocks(process).values()), nodes, stop)
-    rates = [_mean_rate(process, head, datum, t, grid) for datum in _each(data)]
+    rates = [_mean_rate(process, head, datum, t, states) for datum in _each(data)]
     return torch.stack([(w * rate).sum() for rate in rates])
 
 
 @torch.no_grad()
-def _mean_rate(process: Process, head: Head, datum: State, t: Tensor, grid: int) -> Tensor:
+def _mean_rate(process: Process, head: Head, datum: State, t: Tensor, states: Any) -> Tensor:
     """The mean divergence rate per unit of time, shape (T,)."""
-    size = noisy_states(process, datum, t[:1], grid)[1].shape[0]
+    size = states(datum, t[:1])[1].shape[0]
     parts = []
     for time in t.split(max(1, CHUNK // size)):
         x_0 = _repeated(datum, len(time))
-        state, log_w = noisy_states(process, x_0, time, grid)
+        state, log_w = states(x_0, time)
         weight = log_w.exp().reshape(-1)
         reached = weight > 0  # no head can speak of states that the datum does not lead to
         many = time.repeat(log_w.shape[0])[reached]
@@ -224,7 +283,7 @@ def divergence_at_end(
     r""":math:`\mathrm{KL}(p_1 \| \text{prior})` for data with given weights, by enumeration."""
     one, means = torch.ones(1, dtype=torch.float64), []
     for datum in _each(data):
-        state, log_w = noisy_states(process, datum, one, grid)
+        state, log_w = noisy_states(process, datum, one, grid, data)
         log_p = _log_mixture(process, data, weights, state, one.expand(log_w.shape[0]))
         start = prior or process.prior(map_state(lambda v: v.shape, state))
         means.append(_mean(log_w[:, 0], log_p - start.log_prob(state).double()))
@@ -264,7 +323,7 @@ def _information_left(process: Process, data: State, weights: Tensor, grid: int)
     one = torch.stack([last(clock) for clock in clocks]).max().reshape(1)
     means = []
     for datum in _each(data):
-        state, log_w = noisy_states(process, datum, one, grid)
+        state, log_w = noisy_states(process, datum, one, grid, data)
         size = log_w.shape[0]
         log_p = _log_mixture(process, data, weights, state, one.expand(size))
         x_0 = _repeated(datum, size)

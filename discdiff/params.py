@@ -55,7 +55,7 @@ def declare(module: nn.Module, name: str, value: Any) -> None:
     if isinstance(value, Tensor) and value.is_complex():
         raise ValueError(f"{name} must be real; its dtype is {value.dtype}")
     try:
-        number = torch.as_tensor(value, dtype=torch.float64)
+        number = torch.as_tensor(value, dtype=torch.float64).contiguous()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be a number or a tensor; it is {value!r}") from error
     if isinstance(value, Tensor) and number is value and not value.requires_grad:

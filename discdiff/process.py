@@ -302,7 +302,8 @@ class Generator(Process):
             Unsolved: If none does.
         """
         terms = self.terms
-        types = tuple(type(term) for term in terms)  # numbers that become learned change the type
+        # Numbers that become learned change the type of the module that holds them.
+        types = (*map(type, terms), *(type(m) for t in terms for m in t._modules.values()))
         found = vars(self).get("_engine")
         if found is None or found[0] != types:
             kinds = frozenset(type_before_parametrizations(term) for term in terms)
@@ -667,6 +668,15 @@ class LiftedSum(Generator):
     def engine(self) -> Engine:
         lift: Any = self.lift
         return self.core.engine.lifted(lift.mean, lift.factor)  # type: ignore[union-attr]
+
+    def check_data(self, x_0: State, name: str) -> State:
+        return self.lift.check_data(x_0, name)
+
+    def to_data(self, x: State) -> State:
+        return self.lift.to_data(x)
+
+    def state_shape(self, shape: Shape) -> Shape:
+        return self.lift.state_shape(shape)
 
     def __repr__(self) -> str:
         return repr(self.core)

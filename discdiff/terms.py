@@ -41,6 +41,7 @@ from .params import (
 )
 from .process import Generator, Sum
 from .shapes import act
+from .solve import Unsolved
 from .validation import require, shown
 
 Number = float | Tensor
@@ -173,6 +174,11 @@ class Field(Drift):
 class LinearDrift(Drift):
     r"""Motion :math:`(A x + b)\, dt` with declared A and b, which engines read."""
 
+    @property
+    def event_axes(self) -> int:
+        """How many last axes of a state belong to one entry."""
+        return int(self.is_matrix())
+
     @abstractmethod
     def system(self, t: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """A and b at own times (n,) as matrices (n or 1, *sides, k, k) and vectors (n or 1, k)."""
@@ -188,6 +194,11 @@ class LinearDrift(Drift):
 
 class WhiteNoise(Diffusion):
     r"""Noise :math:`B\, dW` with declared B, which engines read."""
+
+    @property
+    def event_axes(self) -> int:
+        """How many last axes of a state belong to one entry."""
+        return int(self.is_matrix())
 
     @abstractmethod
     def matrix(self, t: Tensor, size: int) -> Tensor:
@@ -404,6 +415,30 @@ class Langevin(Sum):
         """Q, D and S."""
         return self.terms[0].recipe
 
+    def invariants(self) -> Tensor:
+        r"""The eigenvalues of :math:`A = -(Q + D) S^{-1}`, the slowest first; complex, shape (k,).
+
+        Turning the auxiliaries of a lift changes Q, D and S, but nothing that data can see, so
+        learned matrices are known up to such a turn only. The eigenvalues do not depend on it:
+        their real parts are the rates at which modes are forgotten, equal ones mean critical
+        damping.
+
+        Raises:
+            Unsolved: If Q or D is a function of time.
+
+        Example:
+            >>> Q, D = [[0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]
+            >>> Langevin(Q, D, torch.eye(2)).invariants().real
+            tensor([-0.5000, -0.5000], dtype=torch.float64)
+        """
+        drift = self.terms[0]
+        if drift.varies():
+            raise Unsolved("the eigenvalues of matrices that vary in time say nothing of the law")
+        (A,), _ = drift.system(_START, self.recipe.S.shape[-1])
+        values = torch.linalg.eigvals(A)
+        by_size = values.imag.argsort(descending=True)
+        return values[by_size][values[by_size].real.argsort(descending=True, stable=True)]
+
     def __repr__(self) -> str:
         return f"Langevin(k={self.recipe.S.shape[-1]})"
 
@@ -483,7 +518,7 @@ class Stirring(WhiteNoise):
         return self.recipe.S.shape[-1]
 
     def matrix(self, t: Tensor, size: int) -> Tensor:
-        return cholesky(2 * self.recipe.at("D", t))
+        return cholesky(2 * self.recipe.at("D", t), singular=True)
 
     def _values(self, t: Tensor) -> Tensor:
         return self.matrix(t, self.recipe.S.shape[-1])

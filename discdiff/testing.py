@@ -23,6 +23,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
+from torch.distributions import Normal
 
 from . import clock
 from .clock import Clock
@@ -32,6 +33,7 @@ from .terms import (
     Death,
     Ehrenfest,
     Immigration,
+    Langevin,
     Linear,
     Noise,
     RateMatrix,
@@ -109,6 +111,47 @@ def gaussians(draw: st.DrawFn, column: bool = False) -> Drawn:
     x = _states(draw, _real, (size,) if size else ()).double()
     on = clocks() if stable else _short_clocks()
     return _timed(draw, Linear(a, b) + Noise(g), on, column), x
+
+
+@st.composite
+def vectors(draw: st.DrawFn) -> Drawn:
+    """Langevin systems of two to four coordinates, as they are or lifted, on any clock.
+
+    Noise enters at the last coordinate, or at more, and is passed on along a chain that reaches
+    all. One in four is critically damped: two eigenvalues of the drift are equal, and it has no
+    eigenbasis.
+    """
+    critical = draw(st.integers(0, 3)) == 0
+    system = _critically_damped(draw) if critical else _any_system(draw)
+    size = len(system[0])
+    process = _timed(draw, Langevin(*system), clocks(), False)
+    if not draw(st.booleans()):
+        return process, _states(draw, _real, (size,)).double()
+    law = Normal(draw(_real), draw(st.floats(0.05, 1.0)))
+    return process.lift(law), _states(draw, _real, ()).double()
+
+
+def _critically_damped(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
+    mass, speed = draw(st.floats(0.25, 2.0)), draw(_rates)
+    Q = torch.tensor([[0.0, -speed], [speed, 0.0]], dtype=torch.float64)
+    D = torch.tensor([0.0, 2 * speed * mass**0.5], dtype=torch.float64).diag()
+    return Q, D, torch.tensor([1.0, mass], dtype=torch.float64).diag()
+
+
+def _any_system(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
+    size = draw(st.integers(2, 4))
+    other = st.just(0.0) | st.floats(-1.0, 1.0)
+    below = [[draw(_rates if i == j + 1 else other) for j in range(i)] for i in range(size)]
+    Q = torch.zeros(size, size, dtype=torch.float64)
+    for i, row in enumerate(below):
+        Q[i, :i] = torch.tensor(row, dtype=torch.float64)
+    noise = draw(st.lists(st.just(0.0) | _rates, min_size=size - 1, max_size=size - 1))
+    D = torch.tensor([*noise, draw(_rates)], dtype=torch.float64).diag()
+    root = torch.eye(size, dtype=torch.float64)
+    if draw(st.booleans()):
+        entries = draw(st.lists(st.floats(-0.5, 0.5), min_size=size**2, max_size=size**2))
+        root = root + torch.tensor(entries, dtype=torch.float64).reshape(size, size).tril()
+    return Q - Q.mT, D, root @ root.mT
 
 
 @st.composite

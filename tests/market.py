@@ -53,6 +53,23 @@ def varying(t: torch.Tensor) -> torch.Tensor:
     return jumps - jumps.sum(-1).diag_embed()
 
 
+def turning(t: torch.Tensor) -> torch.Tensor:
+    """Drift matrices that do not commute at different times."""
+    A = torch.tensor([[-1.0, 2.0], [0.0, -0.5]], dtype=torch.float64)
+    return A + torch.sin(3 * t)[:, None, None] * A.mT
+
+
+def stirring(t: torch.Tensor) -> torch.Tensor:
+    """Noise that enters at the second coordinate first."""
+    B = torch.tensor([[0.1, 0.0], [0.5, 1.0]], dtype=torch.float64)
+    return B * (1 + t[:, None, None])
+
+
+def spinning(t: torch.Tensor) -> torch.Tensor:
+    """A skew matrix that grows."""
+    return (1 + t)[:, None, None] * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+
+
 reals = torch.tensor([-1.0, 0.5, 2.0])
 pairs = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
 counts = torch.tensor([0.0, 3.0, 6.0])
@@ -60,6 +77,9 @@ grids = torch.tensor([[0.0, 1.0], [2.0, 4.0]])
 species = torch.tensor([[1.0, 0.0], [2.0, 1.0]])
 codes = torch.tensor([[0, 1], [2, 1], [0, 2]])
 letters = torch.tensor([0, 1, 2])
+
+triples = torch.tensor([[-1.0, 0.5, 2.0], [0.0, 1.0, 0.5]])
+couples = torch.tensor([[[0.0, 1.0], [2.0, -1.0]], [[1.0, 1.0], [0.5, 0.0]]])
 
 vp = dd.Linear(-0.5) + dd.Noise(1.0)
 ve = dd.Noise(1.0)
@@ -71,6 +91,14 @@ leave = dd.Reaction([0, -1], lambda n: 0.7 * n[..., 1])
 arrive = dd.Reaction([1, 0], lambda n: torch.full_like(n[..., 0], 0.03))
 merge = dd.Reaction([-2], lambda n: n[..., 0] * (n[..., 0] - 1) / 2)
 decay = dd.Reaction([-1], lambda n: n[..., 0])
+damped = dd.Linear([[0.0, 4.0], [-1.0, -4.0]]) + dd.Noise([[0.0], [2**0.5]])
+third = dd.Langevin(
+    [[0.0, -1.0, 0.0], [1.0, 0.0, -1.0], [0.0, 1.0, 0.0]],
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]],
+    torch.eye(3),
+)
+aside = torch.distributions.Normal(0.0, 0.3)
+each = torch.tensor([[[-1.0, 0.5], [0.0, -2.0]], [[-0.5, 1.0], [-1.0, -0.5]]])
 linear, fast = dd.clock.Linear(0.1, 20.0), dd.clock.LogLinear()
 no_limit = {"limit": NO_LIMIT}
 no_decoder = {"decoder": NO_DECODER}
@@ -94,6 +122,57 @@ MARKET = {
     "varying drift": Entry(
         (dd.Linear(lambda t: -1 - t) + dd.Noise(lambda t: 1 + t)).on(dd.clock.Constant(1.0)),
         reals[:2],
+        no_limit,
+    ),
+    # vectors
+    "damped lift": Entry(damped.on(dd.clock.Constant(4.0)).lift(aside), reals),
+    "damped lift in own time": Entry(damped.lift(aside), reals),
+    "damped lift of two entries": Entry(damped.on(linear).lift(aside), pairs),
+    "third order": Entry(third.on(dd.clock.Linear(0.1, 10.0)), triples),
+    "third order lift": Entry(
+        third.on(dd.clock.Cosine()).lift(
+            torch.distributions.MultivariateNormal(
+                torch.tensor([0.2, -0.1]), torch.tensor([[0.3, 0.1], [0.1, 0.2]])
+            )
+        ),
+        reals,
+    ),
+    "langevin in own time": Entry(
+        dd.Langevin([[0.0, -1.0], [1.0, 0.0]], torch.diag(torch.tensor([0.1, 1.0])), torch.eye(2)),
+        pairs,
+    ),
+    "shifted vectors": Entry(
+        (2.0 * dd.Linear([[-1.0, 0.5], [-0.5, -1.0]], [0.3, -1.0]) + 0.5 * dd.Noise(1.0)).on(
+            linear
+        ),
+        pairs,
+    ),
+    "drifts that do not commute": Entry(
+        (dd.Linear(turning) + dd.Noise(stirring)).on(dd.clock.Constant(1.0)), pairs, no_limit
+    ),
+    "lift that does not commute": Entry(
+        (dd.Linear(turning) + dd.Noise(stirring)).on(dd.clock.Constant(1.0)).lift(aside),
+        reals,
+        no_limit,
+    ),
+    "langevin that spins up": Entry(
+        dd.Langevin(spinning, torch.eye(2), torch.diag(torch.tensor([1.0, 0.25]))).on(
+            dd.clock.Constant(1.0)
+        ),
+        pairs,
+        no_limit,
+    ),
+    "matrices per entry": Entry(
+        (dd.Linear(each) + dd.Noise(torch.eye(2))).on(dd.clock.Constant(2.0)), couples
+    ),
+    "lift with matrices per entry": Entry(
+        (dd.Linear(each) + dd.Noise(torch.eye(2))).on(dd.clock.Constant(2.0)).lift(aside), pairs
+    ),
+    "noise integrated": Entry(
+        (dd.Linear([[0.0, 1.0], [0.0, 0.0]]) + dd.Noise([[0.0], [1.0]])).on(
+            dd.clock.Constant(3.0)
+        ),
+        pairs,
         no_limit,
     ),
     # replacement
@@ -182,6 +261,13 @@ MARKET = {
             "job": torch.tensor([0, 2]),
             "visits": torch.tensor([0.0, 3.0]),
         },
+    ),
+    "scaled lift": Entry(
+        damped.on(dd.clock.Constant(4.0)).lift(aside).scaled(lambda t: 1 / (1 + t)), reals
+    ),
+    "table with a lift": Entry(
+        dd.Product(income=damped.on(linear).lift(aside), job=mask.on(fast)),
+        {"income": torch.tensor([-1.0, 0.5]), "job": torch.tensor([0, 2])},
     ),
     "sites and counts": Entry(
         dd.Product({"a b": chain, "n": dd.Ehrenfest(4)}).on(fast),

@@ -25,6 +25,7 @@ FLOORS = (
         "metrics",
         "sample",
         "simulate",
+        "sites",
         "steppers",
         "testing",
     },  # the verbs

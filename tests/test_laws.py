@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from market import MARKET, Entry
 import discdiff as dd
 from discdiff import solve
 from discdiff.process import map_state
-from discdiff.testing import clocks, processes, rate_matrices, simplexes, times
+from discdiff.testing import clocks, processes, rate_matrices, simplexes, times, vectors
 
 SETTINGS = settings(
     deadline=None,
@@ -47,9 +48,25 @@ def test_random_processes(start):
     laws_hold()
 
 
+@pytest.mark.parametrize("start", range(int(os.environ.get("VECTOR_RUNS", "2"))))
+def test_random_vectors(start):
+    """Twenty systems (Q, D, S) each, of up to four coordinates; VECTOR_RUNS=10 holds 200."""
+
+    @seed(start)
+    @settings(SETTINGS, derandomize=False, max_examples=20)
+    @given(vectors())
+    def laws_hold(drawn):
+        process, x = drawn
+        report = dd.check(process, x)
+        assert report, f"{process!r} at {x}\n{report}"
+
+    laws_hold()
+
+
 BRANCHES = {
     "Gaussian": ["scalar, stable", "scalar, no limit", "diagonal, stable", "diagonal, no limit",
                  "rates vary.*"],
+    "MatrixGaussian": [r"k = \d, stable", r"k = \d, no limit", r"functions of time: \d+ panels"],
     "Replacement": ["one-hot π.*", "uniform π", "general π"],
     "Finite": [r"\d+ states, \d+ squarings", r"\d+ states = sites .*, \d+ squarings",
                r"\d+ states, rates vary.*"],
@@ -73,8 +90,9 @@ def engines():
 
 def test_market_is_complete():
     """Every registered engine and every branch that one reports has an entry, and no other."""
-    assert set(BRANCHES) == {engine.__name__ for engine in solve._engines}
     found = set(engines())
+    assert set(BRANCHES) == {name for name, _ in found}
+    assert set(BRANCHES) >= {engine.__name__ for engine in solve._engines}
     for name, patterns in BRANCHES.items():
         for pattern in patterns:
             assert any(n == name and re.fullmatch(pattern, b) for n, b in found), (name, pattern)
@@ -83,7 +101,7 @@ def test_market_is_complete():
 
 
 def test_market_has_every_combinator():
-    wanted = {"Sum", "Timed", "Product", "Mixture", "Pushed", "Scaled", "Given"}
+    wanted = {"Sum", "Timed", "Product", "Mixture", "Pushed", "Scaled", "Given", "Lifted"}
     kinds = {type(m).__name__ for e in MARKET.values() for m in e.process.modules()}
     assert wanted <= kinds
     assert any(

@@ -8,6 +8,7 @@ transposed rate matrix, the wrong end of a clock. Run as a script, this file wri
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 import discdiff as dd
 from discdiff import estimates
 from discdiff.clock import Clock
+from discdiff.process import LiftedSum
 from discdiff.solve import Score
 
 NUDGE = 1.01
@@ -31,7 +33,13 @@ def processes():
     chain = [[-1.0, 1.0, 0.0], [0.5, -1.0, 0.5], [0.0, 2.0, -2.0]]
     short = dd.clock.Constant(1.0)
     pairs = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
+    damped = dd.Linear([[0.0, 4.0], [-1.0, -4.0]], [0.1, 0.0]) + dd.Noise([[0.0], [2**0.5]])
     return {
+        "MatrixGaussian": (damped.on(short), torch.tensor([[-1.0, 2.0], [0.5, 1.0]])),
+        "MatrixGaussian, lifted": (
+            damped.on(short).lift(torch.distributions.Normal(0.2, 0.3)),
+            torch.tensor([-1.0, 2.0]),
+        ),
         "Gaussian": ((dd.Linear(-0.5, 0.3) + dd.Noise(1.0)).on(short), torch.tensor([-1.0, 2.0])),
         "Replacement": (dd.Replace(torch.tensor([0.1, 0.2, 0.7])).on(fast), letters),
         "Replacement, mask": (dd.Replace(dd.one_hot(3, 4)).on(fast), letters),
@@ -100,6 +108,9 @@ def bridge_turned(verb, estimate, x, s, t):
     """x_0 and x_t are exchanged: a transposed transition matrix."""
     if not isinstance(estimate, estimates.Data):
         return verb(estimate, x, s, t)
+    if x.shape != estimate.value.shape:  # a lift: its auxiliaries stay
+        turned = torch.cat([estimate.value.unsqueeze(-1), x[..., 1:]], -1)
+        return verb(estimates.Data(x[..., 0]), turned, s, t)
     return verb(estimates.Data(x), estimate.value, s, t)
 
 
@@ -158,6 +169,49 @@ def rate_late(verb, target, estimate, x, t):
     return verb(target, estimate, x, NUDGE * t)
 
 
+def kernel_late(verb, t):
+    return verb(NUDGE * t)
+
+
+def _kernels(change):
+    def mutant(verb, t):
+        kernel = verb(t)
+        return change(kernel)
+
+    return mutant
+
+
+load_nudged = _kernels(lambda k: replace(k, load=NUDGE * k.load))
+load_turned = _kernels(lambda k: replace(k, load=-k.load))
+factor_nudged = _kernels(lambda k: replace(k, factor=NUDGE * k.factor))
+
+
+def flow_nudged(verb, s, t):
+    """Φ is 1 % too large."""
+    flow = verb(s, t)
+    return flow._replace(phi=NUDGE * flow.phi)
+
+
+def flow_turned(verb, s, t):
+    flow = verb(s, t)
+    return flow._replace(phi=-flow.phi)
+
+
+def flow_transposed(verb, s, t):
+    flow = verb(s, t)
+    return flow._replace(phi=flow.phi.mT)
+
+
+def flow_shifted(verb, s, t):
+    return verb(torch.zeros_like(s), t)
+
+
+def limit_wide(verb, shape):
+    """A prior with 1 % more spread."""
+    law = verb(shape)
+    return type(law)(law.loc, NUDGE * law.factor)
+
+
 def decode_nudged(verb, estimate, x, t):
     """The data in the estimate are 1 % too large."""
     if isinstance(estimate, estimates.Data):
@@ -202,7 +256,26 @@ MUTANTS = [
     ("decode", "wrong clock end", decode_late),
 ]
 
-CLOSED = {"Gaussian", "Replacement, mask", "PureDeath"}  # engines with a closed integrand
+REALS = {"Gaussian", "MatrixGaussian", "MatrixGaussian, lifted"}
+VECTORS = [
+    ("flow", "Φ × 1.01", flow_nudged),
+    ("flow", "sign", flow_turned),
+    ("flow", "transposed", flow_transposed),
+    ("flow", "wrong clock end", flow_shifted),
+    ("kernel", "×1.01", load_nudged),
+    ("kernel", "sign", load_turned),
+    ("kernel", "noise × 1.01", factor_nudged),
+    ("kernel", "wrong clock end", kernel_late),
+    ("limit", "×1.01", limit_wide),
+]
+
+CLOSED = {
+    "MatrixGaussian",
+    "MatrixGaussian, lifted",
+    "Gaussian",
+    "Replacement, mask",
+    "PureDeath",
+}  # engines with a closed integrand
 NO_FORM = "there is no closed form: the sum over terms is used"
 NO_TIME = "the posterior of known atoms is read, which no longer depends on the time"
 NO_FACTOR = "the posterior is read state by state: there is no number to be scaled"
@@ -218,9 +291,9 @@ def unchanged(name, verb, what):
     if verb == "decode":
         if name == "Particles":
             return NO_VERB
-        if what == "wrong clock end" and name != "Gaussian":
+        if what == "wrong clock end" and "Gaussian" not in name:
             return NO_TIME
-        if what == "×1.01" and name not in ("Gaussian", "PureDeath", "ImmigrationDeath"):
+        if what == "×1.01" and name not in (*REALS, "PureDeath", "ImmigrationDeath"):
             return NO_FACTOR
     if (name, verb, what) == ("Truncated", "convert", "wrong clock end"):
         return NO_TIME
@@ -229,9 +302,19 @@ def unchanged(name, verb, what):
 
 def mutate(process, verb, mutant):
     """Plants a mutant in the engine of a process with one leaf."""
-    engine = core(process).engine
+    lifted = isinstance(core(process), LiftedSum)
+    engine = (core(process).core if lifted else core(process)).engine
+    if not lifted or verb in ("transition", "limit"):
+        plant(engine, verb, mutant)  # a lift copies these from the engine below
+    else:
+        lift = engine.lifted
+        engine.lifted = lambda *law: plant(lift(*law), verb, mutant)
+
+
+def plant(engine, verb, mutant):
     sound = getattr(engine, verb)
     setattr(engine, verb, lambda *args, **kwargs: mutant(sound, *args, **kwargs))
+    return engine
 
 
 def core(process):
@@ -288,7 +371,7 @@ def caught(process, x):
 def table(name):
     """The rows (engine, verb, mutation, laws that catch it, why nothing changes) of one engine."""
     rows = []
-    for verb, what, mutant in MUTANTS:
+    for verb, what, mutant in MUTANTS + (VECTORS if "Matrix" in name else []):
         process, x = processes()[name]
         mutate(process, verb, mutant)
         rows.append((name, verb, what, caught(process, x), unchanged(name, verb, what)))

@@ -47,9 +47,12 @@ from ..numerics.systems import (
     Varying,
     add_columns,
     cholesky,
+    digits,
     lower_inverse,
     lyapunov,
     product,
+    staircase,
+    sum_of,
     times_vector,
     triangular,
 )
@@ -61,6 +64,7 @@ from .correlated import Correlated
 from .gaussian import Gaussian, normal
 
 PANELS = (4, 8, 16, 32, 64, 128)
+MANY = 512  # spans of time, of which some will be equal
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ class MatrixGaussian(Engine):
         self.changes = any(v.requires_grad for v in (A, b, G))
         self.stable = not self.varying and _hurwitz(A)
         self.drifting = self.varying or self.changes or bool(b.ne(0).any())
+        self.ranks = None if self.varying or A.dim() > 3 else self._stairs(A[0], G[0])
+        self.digits = () if self.varying else digits(A[0], self.stable, int(self.changes))
         self.panels = self._resolved() if self.varying else 0
         self._memo = Memo()
         self._fixed = None if self.varying or self.changes else self._tables(zero.device)
@@ -122,45 +128,78 @@ class MatrixGaussian(Engine):
         return f"k = {self.size}, {'stable' if self.stable else 'no limit'}"
 
     def lifted(self, mean: Tensor, factor: Tensor) -> Engine:
-        engine = copy(self)
+        engine = copy(self)  # with the tables of this one
         engine.auxiliaries = Auxiliaries(mean, factor)
         return engine
 
     # -- moments -------------------------------------------------------------------------------
 
     def _system(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A, b and G at times (n,), each with n or 1 in front."""
-        eye = torch.eye(self.size, dtype=torch.float64, device=t.device)
-        A, G = 0 * eye.unsqueeze(0), 0 * eye.unsqueeze(0)
-        b = torch.zeros(1, self.size, dtype=torch.float64, device=t.device)
-        for drift in self.drifts:
-            matrix, vector = drift.system(t, self.size)
-            A, b = A + drift.scale * matrix, b + drift.scale * vector
-        for noise in self.noises:
-            B = noise.matrix(t, self.size)
-            G = G + noise.scale * (B @ B.mT)
-        b, G = b.expand(*A.shape[1:-2], self.size) if A.dim() > 3 else b, G
-        return A, b, G
+        """A, b and G at times (n,), with n or 1 in front and the same sides behind."""
+        k, zero = self.size, torch.zeros((), dtype=torch.float64, device=t.device)
+        pairs = [(drift.scale, *drift.system(t, k)) for drift in self.drifts]
+        roots = [(noise.scale, noise.matrix(t, k)) for noise in self.noises]
+        As = [zero.expand(1, k, k), *(scale * A for scale, A, _ in pairs)]
+        Gs = [zero.expand(1, k, k), *(scale * (B @ B.mT) for scale, B in roots)]
+        axes = max(v.dim() for v in (*As, *Gs)) - 1
+        A, G = (sum_of(_behind(v, axes) for v in vs) for vs in (As, Gs))
+        b = sum_of([zero.expand(1, k), *(scale * b for scale, _, b in pairs)])
+        sides = torch.broadcast_shapes(A.shape[1:-2], G.shape[1:-2])
+        A, G = (v.expand(-1, *sides, -1, -1) for v in (A, G))
+        return A, _behind(b, axes - 1).expand(-1, *sides, -1), G
 
-    def _tables(self, device: torch.device) -> Constant:
-        """The tables for the numbers as they are now."""
+    def _stairs(self, A: Tensor, G: Tensor) -> tuple[int, ...] | None:
+        """The ranks of the staircase form; None where the coordinates are as good."""
+        stairs = staircase(A, G)
+        return None if stairs.aligned() else stairs.ranks
 
-        def make() -> Constant:
-            A, b, G = (v[0] for v in self._system(torch.zeros(1, device=device).double()))
-            A, G = (self._memo.forget_after(v) for v in torch.broadcast_tensors(A, G))
-            b = self._memo.forget_after(b.expand(A.shape[:-1]))
-            return Constant(A, b, G, self.stable, sized=not self.changes)
+    def _tables(self, device: torch.device) -> tuple[Constant, Tensor | None]:
+        """The tables for the numbers as they are now, and how their coordinates turn."""
+
+        def make() -> tuple[Constant, Tensor | None]:
+            A, b, G = (
+                self._memo.forget_after(v[0])
+                for v in self._system(torch.zeros(1, device=device).double())
+            )
+            turn = None
+            if self.ranks:
+                stairs = staircase(A, G, self.ranks)
+                turn, (A, G) = stairs.turn, stairs.systems(A, G)
+                b = times_vector(turn.mT, b)
+            return Constant(A, b, G, self.stable, self.digits), turn
 
         numbers = (n for term in self.terms for n in (*term.parameters(), *term.buffers()))
         return self._memo(numbers, make)
 
     def flow(self, s: Tensor, t: Tensor) -> Flow:
         """The moments of the transition from s to t, each of shape (B,)."""
+        return self.moments(s, t)[0]
+
+    def moments(self, s: Tensor, t: Tensor) -> tuple[Flow, Tensor]:
+        """The moments of the transition from s to t, and the factor of the covariance."""
         if _repeated(s) and _repeated(t):
-            return Flow(*(v.expand(len(t), *v.shape[1:]) for v in self.flow(s[:1], t[:1])))
-        if not self.varying:
-            return (self._fixed or self._tables(t.device))(span(s, t))
-        return Varying(self._system, self.panels)(s, t)
+            flow, factor = self.moments(s[:1], t[:1])
+            every = Flow(*(v.expand(len(t), *v.shape[1:]) for v in flow))
+            return every, factor.expand(every.cov.shape)
+        if self.varying:
+            flow = self._varying(s, t)
+            return flow, cholesky(flow.cov)
+        flows, turn = self._fixed or self._tables(t.device)
+        flow = flows(span(s, t))
+        factor = cholesky(flow.cov)
+        if turn is None:
+            return flow, factor
+        factor = triangular(turn @ factor)
+        mean = times_vector(turn, flow.mean)
+        return Flow(turn @ flow.phi @ turn.mT, mean, factor @ factor.mT), factor
+
+    def _varying(self, s: Tensor, t: Tensor) -> Flow:
+        """The flows of functions of time; where many are asked for, each span of time once."""
+        flows = Varying(self._system, self.panels)
+        if len(t) < MANY or s.requires_grad or t.requires_grad or torch.compiler.is_compiling():
+            return flows(s, t)
+        spans, which = torch.stack([s, t]).unique(dim=1, return_inverse=True)
+        return Flow(*(v[which] for v in flows(*spans)))
 
     def _resolved(self) -> int:
         """The number of panels with which the functions are resolved on [0, 1]."""
@@ -181,8 +220,8 @@ class MatrixGaussian(Engine):
         if _repeated(t):
             parts = vars(self.kernel(t[:1])).values()
             return Kernel(*(v.expand(len(t), *v.shape[1:]) for v in parts))
-        flow = self.flow(torch.zeros_like(t), t)
-        factor, aux = cholesky(flow.cov), self.auxiliaries
+        flow, factor = self.moments(torch.zeros_like(t), t)
+        aux = self.auxiliaries
         if aux is None:
             return Kernel(flow.phi, flow.mean, factor)
         mean = flow.mean + times_vector(flow.phi[..., 1:], aux.mean)
@@ -213,11 +252,11 @@ class MatrixGaussian(Engine):
     # -- laws ----------------------------------------------------------------------------------
 
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        flow = self.flow(s, t)
+        flow, factor = self.moments(s, t)
         centre = self._apply(flow.phi, x)
         if self.drifting:
             centre = centre + self._fit(flow.mean, x, 1)
-        return self._law(centre, cholesky(flow.cov))
+        return self._law(centre, factor)
 
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
         kernel = self.kernel(t)
@@ -236,14 +275,14 @@ class MatrixGaussian(Engine):
 
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         early, late = self.kernel(s), self.kernel(t)
-        flow = self.flow(s, t)
+        flow, noise = self.moments(s, t)
         inverse = lower_inverse(late.factor)
         covariance = early.factor @ early.factor.mT
         gain = covariance @ flow.phi.mT @ inverse.mT @ inverse
         x_0 = self.mean_of(estimate, x, t)
         rest = x - self.centre(x_0, late)
         left = early.factor - gain @ flow.phi @ early.factor
-        factor = triangular(torch.cat([left, gain @ cholesky(flow.cov)], -1))
+        factor = triangular(torch.cat([left, gain @ noise], -1))
         return self._law(self.centre(x_0, early) + self._apply(gain, rest), factor)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
@@ -316,9 +355,11 @@ class MatrixGaussian(Engine):
 
     def _gain(self, t: Tensor) -> Tensor:
         r""":math:`B^\top L^{-\top}`: which noise the loss sees, shape (B, *sides, r, k)."""
-        parts = [noise.scale.sqrt() * noise.matrix(t, self.size) for noise in self.noises]
-        B = torch.cat([p.expand(len(t), *p.shape[1:]) for p in parts], -1)
-        return (lower_inverse(self.kernel(t).factor) @ B).mT
+        inverse = lower_inverse(self.kernel(t).factor)
+        roots = [noise.scale.sqrt() * noise.matrix(t, self.size) for noise in self.noises]
+        roots = [_behind(B, inverse.dim() - 1) for B in roots]
+        B = torch.cat([B.expand(len(t), *inverse.shape[1:-1], -1) for B in roots], -1)
+        return (inverse @ B).mT
 
     def kl_rate(
         self, target: Any, estimate: Any, x: Tensor, t: Tensor
@@ -361,6 +402,12 @@ class MatrixGaussian(Engine):
             rate = self.coefficient(tau) * z.sigmoid()
         low = torch.where(z < -12, ((z + 12) / 2).exp(), torch.ones_like(z))
         return rate * (-z).sigmoid() * low + (-(z.abs() / 2)).exp() / 8
+
+
+def _behind(value: Tensor, axes: int) -> Tensor:
+    """Numbers per time with this many axes behind the first, ones in front of their own."""
+    gap = (1,) * (axes + 1 - value.dim())
+    return value.reshape(value.shape[:1] + gap + value.shape[1:])
 
 
 def _half_square(gain: Tensor) -> Tensor:

@@ -89,7 +89,8 @@ class Memo:
     """A value that is kept until the numbers it was made from change.
 
     A value with a graph serves several uses before one backward pass, and is forgotten by that
-    pass, which frees the graph.
+    pass, which frees the graph. Numbers are compared by value, as not every change of a tensor
+    counts its version; so nothing is kept on devices where that would have to wait for them.
 
     Example:
         >>> made, memo, number = [], Memo(), torch.ones(())
@@ -100,18 +101,24 @@ class Memo:
     """
 
     def __init__(self) -> None:
-        self._numbers: list[tuple[Tensor, int]] = []
+        self._kept: list[tuple[Tensor, Tensor]] = []
         self._graph, self._made, self._value = False, False, None
 
     def __call__(self, numbers: Iterable[Tensor], make: Callable[[], Any]) -> Any:
         """The value, made anew if a number or the mode of gradients is another one."""
-        now, graph = [(n, n._version) for n in numbers], torch.is_grad_enabled()
-        same = len(now) == len(self._numbers) and all(
-            a is b and v == w for (a, v), (b, w) in zip(now, self._numbers, strict=True)
-        )
-        if not (self._made and same and graph == self._graph):
-            self._value, self._numbers, self._graph, self._made = make(), now, graph, True
+        now, graph = list(numbers), torch.is_grad_enabled()
+        if not (self._made and graph == self._graph and self._same(now)):
+            self._value, self._graph, self._made = make(), graph, True
+            self._kept = [(n, n.detach().clone()) for n in now]
         return self._value
+
+    def _same(self, now: list[Tensor]) -> bool:
+        if torch.compiler.is_compiling() or any(n.device.type != "cpu" for n in now):
+            return False
+        return len(now) == len(self._kept) and all(
+            n is known and torch.equal(n, value)
+            for n, (known, value) in zip(now, self._kept, strict=True)
+        )
 
     def forget_after(self, tensor: Tensor) -> Tensor:
         """Has a gradient that flows through this tensor end the value's life."""

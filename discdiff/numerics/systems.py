@@ -25,7 +25,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -34,10 +34,15 @@ from torch import Tensor
 from .linalg import NODES, POWERS
 
 TERMS = 24  # of a series over a step of length 1/2 in units of 1/‖A‖: what is left is below 1e-23
-SHORT, STEP = 12, 1 / 8  # of one over a shorter step: what is left is below 1e-16
+SHORT, STEP = 14, 1 / 8  # of one over a shorter step: what is left is below 1e-19
+RADIX = 64
+FIRST, FRESH = 4096, 512  # nodes of the first table: if it is built once, and if at every call
+FORGOTTEN = 1e-18  # entries of Φ below which nothing is left of the start
+EXPLODED = 1e100  # entries of Φ beyond which no time is tabulated
+LEVELS = 4  # digits of a time for systems that neither forget nor explode
+ROUNDING = 1e-13  # of a pivot, relative to its variance
+MAX_LEVELS = 7  # all the steps that a float64 can count
 TINY = 1e-300  # a variance below all that occur
-# Numbers of nodes of a table, and of multiples of its length: built once, or at every call.
-ONCE, EVERY = (4096, 1024), (512, 128)
 
 
 class Flow(NamedTuple):
@@ -134,12 +139,51 @@ def series(A: list[Tensor], b: list[Tensor], G: list[Tensor], h: Tensor) -> Seri
     return Series(torch.stack(phi), torch.stack(mean), torch.stack(cov))
 
 
-def sum_of(tensors: object) -> Tensor:
+def sum_of(tensors: Iterable[Tensor]) -> Tensor:
     """The sum of at least one tensor."""
-    first, *rest = tensors  # type: ignore[misc]
+    first, *rest = tensors
     for tensor in rest:
         first = first + tensor
     return first
+
+
+def digits(A: Tensor, stable: bool, spare: int = 0) -> tuple[int, ...]:
+    """The sizes of the tables that a system needs, lowest digit first; looks at values, once.
+
+    A stable system is tabulated until its slowest mode is forgotten, however stiff it is, an
+    unstable one until its fastest mode explodes.
+
+    Arguments:
+        A: Shape (*sides, k, k), float64.
+        stable: Whether all eigenvalues have negative real parts.
+        spare: Digits more than are needed, for numbers that will change.
+
+    Example:
+        >>> digits(torch.tensor([[-1.0]]).double(), True)
+        (512,)
+    """
+    A = A.detach()
+    phi, sizes = torch.matrix_exp(A * step_of(A)), []
+    most = MAX_LEVELS if stable else LEVELS
+    while len(sizes) < most:
+        size, whole = 1, RADIX if sizes else FRESH if spare else FIRST
+        while size < whole and bool((phi.abs() < EXPLODED).all()):
+            if stable and bool((phi.abs() < FORGOTTEN).all()):
+                break
+            phi, size = phi @ phi, 2 * size
+        sizes.append(size)
+        if size < whole or (stable and bool((phi.abs() < FORGOTTEN).all())):
+            break
+    if not spare:
+        return tuple(sizes)
+    whole = (FRESH, *[RADIX] * (len(sizes) - 1))
+    return (*whole, *[RADIX] * (min(spare, MAX_LEVELS - len(sizes)) if stable else 0))
+
+
+def step_of(A: Tensor) -> Tensor:
+    """The step that makes the series short: any number would do, so it has no gradient."""
+    size = A.detach().abs().sum(-1).max()
+    return torch.where(size > 0, STEP / size.clamp(min=1e-300), torch.ones_like(size))
 
 
 class Constant:
@@ -150,46 +194,41 @@ class Constant:
 
     .. math:: w(\tau_j + h u) = \sum_n u^n\, \frac{(h K)^n}{n!}\, w_j, \qquad u \in [0, 1),
 
-    so that a time costs one row of a table and one short product. Times beyond the table are
-    composed with multiples of its length. Beyond the last of those a stable system has forgotten
-    its start, and stands at its limit; of one that has not the result is nan.
+    so that a time costs one row of a table and one short product. Longer times have more digits:
+    the flow of the lowest is composed with a tabulated flow for each of the others. Beyond the
+    last digit a stable system has forgotten its start to rounding and stands at its limit; of any
+    other the result is nan there.
 
     Arguments:
         A: Shape (*sides, k, k), float64.
         b: Shape (*sides, k).
         G: Shape (*sides, k, k), positive semi-definite.
         stable: Whether all eigenvalues of A have negative real parts.
-        sized: Whether to look at values, to find how large the tables must be.
+        sizes: The sizes of the tables, from `digits`.
 
     Example:
         >>> A = torch.tensor([[-0.5]], dtype=torch.float64)
-        >>> flow = Constant(A, torch.zeros(1).double(), -2 * A, True)(torch.tensor([2.0]).double())
+        >>> flows = Constant(A, torch.zeros(1).double(), -2 * A, True, digits(A, True))
+        >>> flow = flows(torch.tensor([2.0]).double())
         >>> flow.phi.squeeze(), flow.cov.squeeze()
         (tensor(0.3679, dtype=torch.float64), tensor(0.8647, dtype=torch.float64))
     """
 
-    def __init__(self, A: Tensor, b: Tensor, G: Tensor, stable: bool, sized: bool = True) -> None:
-        size = A.detach().abs().sum(-1).max()
-        # The step is any number that makes the series short, and is not differentiated.
-        self.step = torch.where(size > 0, STEP / size.clamp(min=1e-300), torch.ones_like(size))
-        self.size = A.shape[-1]
+    def __init__(
+        self, A: Tensor, b: Tensor, G: Tensor, stable: bool, sizes: tuple[int, ...]
+    ) -> None:
+        self.step, self.stable, self.size = step_of(A), stable, A.shape[-1]
         generator, start = _generator(A, b, G)
         taylor = _taylor(self.step * generator)
-        enough = self._forgotten if sized and stable else None
-        fine, coarse = ONCE if sized else EVERY
-        rows, step = _orbit(taylor.sum(-3), start, fine, enough)
+        rows, step = _orbit(taylor.sum(-3), start, sizes[0])
         # (nodes, *sides, terms, d): the Taylor coefficients at every node
         self._table = torch.einsum("...tij,n...j->n...ti", taylor[..., :-1, :], rows)
-        self.fine = rows.shape[0]
-        self._coarse, self._end = None, self.fine
-        if enough is None or not enough(times_vector(step, start)):
-            rows = _orbit(step, start, coarse, None)[0]
-            self._coarse, self._end = self._flow(rows[..., :-1]), self.fine * coarse
-        gone = (rows[-1, ..., : self.size**2].detach().abs().max() < 1e-14) & stable
-        self._beyond = torch.where(gone, 0.0, torch.nan).to(A)
-
-    def _forgotten(self, row: Tensor) -> bool:
-        return bool((row[..., : self.size**2].abs() < 1e-18).all())
+        self._digits: list[tuple[int, Flow]] = []  # where each counts from, and its flows
+        self.end = sizes[0]
+        for size in sizes[1:]:
+            rows, step = _orbit(step, start, size)
+            self._digits.append((self.end, self._flow(rows[..., :-1])))
+            self.end *= size
 
     def _flow(self, entries: Tensor) -> Flow:
         k = self.size
@@ -200,25 +239,26 @@ class Constant:
     def __call__(self, tau: Tensor) -> Flow:
         """The flows over times of shape (B,), with shapes (B, *sides, …)."""
         steps = tau / self.step
-        inside = steps.clamp(max=self._end * (1 - 2**-53))
+        inside = steps.clamp(max=self.end * (1 - 2**-53))
         whole = inside.detach().floor()
-        digit = whole if self._coarse is None else whole.remainder(self.fine)
-        rows = self._table.index_select(0, digit.long())
-        u = inside - whole + torch.where(steps >= self._end, self._beyond, 0.0)
+        lowest = whole.remainder(len(self._table)) if self._digits else whole
+        rows = self._table.index_select(0, lowest.long())
+        u = inside - whole
+        if not self.stable:
+            u = u.masked_fill(steps >= self.end, torch.nan)
         u = powers(u, SHORT).reshape(-1, *(1,) * (rows.dim() - 3), 1, SHORT)
         flow = self._flow((u @ rows).squeeze(-2))
-        if self._coarse is None:
-            return flow
-        digit = (whole / self.fine).long()
-        return compose(Flow(*(v.index_select(0, digit) for v in self._coarse)), flow)
+        for unit, table in self._digits:
+            digit = (whole / unit).floor().remainder(len(table.phi)).long()
+            flow = compose(Flow(*(v.index_select(0, digit) for v in table)), flow)
+        return flow
 
 
 def _generator(A: Tensor, b: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
     """The linear equation for the entries (Φ, m, Σ, 1), row by row, and its start."""
     k, sides = A.shape[-1], A.shape[:-2]
     eye = torch.eye(k, dtype=A.dtype, device=A.device)
-    left = torch.einsum("...ij,mn->...imjn", A, eye).flatten(-2).flatten(-3, -2)
-    right = torch.einsum("ij,...mn->...imjn", eye, A).flatten(-2).flatten(-3, -2)
+    left, right = _left_and_right(A)
     wide = 2 * k * k + k + 1
 
     def rows(before: int, *blocks: Tensor) -> Tensor:
@@ -233,6 +273,14 @@ def _generator(A: Tensor, b: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
     return matrix, start.expand(*sides, wide)
 
 
+def _left_and_right(A: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The matrices of :math:`X \mapsto A X` and :math:`X \mapsto X A^\top`, row by row."""
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    left = torch.einsum("...ij,mn->...imjn", A, eye)
+    right = torch.einsum("ij,...mn->...imjn", eye, A)
+    return left.flatten(-2).flatten(-3, -2), right.flatten(-2).flatten(-3, -2)
+
+
 def _taylor(matrix: Tensor) -> Tensor:
     """The matrices :math:`M^n / n!` for n < SHORT, on dimension −3."""
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
@@ -242,12 +290,10 @@ def _taylor(matrix: Tensor) -> Tensor:
     return torch.stack(terms, -3)
 
 
-def _orbit(
-    step: Tensor, start: Tensor, most: int, enough: Callable[[Tensor], bool] | None
-) -> tuple[Tensor, Tensor]:
-    """The vectors M^j w for j < n, by doubling, shape (n, *sides, d), and M^n."""
+def _orbit(step: Tensor, start: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The vectors M^j w for j < n, a power of two, by doubling, (n, *sides, d), and M^n."""
     rows = start.unsqueeze(0)
-    while rows.shape[0] < most and not (enough and enough(times_vector(step, start))):
+    while rows.shape[0] < size:
         rows, step = torch.cat([rows, times_vector(step, rows)]), step @ step
     return rows, step
 
@@ -291,14 +337,16 @@ class Varying:
 # -- factors --------------------------------------------------------------------------------------
 
 
-def cholesky(cov: Tensor) -> Tensor:
+def cholesky(cov: Tensor, singular: bool = False) -> Tensor:
     r"""The lower factor L of :math:`\Sigma = L L^\top`, accurate in each entry of a graded Σ.
 
-    Entry by entry: scaling coordinates scales results and their rounding alike. A pivot that is
-    zero becomes 1e-150, so that roots have gradients and inverses exist.
+    Entry by entry: scaling coordinates scales results and their rounding alike. A zero on the
+    diagonal of Σ gives a row of zeros.
 
     Arguments:
         cov: Shape (*batch, k, k), float64.
+        singular: Whether Σ is known to be positive semi-definite and may be singular: pivots
+            that are rounding errors are zero then.
 
     Returns:
         The same shape; nan where Σ is not positive semi-definite.
@@ -307,8 +355,12 @@ def cholesky(cov: Tensor) -> Tensor:
     for i in range(cov.shape[-1]):
         row: list[Tensor] = []
         for j in range(i):
-            row.append(_less(cov[..., i, j], row, rows[j]) / rows[j][j])
-        rows.append([*row, (_less(cov[..., i, i], row, row) + TINY).sqrt()])
+            row.append(_less(cov[..., i, j], row, rows[j]) / _nonzero(rows[j][j]))
+        variance = cov[..., i, i]
+        rest = _less(variance, row, row)
+        if singular:
+            rest = torch.where(rest < ROUNDING * variance, 0.0, rest)
+        rows.append([*row, _root(rest)])
     return _lower(rows)
 
 
@@ -323,7 +375,7 @@ def add_columns(L: Tensor, columns: Tensor) -> Tensor:
     r"""The lower factor of :math:`L L^\top + C C^\top`, by rotations.
 
     Arguments:
-        L: Lower factor with positive diagonal, shape (*batch, k, k).
+        L: Lower factor, shape (*batch, k, k).
         columns: C, shape (*batch, k, n).
     """
     size = L.shape[-1]
@@ -332,10 +384,11 @@ def add_columns(L: Tensor, columns: Tensor) -> Tensor:
         w = [columns[..., i, c] for i in range(size)]
         for j in range(size):
             pivot = rows[j][j]
-            rows[j][j] = radius = (pivot.square() + w[j].square()).sqrt()
+            rows[j][j] = radius = _root(pivot.square() + w[j].square())
             if j == size - 1:
                 break
-            cos, sin = pivot / radius, w[j] / radius
+            none = radius == 0  # nothing is turned then
+            cos, sin = (pivot + none) / (radius + none), w[j] / (radius + none)
             for i in range(j + 1, size):
                 a, v = rows[i][j], w[i]
                 rows[i][j], w[i] = cos * a + sin * v, cos * v - sin * a
@@ -345,8 +398,7 @@ def add_columns(L: Tensor, columns: Tensor) -> Tensor:
 def triangular(columns: Tensor) -> Tensor:
     r"""The lower factor of :math:`C C^\top` for C of shape (*batch, k, n)."""
     size = columns.shape[-2]
-    eye = torch.eye(size, dtype=columns.dtype, device=columns.device)
-    return add_columns((TINY**0.5 * eye).expand(*columns.shape[:-1], size), columns)
+    return add_columns(columns.new_zeros(*columns.shape[:-1], size), columns)
 
 
 def lower_inverse(L: Tensor) -> Tensor:
@@ -363,15 +415,76 @@ def lower_inverse(L: Tensor) -> Tensor:
     return _lower(rows)
 
 
+class Stairs(NamedTuple):
+    r"""Coordinates :math:`y' = T^\top y` in which noise arrives block after block.
+
+    Arguments:
+        turn: T, orthogonal, shape (k, k).
+        ranks: The sizes of the blocks, the one that noise enters first.
+    """
+
+    turn: Tensor
+    ranks: tuple[int, ...]
+
+    def systems(self, A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
+        """A and G in these coordinates, with zeros where noise has not arrived."""
+        block = torch.repeat_interleave(torch.arange(len(self.ranks)), torch.tensor(self.ranks))
+        row, column = block.to(A.device).unsqueeze(1), block.to(A.device)
+        turned = self.turn.mT @ A @ self.turn, self.turn.mT @ G @ self.turn
+        late = row > column + 1, (row > 0) | (column > 0)
+        # What rounding leaves there is taken away; its derivatives are not.
+        A, G = (v - torch.where(z, v, 0.0).detach() for v, z in zip(turned, late, strict=True))
+        return A, G
+
+    def aligned(self) -> bool:
+        """Whether every block is spanned by unit vectors, so that nothing is won by turning."""
+        size = torch.tensor(self.ranks).sum()
+        parts = self.turn[:, :size].split(self.ranks, -1)
+        return all(bool(((p @ p.mT).round() - p @ p.mT).abs().max() < 1e-9) for p in parts)
+
+
+def staircase(A: Tensor, G: Tensor, ranks: tuple[int, ...] | None = None) -> Stairs:
+    r"""The staircase form of (A, G): the range of G, what A makes of it beyond, and so on.
+
+    A covariance over a short time t has the size :math:`t^{2 i + 1}` in block i. Where the blocks
+    are not spanned by unit vectors, its entries in the old coordinates are nearly dependent, and
+    their factor is found in the new ones.
+
+    Arguments:
+        A: Shape (k, k).
+        G: Shape (k, k).
+        ranks: The sizes of the blocks; found if not given, which looks at values.
+    """
+    A, G = A.detach(), G.detach()
+    rest, block, found, basis = torch.eye(len(A)).to(A), G, [], []
+    while rest.shape[1] and (ranks is None or len(found) < len(ranks)):
+        U, sizes, _ = torch.linalg.svd(rest.mT @ block)
+        most = torch.linalg.matrix_norm(block)
+        rank = int((sizes > 1e-9 * most).sum()) if ranks is None else ranks[len(found)]
+        if rank == 0:
+            rank = rest.shape[1]  # noise never arrives there
+        basis.append(rest @ U[:, :rank])
+        rest, block = rest @ U[:, rank:], A @ basis[-1]
+        found.append(rank)
+    return Stairs(torch.cat(basis, -1), tuple(found))
+
+
 def lyapunov(A: Tensor, G: Tensor) -> Tensor:
     r"""The solution S of :math:`A S + S A^\top + G = 0`, for A and G of shape (*sides, k, k)."""
-    size = A.shape[-1]
-    eye = torch.eye(size, dtype=A.dtype, device=A.device)
-    left = torch.einsum("...ij,mn->...imjn", A, eye)
-    right = torch.einsum("ij,...mn->...imjn", eye, A)
-    both = (left + right).flatten(-2).flatten(-3, -2)
-    S = torch.linalg.solve(both, -G.flatten(-2)).reshape(G.shape)
+    A, G = torch.broadcast_tensors(A, G)
+    left, right = _left_and_right(A)
+    S = torch.linalg.solve(left + right, -G.flatten(-2).unsqueeze(-1)).reshape(G.shape)
     return (S + S.mT) / 2
+
+
+def _root(value: Tensor) -> Tensor:
+    """The square root, zero at zero with a zero gradient."""
+    return (value + TINY).sqrt() * (value != 0)
+
+
+def _nonzero(value: Tensor) -> Tensor:
+    """The number, or one for zero: what is divided by it is zero, too."""
+    return value + (value == 0)
 
 
 def _lower(rows: list[list[Tensor]]) -> Tensor:

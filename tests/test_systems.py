@@ -1,0 +1,455 @@
+"""Moments of linear systems against 60-digit arithmetic, ODE solvers and central differences."""
+
+from __future__ import annotations
+
+import math
+
+import mpmath as mp
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+from torch.distributions import Normal
+
+import discdiff as dd
+from discdiff.numerics.systems import (
+    Constant,
+    Varying,
+    add_columns,
+    cholesky,
+    compose,
+    digits,
+    lower_inverse,
+    lyapunov,
+    triangular,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+# name: (Q, D, S) of the published processes
+PROCESSES = {
+    "VP": ([[0.0]], [[0.5]], [[1.0]]),
+    "CLD": ([[0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]]),
+    "CLD, M = 1/4": ([[0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]], [[1.0, 0], [0, 0.25]]),
+    "PSLD": (
+        [[0.0, -0.5], [0.5, 0.0]],
+        [[0.005, 0.0], [0.0, 0.5 * 0.25 * 4.01]],
+        [[1.0, 0.0], [0.0, 0.25]],
+    ),
+    "MALDA": (
+        [[0.0, -1.0, -1.0], [1.0, 0.0, -1.0], [1.0, 1.0, 0.0]],
+        [[0.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]],
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+    ),
+    "ALDA": (
+        [[0.0, -1.0, 0.0], [1.0, 0.0, -1.0], [0.0, 1.0, 0.0]],
+        [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]],
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+    ),
+}
+TIMES = (1e-5, 1e-3, 0.1, 1.0)
+B0, B1 = 0.1, 10.0
+
+
+def exact_factor(Q, D, S, t, start):
+    """Φ and the lower factor of Σ(t | 0) + Φ diag(start) Φᵀ by Van Loan in 60 digits."""
+    with mp.workdps(60):
+        size = len(Q)
+        Q, D, S = (mp.matrix(v) for v in (Q, D, S))
+        A, G = -(Q + D) * S**-1, 2 * D
+        t, b0, b1 = mp.mpf(t), mp.mpf(B0), mp.mpf(B1)
+        tau = t * (b0 + (b1 - b0) / 2 * t)
+        block = mp.zeros(2 * size)
+        for i in range(size):
+            for j in range(size):
+                block[i, j], block[i, size + j] = A[i, j] * tau, G[i, j] * tau
+                block[size + i, size + j] = -A[j, i] * tau
+        both = mp.expm(block)
+        phi = both[:size, :size]
+        cov = both[:size, size:] * phi.T + phi * mp.diag(start) * phi.T
+        return phi, mp.cholesky(cov)
+
+
+def worst(found, exact, entrywise=True):
+    """The largest relative error over entries, or of off-diagonal ones relative to their row."""
+    error = 0.0
+    for i in range(found.shape[0]):
+        row = mp.sqrt(sum(exact[i, j] ** 2 for j in range(i + 1)))
+        for j in range(i + 1):
+            goal = exact[i, j]
+            size = abs(goal) if entrywise or i == j else row
+            if abs(goal) > mp.mpf(10) ** -50:
+                error = max(error, float(abs(mp.mpf(float(found[i, j])) - goal) / size))
+    return error
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_factors_are_accurate_entry_by_entry(name):
+    """From t = 1e-5, where entries are as small as 1e-31, to 1; given all, or the data only."""
+    Q, D, S = PROCESSES[name]
+    process = dd.Langevin(Q, D, S).on(dd.clock.Linear(B0, B1))
+    single = double = 0.0
+    for variance in (None, 0.01, 0.04)[: 1 if len(Q) == 1 else 3]:
+        whole = process if variance is None else process.lift(Normal(0.0, math.sqrt(variance)))
+        start = [0, *[mp.mpf(variance or 0)] * (len(Q) - 1)]
+        for t in TIMES:
+            law = whole.marginal(torch.zeros(1, *() if variance else (len(Q),)), t)
+            factor = law.factor.reshape(len(Q), len(Q))
+            _, exact = exact_factor(Q, D, S, t, start)
+            double = max(double, worst(factor, exact, entrywise=False))
+            single = max(single, worst(factor.float(), exact))
+    print(f"{name}: float64 {double:.1e}, cast to float32 {single:.1e}")
+    assert double < 2e-12
+    assert single < 5e-6
+
+
+DENSE = {
+    "one source, dense Q and S": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.7]],
+    "one source in two coordinates": [[0.0, 0.0, 0.0], [0.0, 0.25, 0.5], [0.0, 0.5, 1.0]],
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("learned", [False, True])
+def test_noise_that_arrives_along_no_axis(name, learned):
+    """Where what noise reaches first is oblique, the factor is found in other coordinates."""
+    Q = [[0.0, -0.54, 0.94], [0.54, 0.0, -1.7], [-0.94, 1.7, 0.0]]
+    S, D = [[1.0, 0.2, 0.0], [0.2, 0.8, 0.1], [0.0, 0.1, 1.5]], DENSE[name]
+    root = torch.tensor(Q, requires_grad=learned)
+    process = dd.Langevin(root, D, S).on(dd.clock.Linear(B0, B1))
+    for variance in (None, 0.04):
+        whole = process if variance is None else process.lift(Normal(0.0, math.sqrt(variance)))
+        start = [0, *[mp.mpf(variance or 0)] * 2]
+        for t in TIMES:
+            law = whole.marginal(torch.zeros(1, *() if variance else (3,)), t)
+            factor = law.factor.detach().reshape(3, 3)
+            _, exact = exact_factor(Q, D, S, t, start)
+            assert worst(factor, exact, entrywise=False) < 1e-12 + 1e-14 / t
+            assert worst(factor.float(), exact) < 5e-6
+    tiny = process.marginal(torch.zeros(1, 3), 1e-15).factor.detach()
+    assert bool((tiny.diagonal(dim1=-2, dim2=-1) > 0).all())
+
+
+def test_gradients_of_noise_that_arrives_along_no_axis():
+    """Also in directions that leave the structure: a second source of noise."""
+    Q = torch.tensor([[0.0, -0.54, 0.94], [0.54, 0.0, -1.7], [-0.94, 1.7, 0.0]])
+    B = torch.tensor([[0.0], [0.5], [1.0]], requires_grad=True)
+    A = (Q.T - torch.eye(3)).requires_grad_(True)
+
+    def value(A, B):
+        law = (dd.Linear(A) + dd.Noise(B)).transition(torch.ones(1, 3), 0.0, 0.3)
+        return law.mean, law.factor
+
+    assert torch.autograd.gradcheck(value, [A, B], atol=1e-6)
+
+
+def test_singular_noise_has_a_factor():
+    u = torch.tensor([0.2, 0.5, 1.0])
+    process = dd.Langevin(torch.zeros(3, 3), torch.outer(u, u) + 0.0, torch.eye(3))
+    noise = process.terms[1].matrix(torch.zeros(1), 3)[0]
+    torch.testing.assert_close(noise @ noise.T, 2 * torch.outer(u, u))
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_batch_of_one_is_batch_of_many(name):
+    """Bit for bit: `matrix_exp` picks another degree for a lone matrix."""
+    process = dd.Langevin(*PROCESSES[name])
+    size = len(PROCESSES[name][0])
+    t = torch.tensor([1e-4, 1e-6, 0.3, 5.0])
+    many = process.transition(torch.zeros(4, size), 0.0, t).factor
+    for n in range(4):
+        alone = process.transition(torch.zeros(1, size), 0.0, t[n]).factor
+        assert bool((alone.reshape(size, size) == many[n].reshape(size, size)).all())
+
+
+def test_negative_control_matrix_exp_of_one_loses_small_blocks():
+    """What the series is there for: the same number by `torch.linalg.matrix_exp`."""
+    A, G = drift_of("ALDA"), 2 * torch.tensor(PROCESSES["ALDA"][1])
+    tau = 1e-4
+    block = torch.cat([torch.cat([A, G], 1), torch.cat([0 * A, -A.T], 1)]) * tau
+    both = torch.linalg.matrix_exp(block)
+    naive = float((both[:3, 3:] @ both[:3, :3].T)[0, 0])
+    flow = Constant(A, torch.zeros(3), G, True, digits(A, True))(torch.tensor([tau]))
+    goal = tau**5 / 20 * 2  # to leading order, ∫ (u² / 2)² G du
+    assert abs(float(flow.cov[0, 0, 0]) / goal - 1) < 2e-4
+    assert abs(naive / goal - 1) > 1e-2
+
+
+def drift_of(name):
+    Q, D, S = (torch.tensor(v, dtype=torch.float64) for v in PROCESSES[name])
+    return -(Q + D) @ torch.linalg.inv(S)
+
+
+# -- systems that vary in time --------------------------------------------------------------------
+
+
+def random_system(size, seed):
+    """Smooth A(t), b(t), B(t) that do not commute with themselves at other times."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    A0, A1, A2 = (draw(size, size) for _ in range(3))
+    b0, b1, B0_, B1_ = draw(size), draw(size), draw(size, size), draw(size, size)
+
+    def A(t):
+        t = t[..., None, None]
+        return A0 + 2 * t * A1 + torch.sin(3 * t) * A2
+
+    def b(t):
+        return b0 + torch.cos(2 * t[..., None]) * b1
+
+    def B(t):
+        return B0_ + t[..., None, None] * B1_
+
+    return A, b, B
+
+
+def reference(A, b, B, s, t, size):
+    """Φ, m and Σ by DOP853 at 1e-12."""
+
+    def slope(u, y):
+        u = torch.tensor(u, dtype=torch.float64)
+        drift, push, noise = (f(u).numpy() for f in (A, b, B))
+        phi, mean, cov = np.split(y, [size**2, size**2 + size])
+        phi, cov = phi.reshape(size, size), cov.reshape(size, size)
+        spread = drift @ cov + cov @ drift.T + noise @ noise.T
+        return np.concatenate([(drift @ phi).ravel(), drift @ mean + push, spread.ravel()])
+
+    start = np.concatenate([np.eye(size).ravel(), np.zeros(size + size**2)])
+    y = solve_ivp(slope, (s, t), start, "DOP853", rtol=1e-12, atol=1e-14).y[:, -1]
+    phi, mean, cov = (torch.tensor(v) for v in np.split(y, [size**2, size**2 + size]))
+    return phi.reshape(size, size), mean, cov.reshape(size, size)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_varying_systems_against_an_ode(size, seed):
+    """Mean and covariance to 1e-8 where exp(∫A) is wrong by more than 1e-2."""
+    A, b, B = random_system(size, seed)
+    process = dd.Linear(A, b) + dd.Noise(B)
+    x = torch.linspace(-1, 2, size).unsqueeze(0)
+    for s, t in ((0.0, 1.0), (0.2, 0.7), (0.0, 1e-3)):
+        phi, mean, cov = reference(A, b, B, s, t, size)
+        law = process.transition(x, s, t)
+        scale = 1 + cov.abs().max()
+        assert float((law.mean[0] - (phi @ x[0] + mean)).abs().max() / scale) < 1e-8
+        assert float((law.covariance_matrix[0] - cov).abs().max() / scale) < 1e-8
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    u = torch.tensor((nodes + 1) / 2)
+    integral = torch.einsum("n,nij->ij", torch.tensor(weights) / 2, A(u))
+    phi, _, _ = reference(A, b, B, 0.0, 1.0, size)
+    assert float((torch.linalg.matrix_exp(integral) - phi).abs().max()) > 1e-2
+
+
+def test_varying_systems_converge_at_order_twelve():
+    """Six Gauss nodes per panel."""
+    A, b, B = random_system(3, 5)
+
+    def system(t):
+        return A(t), b(t), B(t) @ B(t).mT
+
+    zero = torch.zeros(1)
+    goal = Varying(system, 64)(zero, zero + 1).cov
+    errors = [float((Varying(system, n)(zero, zero + 1).cov - goal).abs().max()) for n in (1, 2)]
+    assert math.log2(errors[0] / errors[1]) > 9
+
+
+def test_a_varying_system_on_a_clock_and_composed():
+    """p(0 → 1) = p(0 → s) p(s → 1) for functions of own time under a clock."""
+    A, b, B = random_system(2, 3)
+    process = (dd.Linear(A, b) + dd.Noise(B)).on(dd.clock.Constant(1.0))
+    engine = next(process.leaves(torch.zeros(1))).core.engine
+    zero, half, one = torch.zeros(1), torch.full((1,), 0.37), torch.ones(1)
+    both = compose(engine.flow(zero, half), engine.flow(half, one))
+    for found, goal in zip(both, engine.flow(zero, one), strict=True):
+        torch.testing.assert_close(found, goal, rtol=1e-10, atol=1e-10)
+
+
+def test_functions_that_are_not_smooth_are_refused():
+    kink = lambda t: torch.where(t < 0.31, 1.0, -1.0)[..., None, None] * torch.eye(2).double()
+    with pytest.raises(ValueError, match="not smooth"):
+        dd.Noise(1.0).__add__(dd.Linear(kink)).transition(torch.zeros(1, 2), 0.0, 1.0)
+
+
+# -- stiff, defective, unstable and singular systems ----------------------------------------------
+
+
+def in_60_digits(A, G, tau, stable):
+    """Φ and Σ: by Van Loan, or as S − Φ S Φᵀ where the larger exponential would overflow."""
+    with mp.workdps(60):
+        size = len(A)
+        A, G = mp.matrix(A.tolist()) * mp.mpf(tau), mp.matrix(G.tolist()) * mp.mpf(tau)
+        block = mp.zeros(2 * size)
+        block[:size, :size], block[:size, size:], block[size:, size:] = A, G, -A.T
+        if stable and mp.norm(A) > 50:
+            both = mp.zeros(size**2)
+            for i, j, m in np.ndindex(size, size, size):
+                both[i * size + j, m * size + j] += A[i, m]
+                both[i * size + j, i * size + m] += A[j, m]
+            flat = mp.matrix([-G[i, j] for i in range(size) for j in range(size)])
+            found = mp.lu_solve(both, flat)
+            S = mp.matrix(size, size)
+            for i, j in np.ndindex(size, size):
+                S[i, j] = found[i * size + j]
+            phi = mp.expm(A)
+            cov = S - phi * S * phi.T
+        else:
+            both = mp.expm(block)
+            phi = both[:size, :size]
+            cov = both[:size, size:] * phi.T
+        return (torch.tensor([[float(v) for v in row] for row in m.tolist()]) for m in (phi, cov))
+
+
+SYSTEMS = {
+    "defective (critically damped)": ([[0.0, 1.0], [-1.0, -2.0]], [[0.0, 0.0], [0.0, 4.0]]),
+    "Jordan block of size three": (
+        [[-1.0, 1.0, 0.0], [0.0, -1.0, 1.0], [0.0, 0.0, -1.0]],
+        [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]],
+    ),
+    "stiff": ([[-1e6, 1.0], [0.0, -1.0]], [[1.0, 0.0], [0.0, 1.0]]),
+    "stiff, coupled": ([[0.0, 1.0], [-1.0, -1e4]], [[0.0, 0.0], [0.0, 2e4]]),
+    "unstable": ([[0.3, 1.0], [0.0, -0.5]], [[1.0, 0.0], [0.0, 0.5]]),
+    "pure integrators": (
+        [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]],
+        [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]],
+    ),
+    "variance exploding": ([[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.5], [0.5, 2.0]]),
+    "rotation without friction": ([[0.0, 3.0], [-3.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("tau", [1e-6, 0.01, 1.0, 9.0])
+def test_difficult_systems(name, tau):
+    A, G = (torch.tensor(v, dtype=torch.float64) for v in SYSTEMS[name])
+    stable = bool((torch.linalg.eigvals(A).real < 0).all())
+    flow = Constant(A, torch.zeros(len(A)), G, stable, digits(A, stable))(torch.tensor([tau]))
+    phi, cov = in_60_digits(A, G, tau, stable)
+    rounding = 2**-53 * tau * float(A.abs().sum(-1).max())  # of the many steps of a stiff system
+    close = {"rtol": 1e-12 + 8 * rounding, "atol": 1e-15}
+    torch.testing.assert_close(flow.phi[0], phi, **close)
+    torch.testing.assert_close(flow.cov[0], cov, **close)
+    L = cholesky(flow.cov)[0]
+    torch.testing.assert_close(L @ L.T, cov, **close)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_stiff_system_reaches_its_limit(learned):
+    """Slow and fast rates that differ by 10⁹: at ∞ the slow one too is forgotten."""
+    A = torch.tensor([[-1e6, 1.0], [0.0, -1e-3]], requires_grad=learned)
+    process = dd.Linear(A) + dd.Noise([[1.0, 0.0], [0.0, 1.0]])
+    x = torch.tensor([[1.0, 2.0]])
+    limit = process.limit((1, 2)).covariance_matrix
+    for t in (1e5, math.inf):
+        law = process.transition(x, 0.0, t)
+        torch.testing.assert_close(law.covariance_matrix, limit, rtol=2e-7, atol=0)
+        assert float(law.mean.detach().abs().max()) < 1e-15
+
+
+def test_no_time_and_all_time():
+    for name, (Q, D, S) in PROCESSES.items():
+        process, size = dd.Langevin(Q, D, S), len(Q)
+        x = torch.linspace(-1, 2, size).unsqueeze(0)
+        still = process.transition(x, 0.0, 0.0)
+        assert bool((still.mean == x).all()) and not bool(still.factor.any()), name
+        assert bool((still.sample() == x).all()), name
+        far = process.transition(x, 0.0, torch.inf)
+        S = torch.tensor(S)
+        torch.testing.assert_close(far.mean, torch.zeros(1, size), rtol=0, atol=1e-12)
+        torch.testing.assert_close(far.covariance_matrix[0], S, rtol=1e-12, atol=1e-12, msg=name)
+        again = process.transition(x, torch.inf, torch.inf)
+        assert bool((again.mean == x).all()), name
+
+
+def test_unstable_systems_have_no_law_at_infinity():
+    process = dd.Linear([[0.0, 1.0], [0.0, 0.0]]) + dd.Noise([[0.0], [1.0]])
+    with pytest.raises(dd.Unsolved, match="no limit"):
+        process.limit((1, 2))
+    law = process.transition(torch.zeros(1, 2), 0.0, torch.inf)
+    assert not bool(law.mean.isfinite().any())
+
+
+# -- factors --------------------------------------------------------------------------------------
+
+
+def graded(size, count, seed):
+    """Positive definite matrices whose entries span twenty orders of magnitude."""
+    generator = torch.Generator().manual_seed(seed)
+    C = torch.randn(count, size, 2 * size, generator=generator, dtype=torch.float64)
+    scale = 10.0 ** (-10 * torch.rand(count, size, 1, generator=generator, dtype=torch.float64))
+    return scale * C
+
+
+def test_factors_and_rotations():
+    for size in (1, 2, 3, 4):
+        C = graded(size, 50, size)
+        cov = C @ C.mT
+        std = cov.diagonal(dim1=-2, dim2=-1).sqrt()
+        unit = std.unsqueeze(-1) * std.unsqueeze(-2)
+        for L in (cholesky(cov), triangular(C), add_columns(triangular(C[..., :1]), C[..., 1:])):
+            assert not bool(L.triu(1).any())
+            assert bool((L.diagonal(dim1=-2, dim2=-1) > 0).all())
+            assert float(((L @ L.mT - cov) / unit).abs().max()) < 1e-13
+        inverse = lower_inverse(cholesky(cov))
+        eye = torch.eye(size).expand(cov.shape)
+        torch.testing.assert_close(inverse @ cholesky(cov), eye, rtol=0, atol=1e-9)
+
+
+def test_a_singular_covariance_has_a_factor_and_an_indefinite_one_has_none():
+    L = cholesky(torch.tensor([[0.0, 0.0], [0.0, 4.0]]))
+    assert L.tolist() == [[0.0, 0.0], [0.0, 2.0]]
+    assert bool(cholesky(torch.tensor([[1.0, 2.0], [2.0, 1.0]])).isnan().any())
+
+
+def test_lyapunov_solves_its_equation():
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(5, 4, 4, generator=generator, dtype=torch.float64) - 6 * torch.eye(4)
+    G = torch.randn(5, 4, 4, generator=generator, dtype=torch.float64)
+    G = G @ G.mT
+    S = lyapunov(A, G)
+    assert float((A @ S + S @ A.mT + G).abs().max()) < 1e-12
+
+
+# -- gradients ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tau", [1e-3, 0.4, 7.0])
+def test_gradients_against_central_differences(tau):
+    """Of Φ, m and the factor with respect to A, b, B and the time."""
+    generator = torch.Generator().manual_seed(1)
+    A = drift_of("CLD")
+    b = torch.randn(2, generator=generator, dtype=torch.float64)
+    B = torch.tensor([[0.3, 0.0], [0.2, 1.5]])
+    time = torch.tensor([tau])
+
+    def value(A, b, B, time):
+        flow = Constant(A, b, B @ B.mT, True, digits(A, True))(time)
+        return flow.phi, flow.mean, cholesky(flow.cov)
+
+    inputs = [v.clone().requires_grad_(True) for v in (A, b, B, time)]
+    assert torch.autograd.gradcheck(value, inputs, eps=1e-6 * min(1, 10 * tau), atol=1e-6)
+
+
+def test_gradients_of_varying_systems():
+    A, _, B = random_system(2, 2)
+    c = torch.tensor([0.7, -0.2], requires_grad=True)
+
+    def value(c):
+        def system(t):
+            return c[0] * A(t), c.expand(len(t), 2), B(c[1] * t) @ B(c[1] * t).mT
+
+        zero = torch.zeros(1)
+        return tuple(Varying(system, 8)(zero, zero + 1))
+
+    assert torch.autograd.gradcheck(value, [c])
+
+
+def test_gradients_where_noise_has_not_arrived():
+    """At τ = 0 the factor is zero, and its derivatives are finite numbers or zero."""
+    A = drift_of("CLD").requires_grad_(True)
+    G = torch.diag(torch.tensor([0.0, 2.0]))
+    flow = Constant(A, torch.zeros(2), G, True, digits(A, True))(torch.zeros(1))
+    (slope,) = torch.autograd.grad(cholesky(flow.cov).sum() + flow.phi.sum(), A)
+    assert bool(slope.isfinite().all())
