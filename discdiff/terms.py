@@ -396,6 +396,7 @@ class Recipe(Declared):
     """The matrices Q, D and S that the two terms of `Langevin` share."""
 
     arg_constraints = {"Q": skew, "D": semidefinite, "S": definite}
+    S: Tensor
 
     def __init__(self, Q: Numbers | Function, D: Numbers | Function, S: Numbers) -> None:
         super().__init__()
@@ -422,6 +423,8 @@ class Recipe(Declared):
 class Restoring(LinearDrift):
     r"""The drift :math:`-(Q + D) S^{-1} y` of `Langevin`."""
 
+    recipe: Recipe
+
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
@@ -446,6 +449,8 @@ class Restoring(LinearDrift):
 
 class Stirring(WhiteNoise):
     r"""The noise :math:`\sqrt{2 D}\, dW` of `Langevin`, with the lower factor for the root."""
+
+    recipe: Recipe
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
