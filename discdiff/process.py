@@ -656,18 +656,20 @@ class Lifted(Process):
 class LiftedSum(Generator):
     """A sum of terms as a lift sees it: laws given the data have the auxiliaries integrated in."""
 
+    core: Any
+    lift: Any  # type: ignore[assignment]
+
     def __init__(self, core: Generator, lift: Lifted) -> None:
         super().__init__()
         vars(self).update(core=core, lift=lift)  # seen, not owned: the lift has both as children
 
     @property
     def terms(self) -> tuple[Any, ...]:  # type: ignore[override]
-        return self.core.terms  # type: ignore[return-value]
+        return self.core.terms
 
     @property
     def engine(self) -> Engine:
-        lift: Any = self.lift
-        return self.core.engine.lifted(lift.mean, lift.factor)  # type: ignore[union-attr]
+        return self.core.engine.lifted(self.lift.mean, self.lift.factor)
 
     def check_data(self, x_0: State, name: str) -> State:
         return self.lift.check_data(x_0, name)

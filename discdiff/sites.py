@@ -37,7 +37,7 @@ from .terms import Diffusion, Drift, FiniteJump, Jump
 
 DRAWS = 4000
 SOON = 1e-9  # an own time at which next to nothing has happened
-SHORTLY = 1e-6  # the same where noise passes through a chain of coordinates
+SHORTLY = 1e-4  # the same where noise passes through a chain of coordinates
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -521,15 +521,15 @@ class Vectors(Site):
         y, one = law.sample(), slice(0, 1)
         alone = self.noisy(self.x[one], self.t[one]).log_prob(y[one])
         error = apart(alone, law.log_prob(y)[one])
-        A, _, _ = self.engine._system(self.t)
+        engine: Any = self.engine
+        A, _, _ = engine._system(self.t)
         steps = 2 * _size(A.abs().sum(-1).amax() * (self.t - self.s))
         if steps > 1024:
             return error, "too stiff for panels"
-        panels = 2 * max(self.engine.panels, 1 << max(3, math.ceil(math.log2(steps + 1))))
-        flow = Varying(self.engine._system, panels)(self.s, self.t)
-        apply = self.engine._apply
-        mean = apply(flow.phi, y) + self.engine._fit(flow.mean, y, 1)
-        cov = self.engine._align(flow.cov, y, 2).expand(*y.shape, -1)
+        panels = 2 * max(engine.panels, 1 << max(3, math.ceil(math.log2(steps + 1))))
+        flow = Varying(engine._system, panels)(self.s, self.t)
+        mean = engine._apply(flow.phi, y) + engine._fit(flow.mean, y, 1)
+        cov = engine._align(flow.cov, y, 2).expand(*y.shape, -1)
         found = moments(self.law(y, self.s, self.t))
         return max(error, _unlike(found, (mean, cov))), f"= {panels} panels"
 

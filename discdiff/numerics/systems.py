@@ -320,9 +320,9 @@ class Varying:
         edges = torch.arange(self.panels, dtype=s.dtype, device=s.device).unsqueeze(1)
         h = ((t - s) / self.panels).expand(self.panels, *s.shape)
         nodes = (s + edges * h).unsqueeze(-1) + h.unsqueeze(-1) * NODES.to(s)
-        parts = [self._polynomial(v, nodes.shape) for v in self.system(nodes.reshape(-1))]
-        length = h.reshape(h.shape + (1,) * (parts[1][0].dim() - 3))
-        flow = series(*parts, length.expand(parts[1][0].shape[:-1])).end()
+        A, b, G = (self._polynomial(v, nodes.shape) for v in self.system(nodes.reshape(-1)))
+        length = h.reshape(h.shape + (1,) * (b[0].dim() - 3))
+        flow = series(A, b, G, length.expand(b[0].shape[:-1])).end()
         while flow.phi.shape[0] > 1:
             odd, even = (Flow(*(v[i::2] for v in flow)) for i in (0, 1))
             flow = compose(odd, even)
