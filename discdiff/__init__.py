@@ -8,6 +8,7 @@ from .check import Report, check
 from .clock import Clock
 from .explain import Explanation, explain
 from .heads import Exact
+from .implicit import implicit_score_matching
 from .likelihood import elbo, log_prob, path_kl, vlb
 from .loss import loss
 from .params import learn
@@ -32,6 +33,7 @@ from .terms import (
     RateMatrix,
     Reaction,
     Replace,
+    StateNoise,
     Term,
     one_hot,
     stationary,
@@ -70,6 +72,7 @@ __all__ = [
     "Report",
     "Reverse",
     "Scaled",
+    "StateNoise",
     "Sum",
     "Term",
     "Timed",
@@ -82,6 +85,7 @@ __all__ = [
     "explain",
     "grids",
     "heads",
+    "implicit_score_matching",
     "laws",
     "learn",
     "log_prob",

@@ -19,6 +19,7 @@ from .clock import Clock
 from .numerics.quadrature import gauss_legendre
 from .numerics.special import log1pexp, logexpm1
 from .process import Leaf, Process, batch_size, first_tensor, map_state
+from .solve import Engine, Unsolved
 from .validation import require, values_are_checked
 
 REACH = 300.0  # |z| of one clock while another is within its own half width
@@ -165,8 +166,8 @@ def require_reach(process: Process, x_0: Any) -> None:
 def _left(x: Tensor, late: Leaf, end: Leaf) -> float:
     """What is left of the path after the last time before 1, in nats per entry."""
     x = x.double() if x.is_floating_point() else x
-    engine = late.core.engine
     try:
+        engine = late.core.engine
         both = (engine.marginal(x, time) for time in (end.time, late.time))
         return float(laws.kl(*both).max()) / max(1, x[0].numel())
     except NotImplementedError:  # no law at infinity or no rule: others say so
@@ -178,12 +179,20 @@ def time_density(process: Process, stop: float = 0.0) -> Blend | Density:
     require(stop >= 0, f"stop must be ≥ 0; it is {stop}")
     parts: dict[Any, Density] = {}
     for leaf in process.leaves(torch.ones(1, dtype=torch.float64)):
-        engine = leaf.core.engine
+        engine = _engine(leaf)
         key = (id(leaf.clock), type(engine))
         if key not in parts:
             parts[key] = Density(leaf.clock or OwnTime(), engine.profile, stop)
     densities = list(parts.values())
     return densities[0] if len(densities) == 1 else Blend(densities)
+
+
+def _engine(leaf: Leaf) -> Engine:
+    """The engine of a leaf; one that knows nothing of it where none solves it."""
+    try:
+        return leaf.core.engine
+    except Unsolved:
+        return Engine(leaf.core.terms)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ FLOORS = (
         "check",
         "expectation",
         "explain",
+        "implicit",
         "likelihood",
         "metrics",
         "sample",
@@ -148,6 +149,7 @@ def test_no_import_hides_in_a_function():
 def finals():
     """The names that the rules must not know: final terms, heads, engines."""
     abstract = {"Term", "Drift", "Diffusion", "Jump", "FiniteJump", "CountJump"}
+    abstract |= {"LinearDrift", "WhiteNoise"}
     names = {
         name
         for name, value in vars(terms).items()
