@@ -7,9 +7,10 @@ from . import clock, engines, estimates, grids, heads, laws, metrics, nn, params
 from .check import Report, check
 from .clock import Clock
 from .explain import Explanation, explain
+from .flow import Followed, log_prob, probability_flow
 from .heads import Exact
 from .implicit import implicit_score_matching
-from .likelihood import elbo, log_prob, path_kl, vlb
+from .likelihood import elbo, path_kl, vlb
 from .loss import loss
 from .params import learn
 from .process import Given, Lifted, Mixture, Process, Product, Pushed, Scaled, Sum, Timed
@@ -55,6 +56,7 @@ __all__ = [
     "Explanation",
     "Field",
     "FiniteJump",
+    "Followed",
     "Given",
     "Immigration",
     "Jump",
@@ -95,6 +97,7 @@ __all__ = [
     "one_hot",
     "params",
     "path_kl",
+    "probability_flow",
     "reverse",
     "sample",
     "set_validation",

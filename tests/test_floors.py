@@ -20,6 +20,7 @@ FLOORS = (
         "check",
         "expectation",
         "explain",
+        "flow",
         "implicit",
         "likelihood",
         "metrics",
