@@ -289,7 +289,7 @@ class Process(Declared, ABC):
     def check_time(self, t: float | Tensor, x: State, name: str) -> Tensor:
         """A time as float64 of shape (B,), after its shape and values were checked."""
         t = as_time(t, first_tensor(x), name)
-        if self.timed and values_are_checked(t) and t.numel() and float(t.amax()) > 1:
+        if self.timed and values_are_checked(t) and t.numel() and float(t.detach().amax()) > 1:
             late = shown(t[t > 1])
             raise ValueError(f"{name} must lie in [0, 1] on a clock; it contains {late}")
         return t

@@ -132,7 +132,7 @@ def as_time(t: float | Tensor, x: Tensor, name: str) -> Tensor:
         )
     t = t.to(device=x.device, dtype=torch.float64)
     # the least of several is NaN if one is
-    if values_are_checked(t) and t.numel() and not float(t.amin()) >= 0:
+    if values_are_checked(t) and t.numel() and not float(t.detach().amin()) >= 0:
         raise ValueError(f"{name} must hold times ≥ 0; it contains {shown(t[~(t >= 0)])}")
     return t.expand(batch)
 

@@ -23,6 +23,7 @@ class HasMarginal(Protocol):
     """What `Standardise` asks of a process."""
 
     def marginal(self, x_0: Tensor, t: Tensor) -> Any: ...
+    def to_data(self, x: Tensor) -> Tensor: ...
 
 
 class Standardise(nn.Module):
@@ -49,13 +50,13 @@ class Standardise(nn.Module):
     ) -> None:
         super().__init__()
         self.net = net
-        self._marginal = process.marginal
+        self._marginal, self._to_data = process.marginal, process.to_data
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64))
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float64))
 
     def moments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of the state at t, of shapes that broadcast with it."""
-        origin = torch.zeros_like(x)
+        origin = torch.zeros_like(self._to_data(x))
         low, high = self._marginal(origin, t), self._marginal(origin + 1, t)
         slope = high.mean - low.mean
         mean = low.mean + slope * self.mean.to(x.dtype)

@@ -143,7 +143,8 @@ class Model(nn.Module):
                 {k: _column(parts[k], encodings[k], c) for k, c in self.data.columns.items()},
                 **size,
             )
-        outputs, event = outputs_of(self.head, self.encoding), self.data.event
+        outputs = outputs_of(self.head, self.encoding)
+        event = self.process.state_shape((1, *self.data.event))[1:]
         if isinstance(self.encoding, AsCategories):
             tokens = settings.token_dim
             return Tokens(
