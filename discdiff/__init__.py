@@ -3,7 +3,20 @@
 from importlib import import_module
 from typing import Any
 
-from . import clock, engines, estimates, grids, heads, laws, metrics, nn, params, steppers, weights
+from . import (
+    clock,
+    engines,
+    estimates,
+    grids,
+    heads,
+    laws,
+    metrics,
+    nn,
+    params,
+    steppers,
+    weights,
+    zoo,
+)
 from .check import Report, check
 from .clock import Clock
 from .explain import Explanation, explain
@@ -109,6 +122,7 @@ __all__ = [
     "validate",
     "vlb",
     "weights",
+    "zoo",
 ]
 
 

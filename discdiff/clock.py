@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,14 @@ from .params import Declared, declare, fixed, increasing, nonnegative
 from .validation import require
 
 Number = float | Tensor
+LAST = 1 - 2.0**-53  # the end of the open interval: the last time before 1
 
 
 class Clock(Declared, ABC):
     """A change of time on [0, 1]. Times are float64 tensors of any shape."""
+
+    smooth: ClassVar[bool] = True  # whether the rate has derivatives of all orders on (0, 1)
+    endless: ClassVar[bool] = False  # whether time goes on for ever
 
     @abstractmethod
     def forward(self, t: Tensor) -> Tensor:
@@ -53,6 +58,53 @@ class Clock(Declared, ABC):
     def from_z(self, z: Tensor) -> Tensor:
         """The time at which the natural variable is z."""
         return self.inverse(log1pexp(z))
+
+    def slope(self, t: Tensor) -> Tensor:
+        r""":math:`dz/dt = \Lambda' / (1 - e^{-\Lambda})`."""
+        return self.rate(t) / -torch.expm1(-self(t))
+
+
+class Spread:
+    r"""A clock seen by a process that spreads for ever: its natural variable is another.
+
+    Noise of variance :math:`\Lambda` on data of variance one leaves the signal-to-noise ratio
+    :math:`1 / \Lambda`, not :math:`e^{-\Lambda}`; so
+
+    .. math:: z = \log \Lambda,
+
+    which is the same near :math:`\Lambda = 0`.
+
+    Arguments:
+        clock: The clock; none for a process in its own time, :math:`\Lambda(t) = t` on [0, ∞).
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock
+        self.endless = clock is None
+
+    def z(self, t: Tensor) -> Tensor:
+        return (t if self.clock is None else self.clock(t)).log()
+
+    def from_z(self, z: Tensor) -> Tensor:
+        return z.exp() if self.clock is None else self.clock.inverse(z.exp())
+
+    def slope(self, t: Tensor) -> Tensor:
+        return 1 / t if self.clock is None else self.clock.rate(t) / self.clock(t)
+
+
+class OwnTime:
+    r"""The clock of a process without one: :math:`\Lambda(t) = t` on [0, ∞)."""
+
+    endless = True
+
+    def z(self, t: Tensor) -> Tensor:
+        return logexpm1(t)
+
+    def from_z(self, z: Tensor) -> Tensor:
+        return log1pexp(z)
+
+    def slope(self, t: Tensor) -> Tensor:
+        return 1 / -torch.expm1(-t)
 
 
 class Constant(Clock):
@@ -299,6 +351,135 @@ class Geometric(Clock):
         return f"Geometric({_number(self.s0)}, {_number(self.s1)})"
 
 
+class Power(Clock):
+    r""":math:`\Lambda(t) = (c t)^p`.
+
+    With p = 2 a process of unit noise has the standard deviation :math:`c t`.
+
+    Arguments:
+        scale: The number c > 0.
+        power: The exponent p > 0.
+
+    Raises:
+        ValueError: If a number is not positive and finite.
+
+    Example:
+        >>> Power(80.0, 2.0)(torch.tensor([0.5]))
+        tensor([1600.])
+    """
+
+    arg_constraints = {"scale": constraints.positive, "power": fixed}
+    scale: Tensor
+    power: Tensor
+
+    def __init__(self, scale: Number, power: Number = 1.0) -> None:
+        super().__init__()
+        for name, value in (("scale", scale), ("power", power)):
+            declare(self, name, value)
+            require_positive(getattr(self, name), name)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return (self.scale * t) ** self.power
+
+    def rate(self, t: Tensor) -> Tensor:
+        return self.power * self.scale * (self.scale * t) ** (self.power - 1)
+
+    def inverse(self, u: Tensor) -> Tensor:
+        return u ** (1 / self.power) / self.scale
+
+    def __repr__(self) -> str:
+        return f"Power({_number(self.scale)}, {_number(self.power)})"
+
+
+class Odds(Clock):
+    r""":math:`\Lambda(t) = (t / (1 - t))^p`, infinite at t = 1.
+
+    Noise on this clock with p = 2, times 1 − t, is the straight line from the data to noise.
+
+    Arguments:
+        power: The exponent p > 0.
+
+    Raises:
+        ValueError: If the exponent is not positive and finite.
+
+    Example:
+        >>> Odds(2.0)(torch.tensor([0.5, 0.75, 1.0]))
+        tensor([1., 9., inf])
+    """
+
+    arg_constraints = {"power": fixed}
+    power: Tensor
+
+    def __init__(self, power: Number = 1.0) -> None:
+        super().__init__()
+        declare(self, "power", power)
+        require_positive(self.power, "power")
+
+    def forward(self, t: Tensor) -> Tensor:
+        return (t / (1 - t)) ** self.power
+
+    def rate(self, t: Tensor) -> Tensor:
+        return self.power * (t / (1 - t)) ** (self.power - 1) / (1 - t) ** 2
+
+    def inverse(self, u: Tensor) -> Tensor:
+        return 1 / (1 + u ** (-1 / self.power))
+
+    def __repr__(self) -> str:
+        return f"Odds({_number(self.power)})"
+
+
+class LogSNR(Clock):
+    r"""A log-ratio of noise to signal that is linear in t, counted from its start.
+
+    .. math:: \gamma(t) = \gamma_0 + (\gamma_1 - \gamma_0) t, \qquad
+              \Lambda(t) = \log \frac{1 + e^{\gamma(t)}}{1 + e^{\gamma_0}}
+
+    A variance-preserving process has then
+    :math:`e^{-\Lambda} = \operatorname{sigmoid}(-\gamma(t)) / \operatorname{sigmoid}(-\gamma_0)`.
+
+    Arguments:
+        low: :math:`\gamma_0`, at t = 0.
+        high: :math:`\gamma_1`, at t = 1.
+
+    Raises:
+        ValueError: Unless low < high.
+
+    References:
+        | Variational Diffusion Models (Kingma et al., 2021)
+
+    Example:
+        >>> LogSNR(-13.3, 5.0).survival(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([1.0000, 0.9845, 0.0067])
+    """
+
+    low: Tensor
+    arg_constraints = {"range": constraints.positive}
+    range: Tensor  # high − low: what is left of high once low is free
+
+    def __init__(self, low: Number, high: Number) -> None:
+        super().__init__()
+        declare(self, "low", low)
+        declare(self, "range", high - self.low)
+        ok = bool(self.range.detach() > 0) and bool(self.range.detach().isfinite())
+        require(ok, f"low must be below high; they are {_number(self.low)} and {high}")
+
+    def gamma(self, t: Tensor) -> Tensor:
+        r""":math:`\gamma(t)`."""
+        return self.low + self.range * t
+
+    def forward(self, t: Tensor) -> Tensor:
+        return torch.log1p(self.low.sigmoid() * torch.expm1(self.range * t))
+
+    def rate(self, t: Tensor) -> Tensor:
+        return self.range * self.gamma(t).sigmoid()
+
+    def inverse(self, u: Tensor) -> Tensor:
+        return torch.log1p(torch.expm1(u) / self.low.sigmoid()) / self.range
+
+    def __repr__(self) -> str:
+        return f"LogSNR({_number(self.low)}, {_number(self.low + self.range)})"
+
+
 class Function(Clock):
     r"""Any increasing function :math:`\Lambda = f(t)` with f(0) = 0.
 
@@ -356,6 +537,7 @@ class Learned(Clock):
     """
 
     arg_constraints = {"base": fixed}
+    smooth = False
 
     def __init__(self, base: Clock | None = None, panels: int = 16) -> None:
         super().__init__()
@@ -390,7 +572,9 @@ class Learned(Clock):
     def inverse(self, u: Tensor) -> Tensor:
         share, left = self._knots()
         w = self.base.inverse(u)
-        panel = torch.searchsorted(left.detach(), w.detach(), right=True).clamp(min=1) - 1
+        panel = (
+            torch.searchsorted(left.detach(), w.detach().contiguous(), right=True).clamp(min=1) - 1
+        )
         return (panel + (w - left[panel]) / share[panel]) / self.panels
 
     def __repr__(self) -> str:
@@ -413,6 +597,7 @@ class Tabulated(Clock):
     """
 
     arg_constraints = {"knots": fixed, "integral": increasing}
+    smooth = False
     knots: Tensor
     integral: Tensor
 
@@ -429,7 +614,7 @@ class Tabulated(Clock):
         require(bool((t_.diff() > 0).all() and (v.diff() > 0).all()), "both tables must increase")
 
     def _panel(self, table: Tensor, at: Tensor) -> Tensor:
-        index = torch.searchsorted(table.detach(), at.detach(), right=True) - 1
+        index = torch.searchsorted(table.detach(), at.detach().contiguous(), right=True) - 1
         return index.clamp(0, table.shape[0] - 2)
 
     def _slope(self, panel: Tensor) -> Tensor:

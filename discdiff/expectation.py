@@ -20,7 +20,7 @@ from .heads import Head
 from .loss import integrand
 from .process import Leaf, Process, batch_size, map_state
 from .solve import Unsolved
-from .times import OwnTime, joint_rule, last
+from .times import joint_rule, last, natural_clocks
 from .validation import require
 
 State = Any
@@ -177,9 +177,7 @@ def expected_path_kl(
     Raises:
         ValueError: If there are too many noisy states to enumerate.
     """
-    leaves = process.leaves(torch.ones(1, dtype=torch.float64))
-    clocks = {id(leaf.clock): leaf.clock or OwnTime() for leaf in leaves}
-    t, w = joint_rule(list(clocks.values()), nodes, stop)
+    t, w = joint_rule(list(natural_clocks(process).values()), nodes, stop)
     rates = [_mean_rate(process, head, datum, t, grid) for datum in _each(data)]
     return torch.stack([(w * rate).sum() for rate in rates])
 
@@ -260,10 +258,10 @@ def entropy_gap(
 @torch.no_grad()
 def _information_left(process: Process, data: State, weights: Tensor, grid: int) -> Tensor:
     r""":math:`\mathbb{E}\, \mathrm{KL}(q(x_1 \mid x_0) \| p_1)`, where the time integral ends."""
-    clocks = [leaf.clock for leaf in process.leaves(torch.ones(1, dtype=torch.float64))]
-    untimed = {clock is None for clock in clocks}
+    clocks = list(natural_clocks(process).values())
+    untimed = {clock.endless for clock in clocks}
     require(len(untimed) == 1, "parts on a clock and parts without one have no common end")
-    one = torch.stack([last(clock or OwnTime()) for clock in clocks]).max().reshape(1)
+    one = torch.stack([last(clock) for clock in clocks]).max().reshape(1)
     means = []
     for datum in _each(data):
         state, log_w = noisy_states(process, datum, one, grid)

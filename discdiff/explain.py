@@ -1,7 +1,8 @@
 """The plan: which engine solves which part of a process, and why.
 
 A process is a tree whose leaves are sums of terms (see `process`). `explain` asks each leaf for
-its engine and prints what it answers, so that a choice that was made by structure can be read.
+its engine and prints what it answers, so that a choice that was made by structure can be read. Of
+linear diffusions it says what follows from the numbers alone (see `diagnosis`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from .diagnosis import Diagnosis, diagnose, shape_of
 from .estimates import (
     Conditional,
     Epsilon,
@@ -29,7 +31,6 @@ from .estimates import (
     Turnover,
     Velocity,
 )
-from .laws import entrywise
 from .loss import sum_over_terms
 from .process import Generator, Leaf, Process
 from .solve import Engine, Unsolved, covering, engine_for
@@ -65,6 +66,7 @@ class Plan:
         reason: Why it is this engine.
         heads: What a network may say there; `Exact` always may.
         limit: The limit law, or why there is none.
+        diagnosis: What is known of a linear diffusion; None for any other.
     """
 
     part: str
@@ -76,6 +78,7 @@ class Plan:
     reason: str
     heads: tuple[str, ...]
     limit: str
+    diagnosis: Diagnosis | None = None
 
     def rows(self) -> list[tuple[str, str]]:
         """The rows of the table, by name."""
@@ -88,7 +91,8 @@ class Plan:
         ]
         if self.heads:
             rows.append(("heads", ", ".join((*self.heads, "Exact"))))
-        return [*rows, ("limit", self.limit)]
+        more = self.diagnosis.rows() if self.diagnosis is not None else []
+        return [*rows, ("limit", self.limit), *more]
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def explain(process: Process) -> Explanation:
 
 
 def _plan(leaf: Leaf) -> Plan:
-    shown = {
+    shown: dict[str, Any] = {
         "part": leaf.name,
         "terms": repr(leaf.core),
         "clock": repr(leaf.clock) if leaf.clock is not None else "",
@@ -176,6 +180,7 @@ def _plan(leaf: Leaf) -> Plan:
         reason=_reason(leaf, engine),
         heads=tuple(kind.__name__ for kind in KINDS if _determines(leaf.core, kind)),
         limit=_limit(leaf),
+        diagnosis=diagnose(leaf),
     )
 
 
@@ -201,15 +206,9 @@ def _names(kinds: Any) -> str:
     return ", ".join(sorted(kind.__name__ for kind in kinds))
 
 
-def _shape(core: Generator) -> tuple[int, ...]:
-    """The shape of one state of the fewest entries."""
-    widths = {size for term in core.terms for size in term.widths().values()}
-    return (1, *widths)
-
-
 def _determines(core: Generator, kind: type[Estimate]) -> bool:
     """Whether an estimate of this kind determines the score: it is tried on one state."""
-    x = core.origin(_shape(core))
+    x = core.origin(shape_of(core.terms))
     (leaf,) = core.leaves(torch.full((1,), 0.5, dtype=torch.float64))
     estimate = _saying_nothing(kind, core, x)
     try:
@@ -236,10 +235,10 @@ def _saying_nothing(kind: type[Estimate], core: Generator, x: Tensor) -> Estimat
 def _limit(leaf: Leaf) -> str:
     """The limit law of one entry in words, or why there is none."""
     try:
-        law = leaf.core._limit(_shape(leaf.core))
+        law = leaf.core._limit(shape_of(leaf.core.terms))
     except Unsolved as refusal:
         return f"none: {_first_sentence(refusal)}"
-    law = entrywise(law) if hasattr(law, "base_dist") else law
+    law = getattr(law, "base_dist", law)
     return _in_words(law, ("probs",) if leaf.core.terms[0].categorical else ("mean", "variance"))
 
 

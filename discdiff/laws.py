@@ -22,7 +22,7 @@ from torch.distributions import Distribution, constraints, kl_divergence, regist
 from torch.distributions.transforms import Transform
 
 from .numerics.special import log_binomial_pmf, log_sum
-from .shapes import sum_event
+from .shapes import along, sum_event
 
 State = Any
 
@@ -144,6 +144,10 @@ class Image(_Law):
         super().__init__(law.batch_shape, Size(event[len(law.batch_shape) :]))
 
     @property
+    def support(self) -> Any:
+        return self.transform.codomain
+
+    @property
     def has_rsample(self) -> bool:  # type: ignore[override]
         return self.law.has_rsample
 
@@ -168,6 +172,10 @@ class Stretched(_Law):
     def __init__(self, law: Distribution, alpha: Tensor) -> None:
         self.law, self.alpha = law, alpha
         super().__init__(law.batch_shape, law.event_shape)
+
+    @property
+    def support(self) -> Any:
+        return constraints.real
 
     def _factor(self, x: Tensor) -> Tensor:
         dims = len(self.event_shape)
@@ -196,6 +204,25 @@ class Stretched(_Law):
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         log_prob = self.law.log_prob(x / self._factor(x))
         return log_prob - self.event_shape.numel() * self.alpha.abs().log().to(log_prob.dtype)
+
+
+def stretched(law: Distribution, alpha: Tensor) -> Distribution:
+    r"""The law of :math:`\alpha y` with one factor per batch element, normal if that of y is.
+
+    Example:
+        >>> law = pyro.Normal(torch.ones(1, 2), 1.0).to_event(1)
+        >>> stretched(law, torch.tensor([3.0])).variance
+        tensor([[9., 9.]])
+    """
+    base = getattr(law, "base_dist", law)
+    own = getattr(base, "stretched", None)
+    if own is not None:
+        return own(alpha).to_event(len(law.event_shape) - len(base.event_shape))
+    if not isinstance(base, torch.distributions.Normal):
+        return Stretched(law, alpha)
+    factor = along(alpha, base.loc)
+    scaled = pyro.Normal(factor * base.loc, factor.abs() * base.scale, validate_args=False)
+    return scaled.to_event(len(law.event_shape))
 
 
 class Clamped(_Law):
@@ -572,7 +599,7 @@ def _summed_kl(p: Distribution, q: Distribution) -> Tensor:
     except ValueError as error:
         raise NotImplementedError(str(error)) from error
     like = p.sample()
-    if isinstance(p, Indexed) or p.event_shape:
+    if isinstance(p, Indexed) or p.event_shape or not getattr(p.support, "is_discrete", True):
         raise NotImplementedError(f"no KL of {type(p).__name__} from {type(q).__name__}")
     size, bound = 16, getattr(p.support, "upper_bound", None)
     while True:
@@ -586,6 +613,21 @@ def _summed_kl(p: Distribution, q: Distribution) -> Tensor:
         if size > 1 << 20:
             raise NotImplementedError(f"{type(p).__name__} has mass {left:.1e} beyond {size}")
         size *= 4
+
+
+@register_kl(Image, Image)
+def _kl_images(p: Image, q: Image) -> Tensor:
+    """One invertible map of both laws changes nothing."""
+    if p.transform != q.transform:
+        raise NotImplementedError("no KL of the images under different maps")
+    return kl(p.law, q.law)
+
+
+@register_kl(Stretched, Stretched)
+def _kl_stretched(p: Stretched, q: Stretched) -> Tensor:
+    if p.alpha is not q.alpha and not torch.equal(p.alpha, q.alpha):
+        raise NotImplementedError("no KL of laws stretched by different factors")
+    return kl(p.law, q.law)
 
 
 @register_kl(Table, Table)

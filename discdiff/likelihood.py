@@ -36,7 +36,7 @@ from .shapes import sum_event
 from .solve import Unsolved
 from .steppers import Ancestral, Stepper
 from .terms import Diffusion, Drift
-from .times import require_reach, rule, times
+from .times import clock_key, natural_clocks, require_reach, rule, times
 from .validation import require, shown
 from .weights import Weight
 
@@ -214,21 +214,20 @@ def reconstruction(
 
 @dataclass(frozen=True)
 class OnClock(Weight):
-    """One for the leaves on a clock, zero for the others."""
+    """One for the leaves with a common time integral, zero for the others."""
 
-    clock: Any
+    key: Any
 
     def __call__(self, leaf: Leaf) -> Tensor:
-        return torch.full_like(leaf.time, float(leaf.clock is self.clock))
+        return torch.full_like(leaf.time, float(clock_key(leaf) == self.key))
 
 
 def quadrature(
     process: Process, stop: float, nodes: int
 ) -> Iterator[tuple[OnClock, tuple[Tensor, Tensor]]]:
     """For each clock, the weight that picks its leaves and a rule of n times in its z."""
-    clocks = {id(leaf.clock): leaf.clock for leaf in process.leaves(torch.ones(1).double())}
-    for clock in clocks.values():
-        yield OnClock(clock), rule(clock, nodes, stop)  # type: ignore[arg-type]
+    for key, clock in natural_clocks(process).items():
+        yield OnClock(key), rule(clock, nodes, stop)
 
 
 def _draw_rate(

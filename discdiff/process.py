@@ -25,7 +25,7 @@ from torch.distributions import Distribution, Normal, Transform, constraints
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from . import laws
-from .clock import Clock
+from .clock import LAST, Clock, Constant
 from .estimates import (
     Atoms,
     Data,
@@ -366,6 +366,18 @@ class Generator(Process):
             return NotImplemented
         return Sum(*self.terms, *other.terms)
 
+    def retimed(self, clock: Clock) -> Generator:
+        r"""The same generator in the time t of a clock, :math:`\Lambda'(t)\, L_{\Lambda(t)}`.
+
+        Raises:
+            Unsolved: If its rates cannot be functions of time.
+        """
+        raise Unsolved(
+            f"{self!r} cannot be added to terms on different clocks, as linear drifts and white "
+            "noise can: put the whole sum on one clock, or declare the time dependence as a "
+            "function, RateMatrix(Q) with Q(t)"
+        )
+
     def _transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.engine.transition(x, s, t)
 
@@ -468,12 +480,36 @@ class Timed(Process):
         return self.process.origin(shape)
 
     def __add__(self, other: Process) -> Process:
-        if isinstance(other, Timed) and other.clock is self.clock:
+        r"""The sum of the generators; on different clocks, in the clocks' common time t.
+
+        .. math:: L_t = \Lambda_a'(t)\, L_a + \Lambda_b'(t)\, L_b
+
+        Terms that are linear drifts and white noise become functions of t, run on
+        ``Constant(1.0)``: their rates must be finite and smooth.
+
+        Raises:
+            Unsolved: If the clocks differ and a term is of another kind, or a clock's rate is
+                infinite or has kinks.
+        """
+        if not isinstance(other, Timed):
+            return NotImplemented
+        if other.clock is self.clock:
             return Timed(self.process + other.process, self.clock)  # type: ignore[operator]
-        raise Unsolved(
-            "terms on different clocks do not commute in general: put the whole sum on one clock, "
-            "or declare the time dependence as a function, RateMatrix(Q) with Q(t)"
-        )
+        return Timed(Sum(*self._terms_in_time(), *other._terms_in_time()), Constant(1.0))
+
+    def _terms_in_time(self) -> list[Generator]:
+        """The terms as functions of the time t of the clock."""
+        if not isinstance(self.process, Generator):
+            raise Unsolved(f"terms on different clocks can be added, not a {self.process!r}")
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        finite = bool(self.clock.rate(ends).isfinite().all() and self.clock(ends).isfinite().all())
+        if not (finite and self.clock.smooth):
+            why = "has kinks" if finite else "is infinite at an end"
+            raise Unsolved(
+                f"the rate of {self.clock!r} {why}, and terms on different clocks are added where "
+                "rates are finite and smooth: put the whole sum on one clock, or choose another"
+            )
+        return [term.retimed(self.clock) for term in self.process.terms]
 
     def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
         return self.process._transition(x, self.own(s), self.own(t))
@@ -523,6 +559,8 @@ class Lifted(Process):
         "scale_tril": constraints.lower_cholesky,
     }
     mean: Tensor
+    std: Tensor
+    scale_tril: Tensor
 
     def __init__(self, process: Process, law: Distribution) -> None:
         super().__init__()
@@ -924,10 +962,29 @@ class Pushed(Process):
 class Scaled(Process):
     r"""The process :math:`x_t = \alpha(t)\, y_t` on real vectors, with :math:`\alpha(0) = 1`.
 
-    ``Epsilon`` and ``Mean`` mean the same for x and y; ``Score`` and ``Velocity`` concern x.
+    ``Epsilon`` and ``Mean`` mean the same for x and y; ``Score`` and ``Velocity`` concern x: with
+    white noise y, :math:`\sigma = \alpha \sqrt{\Lambda}` and ``Velocity`` is
+    :math:`\alpha \varepsilon - \sigma x_0`.
+
+    Where :math:`\Lambda(1) = \infty`, y has no law at t = 1, but x may have one:
+    :math:`\alpha(1) = 0` with a finite :math:`\lim \alpha \sqrt{\Lambda}`. All that is asked
+    for at t = 1 is then the limit from the left, taken at the last float64 before 1, where
+    :math:`\alpha(t)` and :math:`\Lambda(t)` are still finite and their product has its limit to
+    rounding: write both so that they are exact near 1, as 1 − t is.
+
+    Arguments:
+        process: The process y.
+        alpha: A function of times of shape () or (B,), not 0 before t = 1.
 
     Raises:
-        ValueError: If :math:`\alpha(0) \ne 1`.
+        ValueError: If :math:`\alpha(0) \ne 1`, :math:`\alpha(t) = 0` or is not finite at a time
+            before 1, or :math:`\alpha(1) = 0` and y is finite there: nothing would be left.
+
+    Example:
+        >>> from discdiff import Noise, clock
+        >>> line = Noise(1.0).on(clock.Odds(2.0)).scaled(lambda t: 1 - t)  # (1 − t) x_0 + t ε
+        >>> line.marginal(torch.tensor([3.0]), 0.75).mean, line.prior((1,)).variance
+        (tensor([0.7500]), tensor([1.]))
     """
 
     def __init__(self, process: Process, alpha: Callable[[Tensor], Tensor]) -> None:
@@ -935,6 +992,28 @@ class Scaled(Process):
         start = float(alpha(torch.zeros((), dtype=torch.float64)).detach())
         require(abs(start - 1) < 1e-12, f"alpha(0) must be 1; it is {start}")
         self.process, self.alpha = process, alpha
+        one = torch.ones(1, dtype=torch.float64)
+        ends = [leaf.time.isfinite().all() for leaf in process.leaves(one)]
+        self.open = process.timed and not all(bool(end) for end in ends)
+        if process.timed:
+            self._require_scale()
+
+    def _require_scale(self) -> None:
+        """Raises unless the factors leave something of the state at all times."""
+        t = torch.linspace(0, 1, 65, dtype=torch.float64)
+        if self.open:
+            t = t.clamp(max=LAST)
+        alpha = self.alpha(t).detach()
+        bad = ~alpha.isfinite() | (alpha == 0)
+        require(
+            not bool(bad.any()),
+            f"alpha must be finite and not 0; it is {shown(alpha[bad])} at t = {shown(t[bad])}"
+            + ("" if self.open else " (it may vanish at t = 1 where the clock ends at ∞)"),
+        )
+
+    def _seen(self, t: Tensor) -> Tensor:
+        """The time at which things are evaluated: the end is its limit from the left."""
+        return t.clamp(max=LAST) if self.open else t
 
     @property
     def timed(self) -> bool:
@@ -945,6 +1024,7 @@ class Scaled(Process):
         return alpha.reshape((-1,) + (1,) * (x.dim() - 1)).to(x.dtype)
 
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
+        t = self._seen(t)
         for leaf in self.process.leaves(t):
             yield leaf.within(
                 lambda x: x / self._factor(t, x),
@@ -984,17 +1064,20 @@ class Scaled(Process):
         return self.process.origin(shape)
 
     def _image(self, law: Distribution, t: Tensor) -> Distribution:
-        return laws.Stretched(law, self.alpha(t))
+        return laws.stretched(law, self.alpha(t))
 
     def _marginal(self, x_0: State, t: Tensor) -> Distribution:
+        t = self._seen(t)
         return self._image(self.process._marginal(x_0, t), t)
 
     def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
+        s, t = self._seen(s), self._seen(t)
         return self._image(self.process._transition(x / self._factor(s, x), s, t), t)
 
     def _bridge(
         self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
     ) -> Distribution:
+        s, t = self._seen(s), self._seen(t)
         inner = self._inner(estimate, t)
         return self._image(self.process._bridge(inner, x / self._factor(t, x), s, t, eta), s)
 
@@ -1006,11 +1089,12 @@ class Scaled(Process):
         return self._image(self.process._limit(shape), one)
 
     def _convert(self, estimate: Estimate, x: State, t: Tensor, kind: Any) -> Any:
+        t = self._seen(t)
         y = x / self._factor(t, x)
         return self._outer(self.process._convert(self._inner(estimate, t), y, t, kind), t)
 
     def __repr__(self) -> str:
-        return f"({self.process!r}).scaled({self.alpha!r})"
+        return f"({self.process!r}).scaled({getattr(self.alpha, '__name__', self.alpha)!s})"
 
 
 class Given(Process):

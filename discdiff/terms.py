@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from .clock import Clock
 from .laws import box_index
 from .numerics.systems import cholesky, lyapunov
 from .params import (
@@ -200,6 +202,35 @@ class WhiteNoise(Diffusion):
         """Whether B is a function of time."""
 
 
+class Retimed(nn.Module):
+    r"""A number of a term on a clock, as a function of the clock's time t.
+
+    .. math:: v(t) = \big(c\, \Lambda'(t)\big)^p\, v_{\text{own}}(\Lambda(t))
+
+    with c the factor of the term, and p = 1 for a drift, 1/2 for noise.
+
+    Arguments:
+        clock: The clock.
+        term: The term, whose factor is read.
+        values: The number at own times (n,), with n or 1 in front.
+        power: The exponent p.
+    """
+
+    clock: Clock
+    term: Term
+
+    def __init__(
+        self, clock: Clock, term: Term, values: Callable[[Tensor], Tensor], power: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.clock, self.term, self.values, self.power = clock, term, values, power
+
+    def forward(self, t: Tensor) -> Tensor:
+        value = self.values(self.clock(t))
+        rate = (self.term.scale * self.clock.rate(t)) ** self.power
+        return rate.expand(t.shape).reshape(t.shape + (1,) * (value.dim() - 1)) * value
+
+
 class Linear(LinearDrift):
     r"""Linear motion, :math:`dx = (A x + b)\, dt`.
 
@@ -225,6 +256,8 @@ class Linear(LinearDrift):
             if name not in self.functions:
                 declare(self, name, value)
                 _require_finite(getattr(self, name), name)
+            elif isinstance(value, nn.Module):
+                self.add_module(f"{name}_of_time", value)
         if "A" not in self.functions and self.A.dim() >= 2:
             require(
                 self.A.shape[-1] == self.A.shape[-2],
@@ -244,6 +277,14 @@ class Linear(LinearDrift):
         b = self.at("b", t)
         b = b if "b" in self.functions and b.dim() else b.unsqueeze(0)
         return A, (b if b.dim() > 1 else b.unsqueeze(-1)).expand(*b.shape[:1], size)
+
+    def _values(self, name: str, t: Tensor) -> Tensor:
+        return _timely(self.at(name, t), name in self.functions)
+
+    def retimed(self, clock: Clock) -> Linear:
+        A = Retimed(clock, self, partial(self._values, "A"))
+        zero = "b" not in self.functions and not bool(self.b.ne(0).any())
+        return Linear(A, 0.0 if zero else Retimed(clock, self, partial(self._values, "b")))
 
     def is_matrix(self) -> bool:
         return _dims(self.at("A", _START), "A" in self.functions) >= 2
@@ -303,6 +344,12 @@ class Noise(WhiteNoise):
 
     def matrix(self, t: Tensor, size: int) -> Tensor:
         return as_matrices(self.at(t), self.function is not None, size)
+
+    def _values(self, t: Tensor) -> Tensor:
+        return _timely(self.at(t), self.function is not None)
+
+    def retimed(self, clock: Clock) -> Noise:
+        return Noise(Retimed(clock, self, self._values, power=0.5))
 
     def is_matrix(self) -> bool:
         return _dims(self.at(_START), self.function is not None) >= 2
@@ -373,7 +420,7 @@ class Langevin(Sum):
 
     Example:
         >>> damped = Langevin([[0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 2.0]], torch.eye(2))
-        >>> damped.limit((1, 2)).base_dist.covariance_matrix[0]
+        >>> damped.limit((1, 2)).covariance_matrix[0]
         tensor([[1., 0.],
                 [0., 1.]])
     """
@@ -395,6 +442,7 @@ class Recipe(Declared):
     """The matrices Q, D and S that the two terms of `Langevin` share."""
 
     arg_constraints = {"Q": skew, "D": semidefinite, "S": definite}
+    S: Tensor
 
     def __init__(self, Q: Numbers | Function, D: Numbers | Function, S: Numbers) -> None:
         super().__init__()
@@ -421,6 +469,8 @@ class Recipe(Declared):
 class Restoring(LinearDrift):
     r"""The drift :math:`-(Q + D) S^{-1} y` of `Langevin`."""
 
+    recipe: Recipe
+
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
@@ -432,6 +482,12 @@ class Restoring(LinearDrift):
         both = self.recipe.at("Q", t) + self.recipe.at("D", t)
         A = -torch.linalg.solve(self.recipe.S, both, left=False)
         return A, torch.zeros_like(A[:1, ..., 0])
+
+    def _values(self, t: Tensor) -> Tensor:
+        return self.system(t, self.recipe.S.shape[-1])[0]
+
+    def retimed(self, clock: Clock) -> Linear:
+        return Linear(Retimed(clock, self, self._values))
 
     def is_matrix(self) -> bool:
         return True
@@ -446,6 +502,8 @@ class Restoring(LinearDrift):
 class Stirring(WhiteNoise):
     r"""The noise :math:`\sqrt{2 D}\, dW` of `Langevin`, with the lower factor for the root."""
 
+    recipe: Recipe
+
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
@@ -456,6 +514,12 @@ class Stirring(WhiteNoise):
 
     def matrix(self, t: Tensor, size: int) -> Tensor:
         return cholesky(2 * self.recipe.at("D", t))
+
+    def _values(self, t: Tensor) -> Tensor:
+        return self.matrix(t, self.recipe.S.shape[-1])
+
+    def retimed(self, clock: Clock) -> Noise:
+        return Noise(Retimed(clock, self, self._values, power=0.5))
 
     def mix(self, noise: Tensor, x: Tensor, t: Tensor) -> Tensor:
         return apply_linear(self.matrix(t, x.shape[-1]).expand(len(t), -1, -1), noise, True)
@@ -502,6 +566,11 @@ _START = torch.zeros(1, dtype=torch.float64)
 def _dims(value: Tensor, per_time: bool) -> int:
     """The dimensions of a number, without that of time."""
     return value.dim() - (per_time and value.dim() > 0)
+
+
+def _timely(value: Tensor, per_time: bool) -> Tensor:
+    """A number with a dimension of time in front."""
+    return value if per_time and value.dim() else value.unsqueeze(0)
 
 
 def as_matrices(value: Tensor, per_time: bool, size: int) -> Tensor:

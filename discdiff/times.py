@@ -1,8 +1,9 @@
 r"""Times for training: importance-sampled in the natural variable, stratified over the batch.
 
-Loss integrands live on the scale of :math:`z = \log(e^{\Lambda} - 1)`. A density in z, tabulated
-per process, is turned into one in t; the weight is its inverse, so that ``(w * loss).mean()`` is
-unbiased for the time integral.
+Loss integrands live on the scale of :math:`z = \log(e^{\Lambda} - 1)`, or
+:math:`z = \log \Lambda` where noise spreads for ever. A density in z, tabulated per process, is
+turned into one in t; the weight is its inverse, so that ``(w * loss).mean()`` is unbiased for the
+time integral.
 """
 
 from __future__ import annotations
@@ -15,36 +16,38 @@ import torch
 from torch import Tensor
 
 from . import laws
-from .clock import Clock
+from .clock import LAST, Clock, OwnTime, Spread
 from .numerics.quadrature import gauss_legendre
-from .numerics.special import log1pexp, logexpm1
 from .process import Leaf, Process, batch_size, first_tensor, map_state
 from .solve import Engine, Unsolved
 from .validation import require, values_are_checked
 
+Natural = Clock | OwnTime | Spread
+
 REACH = 300.0  # |z| of one clock while another is within its own half width
 HALF_WIDTH = 40.0  # densities beyond |z| = 40 are below e^-40 of the whole
 CELLS = 640
-LAST = 1 - 2.0**-53  # the end of the open interval
 LEFT = 1e-6  # nats per entry that integrals over (0, 1) may lack
 ROWS = 4  # data at which that is looked at
 _reached: WeakSet[Process] = WeakSet()  # processes whose integrals over (0, 1) lack nothing
 
 
-class OwnTime:
-    r"""The clock of a process without one: :math:`\Lambda(t) = t` on [0, ∞)."""
+def natural(leaf: Leaf) -> Natural:
+    """The clock of a leaf, in the natural variable of its engine."""
+    if not _engine(leaf).forgets:
+        return Spread(leaf.clock)
+    return leaf.clock or OwnTime()
 
-    def __call__(self, t: Tensor) -> Tensor:
-        return t
 
-    def z(self, t: Tensor) -> Tensor:
-        return logexpm1(t)
+def natural_clocks(process: Process) -> dict[Any, Natural]:
+    """The clocks of all leaves in their natural variables, by `clock_key`."""
+    leaves = process.leaves(torch.ones(1, dtype=torch.float64))
+    return {clock_key(leaf): natural(leaf) for leaf in leaves}
 
-    def from_z(self, z: Tensor) -> Tensor:
-        return log1pexp(z)
 
-    def rate(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
+def clock_key(leaf: Leaf) -> tuple[Any, bool]:
+    """What leaves have in common whose time integrals are one."""
+    return leaf.clock, _engine(leaf).forgets
 
 
 class Density:
@@ -58,7 +61,7 @@ class Density:
     """
 
     def __init__(
-        self, clock: Clock | OwnTime, profile: Any, stop: float = 0.0, end: float | None = None
+        self, clock: Natural, profile: Any, stop: float = 0.0, end: float | None = None
     ) -> None:
         self.clock = clock
         low, high = z_range(clock, stop, end)
@@ -79,7 +82,7 @@ class Density:
         """The density at t."""
         z = self.clock.z(t)
         cell = ((z - self.edges[0]) / self.width).floor().long().clamp(0, CELLS - 1)
-        return self.mass[cell] / self.width * _slope(self.clock, t)
+        return self.mass[cell] / self.width * self.clock.slope(t)
 
 
 class Blend:
@@ -180,9 +183,9 @@ def time_density(process: Process, stop: float = 0.0) -> Blend | Density:
     parts: dict[Any, Density] = {}
     for leaf in process.leaves(torch.ones(1, dtype=torch.float64)):
         engine = _engine(leaf)
-        key = (id(leaf.clock), type(engine))
+        key = (clock_key(leaf), type(engine))
         if key not in parts:
-            parts[key] = Density(leaf.clock or OwnTime(), engine.profile, stop)
+            parts[key] = Density(natural(leaf), engine.profile, stop)
     densities = list(parts.values())
     return densities[0] if len(densities) == 1 else Blend(densities)
 
@@ -196,7 +199,7 @@ def _engine(leaf: Leaf) -> Engine:
 
 
 @torch.no_grad()
-def rule(clock: Clock | OwnTime, nodes: int, stop: float = 0.0) -> tuple[Tensor, Tensor]:
+def rule(clock: Natural, nodes: int, stop: float = 0.0) -> tuple[Tensor, Tensor]:
     r"""Times and weights for integrals over t: Gauss–Legendre in u, :math:`z = 4 \sinh u`.
 
     Nodes are dense near z = 0, where the integrand of a process on this clock has its features.
@@ -204,13 +207,11 @@ def rule(clock: Clock | OwnTime, nodes: int, stop: float = 0.0) -> tuple[Tensor,
     low, high = (math.asinh(z / 4) for z in z_range(clock, stop, None))
     u, w = gauss_legendre(nodes, low, high)
     t = clock.from_z(4 * u.sinh())
-    return t, 4 * w * u.cosh() / _slope(clock, t)
+    return t, 4 * w * u.cosh() / clock.slope(t)
 
 
 @torch.no_grad()
-def joint_rule(
-    clocks: list[Clock | OwnTime], nodes: int, stop: float = 0.0
-) -> tuple[Tensor, Tensor]:
+def joint_rule(clocks: list[Natural], nodes: int, stop: float = 0.0) -> tuple[Tensor, Tensor]:
     r"""Times and weights for integrals over t whose integrand has features on several clocks.
 
     Gauss–Legendre in :math:`u(t) = \sum_j \operatorname{asinh}(z_j(t) / 4)`, inverted by bisection
@@ -236,25 +237,20 @@ def joint_rule(
         below = along_all(middle.sigmoid()) < u
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     t = ((low + high) / 2).sigmoid().clamp(max=LAST)
-    steepness = [_slope(c, t) / (16 + c.z(t).square()).sqrt() for c in clocks]
+    steepness = [c.slope(t) / (16 + c.z(t).square()).sqrt() for c in clocks]
     return t, w / torch.stack(steepness).sum(0)
 
 
-def last(clock: Clock | OwnTime) -> Tensor:
+def last(clock: Natural) -> Tensor:
     """The time at which `rule` ends: 1 to rounding, or where nothing that matters is left."""
     return clock.from_z(torch.tensor(z_range(clock, 0.0, None)[1], dtype=torch.float64)).detach()
 
 
-def _slope(clock: Clock | OwnTime, t: Tensor) -> Tensor:
-    r""":math:`dz/dt = \Lambda' / (1 - e^{-\Lambda})`."""
-    return clock.rate(t) / -torch.expm1(-clock(t))
-
-
-def z_range(clock: Clock | OwnTime, stop: float, end: float | None) -> tuple[float, float]:
+def z_range(clock: Natural, stop: float, end: float | None) -> tuple[float, float]:
     """The range of z between two times; no end: the last time before the clock's end."""
     with torch.no_grad():
         first = clock.z(torch.tensor(stop, dtype=torch.float64)) if stop > 0 else -torch.inf
-        if end is None and isinstance(clock, OwnTime):
+        if end is None and clock.endless:
             last = torch.inf
         else:
             last = clock.z(torch.tensor(LAST if end is None else end, dtype=torch.float64))

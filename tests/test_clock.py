@@ -28,6 +28,11 @@ def geometric(s0, s1):
     return lambda t: mpf(s0) ** 2 * ((mpf(s1) / mpf(s0)) ** (2 * t) - 1)
 
 
+def log_snr(low, high):
+    gamma = lambda t: mpf(low) + (mpf(high) - mpf(low)) * t
+    return lambda t: mpmath.log((1 + mpmath.exp(gamma(t))) / (1 + mpmath.exp(mpf(low))))
+
+
 def table(t):
     return 2 * t if t <= 0.5 else 1 + 6 * (t - mpf(0.5))
 
@@ -46,11 +51,14 @@ CLOCKS = {
     "logistic": (lambda: clock.Logistic(15.0), logistic(15)),
     "logistic, mild": (lambda: clock.Logistic(0.25), logistic(0.25)),
     "geometric": (lambda: clock.Geometric(0.01, 50.0), geometric(0.01, 50)),
+    "power": (lambda: clock.Power(80.0, 2.0), lambda t: (80 * t) ** 2),
+    "odds": (lambda: clock.Odds(2.0), lambda t: (t / (1 - t)) ** 2),
+    "log SNR": (lambda: clock.LogSNR(-13.25, 5.0), log_snr(-13.25, 5.0)),
     "function": (lambda: clock.Function(lambda t: t + t**2), lambda t: t + t**2),
     "learned": (lambda: clock.Learned(clock.LogLinear(), 8), lambda t: -mpmath.log(1 - t)),
     "tabulated": (lambda: clock.Tabulated([0.0, 0.5, 1.0], [0.0, 1.0, 4.0]), table),
 }
-INFINITE = {"cosine", "log-linear", "logistic", "logistic, mild", "learned"}
+INFINITE = {"cosine", "log-linear", "logistic", "logistic, mild", "learned", "odds"}
 every = pytest.mark.parametrize("name", CLOCKS)
 
 
@@ -167,6 +175,8 @@ DECLARED = {
     "linear": (lambda a, b: clock.Linear(a, b), (0.1, 20.0)),
     "logistic": (lambda c: clock.Logistic(c), (5.0,)),
     "geometric": (lambda a, b: clock.Geometric(a, b), (0.1, 5.0)),
+    "power": (lambda c: clock.Power(c, 2.0), (3.0,)),
+    "log SNR": (lambda a, b: clock.LogSNR(a, b), (-4.0, 5.0)),
     "tabulated": (lambda v: clock.Tabulated([0.0, 0.4, 1.0], tensor(0, 1, 3) * v), (1.5,)),
 }
 
@@ -250,6 +260,10 @@ def test_shapes_and_dtypes_are_kept(name):
         (lambda: clock.Logistic(-1.0), "c must"),
         (lambda: clock.Geometric(1.0, 0.5), "s1"),
         (lambda: clock.Geometric(0.0, 0.5), "s0"),
+        (lambda: clock.Power(0.0), "scale"),
+        (lambda: clock.Power(1.0, -1.0), "power"),
+        (lambda: clock.Odds(0.0), "power"),
+        (lambda: clock.LogSNR(1.0, 1.0), "low"),
         (lambda: clock.Function(lambda t: t + 1), r"f\(0\)"),
         (lambda: clock.Function(lambda t: t * (1 - t)), "increase"),
         (lambda: clock.Tabulated([0.0, 0.5], [0.0, 1.0]), "from 0 to 1"),

@@ -15,9 +15,10 @@ FLOORS = (
     {"clock", "laws", "solve"},  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
     {"terms", "heads"},  # what a user declares
-    {"engines", "loss", "reverse", "times", "weights", "grids"},  # solutions, and rules per term
+    {"engines", "loss", "reverse", "times", "weights", "grids", "zoo"},  # solutions; what is known
     {
         "check",
+        "diagnosis",
         "expectation",
         "explain",
         "flow",

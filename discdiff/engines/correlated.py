@@ -11,7 +11,7 @@ from torch.distributions import constraints, register_kl
 
 from ..laws import _Law
 from ..numerics.systems import lower_inverse
-from ..shapes import act
+from ..shapes import act, along
 
 
 class Correlated(_Law):
@@ -49,6 +49,11 @@ class Correlated(_Law):
     @property
     def variance(self) -> Tensor:
         return self.covariance_matrix.diagonal(dim1=-2, dim2=-1)
+
+    def stretched(self, alpha: Tensor) -> Correlated:
+        r"""The law of :math:`\alpha y`, with factors of shape (B,)."""
+        factor = alpha.abs().to(self.factor).reshape(alpha.shape + (1,) * (self.factor.dim() - 1))
+        return Correlated(along(alpha, self.loc) * self.loc, factor * self.factor)
 
     def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
         shape = Size(sample_shape) + self.loc.shape

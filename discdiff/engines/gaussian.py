@@ -30,9 +30,9 @@ from ..numerics.special import expm1_ratio
 from ..shapes import along, span
 from ..solve import Engine, Score, Unsolved
 from ..terms import Linear, Noise
-from ..validation import require, shown, values_are_checked
+from ..validation import shown, values_are_checked
 
-NODES = 64
+NODES = (40, 64, 128, 192, 256)
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,20 @@ class Moments:
     phi: Tensor
     mean: Tensor
     variance: Tensor
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Gauss–Legendre on [0, 1]: nodes, weights and the integrals from each node to 1."""
+
+    nodes: Tensor
+    weights: Tensor
+    tails: Tensor
+
+    @classmethod
+    def of(cls, count: int) -> Rule:
+        """The rule of this many nodes."""
+        return cls(*gauss_legendre(count, 0.0, 1.0), tail_integrals(count))
 
 
 class Gaussian(Engine):
@@ -65,12 +79,12 @@ class Gaussian(Engine):
         self.drifting = bool(b.detach().ne(0).any()) or self.varying or b.requires_grad
         self.changes = a.requires_grad
         self.stable = not self.varying and bool((a.detach() < 0).all())
-        if self.varying:
-            self._require_smooth()
+        self.forgets = self.varying or bool((a.detach() != 0).any())
+        self.rule = self._resolving() if self.varying else None
 
     def branch(self) -> str:
-        if self.varying:
-            return f"rates vary: Gauss–Legendre, {NODES} nodes"
+        if self.rule is not None:
+            return f"rates vary: Gauss–Legendre, {len(self.rule.nodes)} nodes"
         form = "diagonal" if self.diagonal else "scalar"
         return f"{form}, {'stable' if self.stable else 'no limit'}"
 
@@ -106,7 +120,10 @@ class Gaussian(Engine):
         Raises:
             Unsolved: If there are none: what does not contract has no law at infinity.
         """
-        moments = self._integrated(s, t) if self.varying else self._closed(span(s, t), t)
+        if self.rule is None:
+            moments = self._closed(span(s, t), t)
+        else:
+            moments = self._integrated(s, t, self.rule)
         if not self.stable and values_are_checked(t):
             size = moments.phi.abs() + moments.variance
             if not bool(size.isfinite().all()):
@@ -128,12 +145,13 @@ class Gaussian(Engine):
         growth = (a * tau.clamp(max=torch.finfo(tau.dtype).max)).exp()
         return Moments(growth, b * expm1_ratio(a, tau), g2 * expm1_ratio(2 * a, tau))
 
-    def _integrated(self, s: Tensor, t: Tensor, nodes: int = NODES) -> Moments:
+    def _integrated(self, s: Tensor, t: Tensor, rule: Rule) -> Moments:
         """The moments for rates that vary, by quadrature."""
-        u, w = _panel(s, t, nodes)
+        whole = (t - s).unsqueeze(-1)
+        u, w = s.unsqueeze(-1) + whole * rule.nodes.to(t), whole * rule.weights.to(t)
         a, b, g2 = (self._on_nodes(u, i) for i in range(3))
         length = (t - s).reshape((-1,) + (1,) * (a.dim() - 1))
-        left = length * torch.einsum("mn,bn...->bm...", tail_integrals(nodes).to(a), a)
+        left = length * torch.einsum("mn,bn...->bm...", rule.tails.to(a), a)
         rest = left.exp()
         phi = torch.einsum("bn,bn...->b...", w, a).exp()
         mean = torch.einsum("bn,bn...->b...", w, rest * b)
@@ -145,17 +163,21 @@ class Gaussian(Engine):
         value = value.expand(u.numel(), *value.shape[1:]).reshape(*u.shape, *value.shape[1:])
         return value.unsqueeze(-1) if self.diagonal and value.dim() == 2 else value
 
-    def _require_smooth(self) -> None:
-        """Raises unless the quadrature of the functions has converged on [0, 1]."""
+    def _resolving(self) -> Rule:
+        """The first rule that resolves the functions on [0, 1]."""
         zero = torch.zeros(1, dtype=torch.float64)
-        fine, coarse = self._integrated(zero, zero + 1), self._integrated(zero, zero + 1, 40)
-        gap = max(
-            float((getattr(fine, k) - getattr(coarse, k)).detach().abs().max())
-            for k in ("phi", "mean", "variance")
-        )
-        require(
-            gap < 1e-9, f"the functions in Linear or Noise are not smooth on [0, 1]: {gap:.1e}"
-        )
+        coarse, gap = self._integrated(zero, zero + 1, Rule.of(NODES[0])), torch.inf
+        for nodes in NODES[1:]:
+            rule = Rule.of(nodes)
+            fine = self._integrated(zero, zero + 1, rule)
+            gap = max(
+                float((getattr(fine, k) - getattr(coarse, k)).detach().abs().max())
+                for k in ("phi", "mean", "variance")
+            )
+            if gap < 1e-9:
+                return rule
+            coarse = fine
+        raise ValueError(f"the functions in Linear or Noise are not smooth on [0, 1]: {gap:.1e}")
 
     def _fit(self, value: Tensor, x: Tensor) -> Tensor:
         """Numbers (B,) or (B, k) against a state."""
@@ -335,11 +357,3 @@ def _plus(a: Tensor, b: Tensor) -> Tensor:
     elif b.dim() < a.dim():
         b = b.unsqueeze(-1)
     return a + b
-
-
-def _panel(s: Tensor, t: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
-    """Gauss–Legendre nodes and weights on [s, t], shape (B, nodes)."""
-    unit, weight = gauss_legendre(nodes, 0.0, 1.0)
-    unit, weight = unit.to(t), weight.to(t)
-    length = (t - s).unsqueeze(-1)
-    return s.unsqueeze(-1) + length * unit, length * weight

@@ -255,7 +255,7 @@ class MatrixGaussian(Engine):
             )
         mean = -torch.linalg.solve(A, b.unsqueeze(-1)).squeeze(-1)
         like = torch.zeros(shape, dtype=torch.get_default_dtype(), device=A.device)
-        factor = cholesky(lyapunov(A, G)).unsqueeze(0)
+        factor = cholesky(lyapunov(*torch.broadcast_tensors(A, G))).unsqueeze(0)
         centre = self._fit(mean.unsqueeze(0), like, 1).expand(shape)
         return self._law(centre, factor.expand(shape[0], *factor.shape[1:]))
 

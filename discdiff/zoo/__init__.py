@@ -1,0 +1,44 @@
+"""Published processes by their papers' names; each is a declaration of a few lines.
+
+On reals: `ddpm`, `cosine`, `vp`, `sub_vp`, `ve`, `vdm`, `edm`, `rectified_flow`, `blurring`. With
+auxiliary variables: `cld`, `psld`, `alda`, `malda`, `mdm`. On categories: `d3pm_uniform`,
+`d3pm_absorbing`, `mdlm`, `md4`, `udlm`. On counts: `blackout`. Where a schedule is one of several
+in use, the function takes a clock.
+"""
+
+from .blackout import blackout
+from .blurring import blurring
+from .cld import cld
+from .d3pm import d3pm_absorbing, d3pm_uniform
+from .ddpm import cosine, ddpm
+from .edm import edm
+from .masked import md4, mdlm
+from .mdm import alda, malda, mdm
+from .psld import psld
+from .rectified_flow import rectified_flow
+from .score_sde import sub_vp, ve, vp
+from .udlm import udlm
+from .vdm import vdm
+
+__all__ = [
+    "alda",
+    "blackout",
+    "blurring",
+    "cld",
+    "cosine",
+    "d3pm_absorbing",
+    "d3pm_uniform",
+    "ddpm",
+    "edm",
+    "malda",
+    "md4",
+    "mdlm",
+    "mdm",
+    "psld",
+    "rectified_flow",
+    "sub_vp",
+    "udlm",
+    "ve",
+    "vdm",
+    "vp",
+]
