@@ -11,7 +11,14 @@ PACKAGE = Path(discdiff.__file__).parent
 
 # From the ground up; a file may import from its own floor or from below, never in a circle.
 FLOORS = (
-    {"numerics", "shapes", "validation", "params", "estimates"},  # numbers, and what they mean
+    {
+        "numerics",
+        "shapes",
+        "validation",
+        "params",
+        "estimates",
+        "reals",
+    },  # numbers, and what they mean
     {"clock", "laws", "solve"},  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
     {"terms", "heads"},  # what a user declares
