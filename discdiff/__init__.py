@@ -13,6 +13,7 @@ from . import (
     metrics,
     nn,
     params,
+    reals,
     steppers,
     weights,
     zoo,
@@ -20,8 +21,10 @@ from . import (
 from .check import Report, check
 from .clock import Clock
 from .explain import Explanation, explain
+from .flow import Followed, log_prob, probability_flow
 from .heads import Exact
-from .likelihood import elbo, log_prob, path_kl, vlb
+from .implicit import implicit_score_matching
+from .likelihood import elbo, path_kl, vlb
 from .loss import loss
 from .params import learn
 from .process import Given, Lifted, Mixture, Process, Product, Pushed, Scaled, Sum, Timed
@@ -45,6 +48,7 @@ from .terms import (
     RateMatrix,
     Reaction,
     Replace,
+    StateNoise,
     Term,
     one_hot,
     stationary,
@@ -66,6 +70,7 @@ __all__ = [
     "Explanation",
     "Field",
     "FiniteJump",
+    "Followed",
     "Given",
     "Immigration",
     "Jump",
@@ -83,6 +88,7 @@ __all__ = [
     "Report",
     "Reverse",
     "Scaled",
+    "StateNoise",
     "Sum",
     "Term",
     "Timed",
@@ -95,6 +101,7 @@ __all__ = [
     "explain",
     "grids",
     "heads",
+    "implicit_score_matching",
     "laws",
     "learn",
     "log_prob",
@@ -104,6 +111,8 @@ __all__ = [
     "one_hot",
     "params",
     "path_kl",
+    "probability_flow",
+    "reals",
     "reverse",
     "sample",
     "set_validation",

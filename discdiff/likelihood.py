@@ -1,4 +1,4 @@
-r"""Likelihood: the path-KL, the bound it gives, and the probability flow.
+r"""Likelihood: the path-KL and the bounds that it gives, in continuous time and in steps.
 
 .. math::
     -\log p(x_0) \le \mathrm{KL}(q(x_1 | x_0) \| \text{prior})
@@ -11,33 +11,28 @@ time and a normalised decoder takes over:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torchdiffeq import odeint
 
 from . import laws
 from .heads import Head, require_head
 from .loss import integrand, with_draw
-from .numerics.autodiff import divergence, hutchinson
 from .process import (
-    Generator,
     Leaf,
     Mixture,
     Process,
     Product,
     Pushed,
-    Timed,
     batch_size,
     first_tensor,
     map_state,
 )
-from .reverse import drift_of
-from .shapes import along, sum_event
+from .shapes import sum_event
 from .solve import Unsolved
 from .steppers import Ancestral, Stepper
 from .terms import Diffusion, Drift
@@ -46,7 +41,6 @@ from .validation import require, shown
 from .weights import Weight
 
 State = Any
-Flow = Callable[[Tensor, Tensor], Tensor]
 STOP = 1e-3
 
 
@@ -384,100 +378,6 @@ def _step_kl(process: Process, exact: Distribution, model: Distribution) -> Tens
         x_s = laws.draw(exact)
         value = exact.log_prob(x_s) - model.log_prob(x_s)
         return with_draw(process, exact, x_s, value)
-
-
-def log_prob(
-    process: Process,
-    head: Head,
-    x_0: State,
-    *,
-    prior: Distribution | None = None,
-    context: Any = None,
-    stop: float = 1e-5,
-    probes: int = 0,
-    rtol: float = 1e-7,
-    atol: float = 1e-7,
-) -> Tensor:
-    r"""The likelihood of the probability flow of a continuous process, in nats.
-
-    .. math:: \log p(x_0) = \log p_1(x_1) + \int_0^1 \operatorname{div} f\, dt, \qquad
-              f = v - \tfrac12 B B^\top \nabla \log p_t
-
-    Arguments:
-        process: A process on real vectors, on a clock with a finite end.
-        head: A network with a meaning.
-        x_0: Data, shape (B, *event).
-        prior: The law at time 1 of the model; the process's own by default.
-        context: Handed to the network.
-        stop: Where the flow starts: later than 0, where the score may be infinite. The data
-            count as :math:`x_{stop}`.
-        probes: Number of Hutchinson probes for the divergence; 0: the exact trace.
-        rtol: Relative tolerance of the solver.
-        atol: Absolute tolerance of the solver.
-
-    Returns:
-        Shape (B,), in the state's dtype.
-
-    Raises:
-        ValueError: If stop does not lie in (0, 1).
-        Unsolved: If the state is not continuous, or the process is pushed, scaled or clamped.
-    """
-    require_head(head)
-    x_0 = process.check_data(x_0, "x_0")
-    _require_flow(process, x_0)
-    require(0 < stop < 1, f"stop must lie in (0, 1); it is {stop}")
-    signs = None if probes == 0 else _signs(x_0, probes)
-    joint = _with_trace(_flow(process, head, context), signs)
-    span = torch.tensor([stop, 1.0], dtype=torch.float64, device=x_0.device)
-    start = (x_0, torch.zeros(x_0.shape[0], dtype=x_0.dtype, device=x_0.device))
-    exactly = {"step_t": span[1:]}  # the clock ends there: no trial step may lead beyond it
-    x, change = odeint(joint, start, span, rtol=rtol, atol=atol, method="dopri5", options=exactly)
-    return (prior or process.prior(x_0.shape)).log_prob(x[-1]) + change[-1]
-
-
-def _require_flow(process: Process, x_0: State) -> None:
-    """Raises unless the process has a probability flow that is known here."""
-    if not isinstance(x_0, Tensor):
-        raise Unsolved("the probability flow of a product is that of its parts: ask for each")
-    if not isinstance(process, Timed | Generator):
-        raise Unsolved("the probability flow is known for sums of terms on a clock: ask those")
-    one = torch.full((1,), 0.5, dtype=torch.float64)
-    if any(leaf.core.support.is_discrete for leaf in process.leaves(one)):
-        raise Unsolved("a discrete state has no probability flow: use elbo")
-
-
-def _flow(process: Process, head: Head, context: Any) -> Flow:
-    """The velocity of the probability flow, forward in time, from a state and a time ()."""
-
-    def flow(x: Tensor, t: Tensor) -> Tensor:
-        time = t.to(torch.float64).expand(x.shape[0])
-        (leaf,) = process.leaves(time)
-        estimate = leaf.read(head(x, time, context))
-        backward = drift_of(leaf, estimate, leaf.get(x), noise=0.0)
-        assert backward is not None
-        return -backward * along(leaf.speed, x)
-
-    return flow
-
-
-def _with_trace(
-    flow: Flow, signs: Tensor | None
-) -> Callable[[Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
-    """The flow with its divergence: exact, or by Hutchinson probes."""
-
-    def joint(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        x, _ = state
-        if signs is None:
-            trace = divergence(lambda y: flow(y, t), x)
-        else:
-            trace = hutchinson(lambda y: flow(y, t), x, signs)[0]
-        return flow(x, t), trace
-
-    return joint
-
-
-def _signs(x: Tensor, probes: int) -> Tensor:
-    return torch.randint(0, 2, (probes, *x.shape), device=x.device).to(x.dtype) * 2 - 1
 
 
 def _dtype(x: Tensor) -> torch.dtype:

@@ -157,8 +157,8 @@ def kl_rate(leaf: Leaf, target: Estimate, estimate: Estimate, x_t: State) -> Ten
 
 def sum_over_terms(leaf: Leaf, target: Estimate, estimate: Estimate, x_t: State) -> Tensor:
     """The divergence rate of one leaf as the sum of its terms' rules, shape (B,)."""
-    x, t, engine = leaf.get(x_t), leaf.time, leaf.core.engine
-    score, score_hat = engine.score(target, x, t), engine.score(estimate, x, t)
+    x, t = leaf.get(x_t), leaf.time
+    score, score_hat = leaf.score(target, x), leaf.score(estimate, x)
     rates = [rule(term, score, score_hat, x, t) for term in leaf.core.terms]
     return torch.stack([sum_event(leaf.still(rate, x_t)) for rate in rates]).sum(0)
 

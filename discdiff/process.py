@@ -41,6 +41,7 @@ from .estimates import (
 from .params import Declared, declare, probabilities, sparse
 from .shapes import once
 from .solve import Engine, Unsolved, engine_for
+from .solve import Score as Readings
 from .validation import (
     as_time,
     require,
@@ -94,6 +95,12 @@ class Leaf:
             read=lambda e: self.read(read(e)),
             moving=tuple(_after(get, mask) for mask in self.moving),
         )
+
+    def score(self, estimate: Estimate, x: Tensor) -> Readings:
+        """The score at a state of this sum; an estimate that is the score needs no engine."""
+        if isinstance(estimate, Score) and not self.core.support.is_discrete:
+            return Readings(gradient=estimate.value)
+        return self.core.engine.score(estimate, x, self.time)
 
     def still(self, values: Tensor, x: State) -> Tensor:
         """Values of shape (B, *event) with zeros at the entries that do not move."""
@@ -184,8 +191,7 @@ class Process(Declared, ABC):
         _, t = self._times(x_t, 0.0, t)
         estimate = self.as_estimate(x_0)
         scores = {
-            leaf.name: leaf.core.engine.score(leaf.read(estimate), leaf.get(x_t), leaf.time)
-            for leaf in self.leaves(t)
+            leaf.name: leaf.score(leaf.read(estimate), leaf.get(x_t)) for leaf in self.leaves(t)
         }
         return scores[""] if set(scores) == {""} else scores
 

@@ -4,8 +4,14 @@ Per unit of *reverse* time, each term of the generator becomes
 
 .. math::
     \text{drift: } -v, \qquad
-    \text{diffusion: noise } B \text{ and drift } B B^\top \nabla \log p_t, \qquad
+    \text{diffusion: noise } B \text{ and drift }
+        B B^\top \nabla \log p_t + \nabla \cdot (B B^\top), \qquad
     \text{jump: rates } r(y \to x)\, p_t(y) / p_t(x) \text{ from } x \text{ to } y.
+
+The divergence :math:`\nabla \cdot (B B^\top)` is zero where B does not depend on the state.
+
+References:
+    | Reverse-time diffusion equation models (Anderson, 1982)
 """
 
 from __future__ import annotations
@@ -17,10 +23,11 @@ from torch import Tensor
 
 from .heads import Head, require_head
 from .loss import jumps_into, reverse_log_rates
+from .numerics.autodiff import divergence, gradient
 from .process import Leaf, Process
 from .shapes import along
 from .solve import Score, Unsolved
-from .terms import Diffusion, Drift, Jump
+from .terms import Diffusion, Drift, Jump, WhiteNoise
 
 State = Any
 
@@ -74,7 +81,7 @@ def drift_of(leaf: Leaf, estimate: Any, x: Tensor, noise: float = 1.0) -> Tensor
     """
     if not any(isinstance(term, Drift | Diffusion) for term in leaf.core.terms):
         return None
-    score = leaf.core.engine.score(estimate, x, leaf.time)
+    score = leaf.score(estimate, x)
     share = (1 + noise**2) / 2
     drifts = [drift_rule(term, score, share, x, leaf.time) for term in leaf.core.terms]
     return torch.stack([d for d in drifts if d is not None]).sum(0)
@@ -85,9 +92,21 @@ def drift_rule(term: Any, score: Score, share: float, x: Tensor, t: Tensor) -> T
     if isinstance(term, Drift):
         return -term.scale.to(x.dtype) * term.velocity(x, t)
     if isinstance(term, Diffusion):
-        spread = term.mix(term.unmix(score.gradient, x, t), x, t)
+        spread = term.mix(term.unmix(score.gradient, x, t), x, t) + bend(term, x, t)
         return share * term.scale.to(x.dtype) * spread
     return None
+
+
+def bend(term: Diffusion, x: Tensor, t: Tensor) -> Tensor | float:
+    r"""The divergence :math:`(\nabla \cdot B B^\top)_i = \sum_j \partial_j (B B^\top)_{ij}`.
+
+    It is the gradient, in a vector v, of :math:`\nabla \cdot (B B^\top v)`, which is linear in v:
+    one backward pass per entry of the event.
+    """
+    if isinstance(term, WhiteNoise):
+        return 0.0
+    spread = lambda v: divergence(lambda y: term.mix(term.unmix(v, y, t), y, t), x)
+    return gradient(spread, torch.zeros_like(x))
 
 
 def noise_of(leaf: Leaf, x: Tensor) -> Tensor | None:
@@ -109,7 +128,7 @@ def rates_of(leaf: Leaf, estimate: Any, x: Tensor) -> tuple[Tensor, Tensor] | No
     jumps = [term for term in leaf.core.terms if isinstance(term, Jump)]
     if not jumps:
         return None
-    score = leaf.core.engine.score(estimate, x, leaf.time)
+    score = leaf.score(estimate, x)
     found = [jumps_into(term, x, leaf.time) for term in jumps]
     axis = -1 - jumps[0].event_axes
     points = torch.cat([points for points, _ in found], axis)

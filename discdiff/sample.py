@@ -178,9 +178,8 @@ def _require_leaving(process: Process, head: Head, t: Tensor) -> None:
     """Raises if the first step starts at Λ = ∞ and the head says nothing there."""
     first = t.reshape(1)
     for leaf, part in zip(process.leaves(first), leaf_heads(process, head), strict=True):
-        able = getattr(leaf.core.engine, "starts_at_infinity", None)
         finite = leaf.clock is None or bool(leaf.clock(first).isfinite().all())
-        if able is None or finite or able(part[1]):
+        if finite or leaf.core.engine.starts_at_infinity(part[1]):
             continue
         raise Unsolved(
             f"{type(part[1]).__name__} cannot step from Λ = ∞: start the grid below 1, or use a "

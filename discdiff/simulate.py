@@ -49,13 +49,15 @@ def simulate(process: Process, x_0: State, times: Tensor | list[float], steps: i
     s, path = torch.zeros(batch, dtype=torch.float64, device=device), []
     for time in times:
         t = time.expand(batch).to(device)
-        x = _advance(process, x, s, t, steps)
+        x = advance(process, x, s, t, steps)
         path.append(x)
         s = t
     return _stack(path)
 
 
-def _advance(process: Process, x: State, s: Tensor, t: Tensor, steps: int) -> State:
+@torch.no_grad()
+def advance(process: Process, x: State, s: Tensor, t: Tensor, steps: int = 64) -> State:
+    """States at times t, given those at times s, each of shape (B,): see `simulate`."""
     try:
         return draw(process._transition(x, s, t))
     except Unsolved:

@@ -378,6 +378,36 @@ class Noise(WhiteNoise):
         return "…" if self.function is not None else _numbers(self.B)
 
 
+class StateNoise(Diffusion):
+    r"""Noise that depends on the state, :math:`dx = g(x, t)\, dW`; simulated, not solved.
+
+    It acts entry by entry, in the sense of Itô. Its reversal drifts along
+    :math:`g^2 \nabla \log p_t + \nabla g^2`, the second term entry by entry.
+
+    Arguments:
+        g: A function of a state (B, *event) and a time (B,), of values that broadcast with the
+            state.
+
+    Example:
+        >>> price = StateNoise(lambda x, t: 0.2 * x)
+        >>> price.mix(torch.ones(1, 2), torch.tensor([[1.0, 5.0]]), torch.zeros(1))
+        tensor([[0.2000, 1.0000]])
+
+    References:
+        | Reverse-time diffusion equation models (Anderson, 1982)
+    """
+
+    def __init__(self, g: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self._g = g
+
+    def mix(self, noise: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return self._g(x, t) * noise
+
+    def unmix(self, vector: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return self._g(x, t) * vector
+
+
 class Langevin(Sum):
     r"""The linear diffusion with a given stationary law :math:`\mathcal{N}(0, S)`.
 

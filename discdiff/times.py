@@ -19,6 +19,7 @@ from . import laws
 from .clock import LAST, Clock, OwnTime, Spread
 from .numerics.quadrature import gauss_legendre
 from .process import Leaf, Process, batch_size, first_tensor, map_state
+from .solve import Engine, Unsolved
 from .validation import require, values_are_checked
 
 Natural = Clock | OwnTime | Spread
@@ -33,7 +34,7 @@ _reached: WeakSet[Process] = WeakSet()  # processes whose integrals over (0, 1) 
 
 def natural(leaf: Leaf) -> Natural:
     """The clock of a leaf, in the natural variable of its engine."""
-    if not leaf.core.engine.forgets:
+    if not _engine(leaf).forgets:
         return Spread(leaf.clock)
     return leaf.clock or OwnTime()
 
@@ -46,7 +47,7 @@ def natural_clocks(process: Process) -> dict[Any, Natural]:
 
 def clock_key(leaf: Leaf) -> tuple[Any, bool]:
     """What leaves have in common whose time integrals are one."""
-    return leaf.clock, leaf.core.engine.forgets
+    return leaf.clock, _engine(leaf).forgets
 
 
 class Density:
@@ -168,8 +169,8 @@ def require_reach(process: Process, x_0: Any) -> None:
 def _left(x: Tensor, late: Leaf, end: Leaf) -> float:
     """What is left of the path after the last time before 1, in nats per entry."""
     x = x.double() if x.is_floating_point() else x
-    engine = late.core.engine
     try:
+        engine = late.core.engine
         both = (engine.marginal(x, time) for time in (end.time, late.time))
         return float(laws.kl(*both).max()) / max(1, x[0].numel())
     except NotImplementedError:  # no law at infinity or no rule: others say so
@@ -181,12 +182,20 @@ def time_density(process: Process, stop: float = 0.0) -> Blend | Density:
     require(stop >= 0, f"stop must be ≥ 0; it is {stop}")
     parts: dict[Any, Density] = {}
     for leaf in process.leaves(torch.ones(1, dtype=torch.float64)):
-        engine = leaf.core.engine
+        engine = _engine(leaf)
         key = (clock_key(leaf), type(engine))
         if key not in parts:
             parts[key] = Density(natural(leaf), engine.profile, stop)
     densities = list(parts.values())
     return densities[0] if len(densities) == 1 else Blend(densities)
+
+
+def _engine(leaf: Leaf) -> Engine:
+    """The engine of a leaf; one that knows nothing of it where none solves it."""
+    try:
+        return leaf.core.engine
+    except Unsolved:
+        return Engine(leaf.core.terms)
 
 
 @torch.no_grad()

@@ -11,7 +11,14 @@ PACKAGE = Path(discdiff.__file__).parent
 
 # From the ground up; a file may import from its own floor or from below, never in a circle.
 FLOORS = (
-    {"numerics", "shapes", "validation", "params", "estimates"},  # numbers, and what they mean
+    {
+        "numerics",
+        "shapes",
+        "validation",
+        "params",
+        "estimates",
+        "reals",
+    },  # numbers, and what they mean
     {"clock", "laws", "solve"},  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
     {"terms", "heads"},  # what a user declares
@@ -21,6 +28,8 @@ FLOORS = (
         "diagnosis",
         "expectation",
         "explain",
+        "flow",
+        "implicit",
         "likelihood",
         "metrics",
         "sample",
@@ -150,6 +159,7 @@ def test_no_import_hides_in_a_function():
 def finals():
     """The names that the rules must not know: final terms, heads, engines."""
     abstract = {"Term", "Drift", "Diffusion", "Jump", "FiniteJump", "CountJump"}
+    abstract |= {"LinearDrift", "WhiteNoise"}
     names = {
         name
         for name, value in vars(terms).items()

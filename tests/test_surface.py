@@ -489,7 +489,7 @@ def test_log_prob_of_gaussian_data_is_exact():
     end = Normal(noise.mean, (noise.variance + (phi * std) ** 2).sqrt()).to_event(1)
     found = dd.log_prob(process, head, x_0, prior=end)
     assert found.shape == (5,) and found.dtype == torch.float64
-    assert float((found - truth).abs().max()) <= 1e-4
+    assert float((found - truth).abs().max()) <= 1e-5
     # The model's own prior is the limit, which the data have not quite reached: KL(p_1 ‖ limit).
     own = dd.log_prob(process, head, x_0)
     assert 1e-4 < float((own - truth).abs().max()) < 0.05

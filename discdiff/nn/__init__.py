@@ -8,6 +8,7 @@ from .columns import Category, Column, Columns, Number
 from .diffusers import Diffusers
 from .embedding import Local, Tokens, Waves
 from .mlp import MLP, Trunk
+from .precondition import Precondition
 from .standardise import Standardise
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Diffusers",
     "Local",
     "Number",
+    "Precondition",
     "Standardise",
     "Tokens",
     "Trunk",

@@ -8,7 +8,9 @@ linear Gaussian processes and independent particles, data of mean m and standard
     \operatorname{Var}[x_t] = \operatorname{Var}[x_t \mid m]
         + (\partial_m \mathbb{E}[x_t \mid m])^2 s^2.
 
-Both are read from the laws at :math:`x_0 = 0` and :math:`x_0 = 1`, which every such space holds.
+Both are read from the laws at :math:`x_0 = 0` and :math:`x_0 = 1`, which every such space holds;
+where coordinates of the last axis are coupled, at the unit vectors. Auxiliaries of a lift are part
+of the state: their moments are read as those of the data are.
 """
 
 from __future__ import annotations
@@ -57,11 +59,17 @@ class Standardise(nn.Module):
     def moments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of the state at t, of shapes that broadcast with it."""
         origin = torch.zeros_like(self._to_data(x))
-        low, high = self._marginal(origin, t), self._marginal(origin + 1, t)
+        lifted = x.dim() > origin.dim()
+        m, s = (v.unsqueeze(-1) if lifted else v for v in (self.mean.to(x), self.std.to(x)))
+        low = self._marginal(origin, t)
+        if covariance_of(low) is not None and not lifted:
+            load = torch.stack([self._marginal(e, t).mean - low.mean for e in units(origin)], -1)
+            m, s = (v.expand(*v.shape[:-1], load.shape[-1]) for v in (m, s))
+            return low.mean + act(load, m), low.variance + act(load**2, s**2)
+        high = self._marginal(origin + 1, t)
         slope = high.mean - low.mean
-        mean = low.mean + slope * self.mean.to(x.dtype)
-        noise = low.variance + (high.variance - low.variance) * self.mean.to(x.dtype)
-        return mean, noise + (slope * self.std.to(x.dtype)) ** 2
+        noise = low.variance + (high.variance - low.variance) * m
+        return low.mean + slope * m, noise + (slope * s) ** 2
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         mean, variance = self.moments(x, t)
@@ -69,3 +77,19 @@ class Standardise(nn.Module):
         scale = torch.where(certain, torch.ones_like(variance), variance).rsqrt()
         scaled = torch.where(certain, torch.zeros_like(x), (x - mean) * scale)
         return self.net(scaled, t, context)
+
+
+def covariance_of(law: Any) -> Tensor | None:
+    """The covariance of a law on the last axis; None where entries are independent."""
+    return getattr(getattr(law, "base_dist", law), "covariance_matrix", None)
+
+
+def units(origin: Tensor) -> list[Tensor]:
+    """Data that are one in one coordinate of the last axis and zero elsewhere."""
+    eye = torch.eye(origin.shape[-1], dtype=origin.dtype, device=origin.device)
+    return [origin + row for row in eye]
+
+
+def act(matrix: Tensor, x: Tensor) -> Tensor:
+    """Matrices on the last axis of x."""
+    return (matrix @ x.unsqueeze(-1)).squeeze(-1)

@@ -46,7 +46,7 @@ def divergence(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     n = math.prod(x.shape[1:])
     basis = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, 1, *x.shape[1:])
-    return _quadratic(f, x, basis.expand(n, *x.shape)).sum(0)
+    return quadratic_forms(f, x, basis.expand(n, *x.shape)).sum(0)
 
 
 def hutchinson(
@@ -69,16 +69,21 @@ def hutchinson(
         (tensor([6.]), tensor([0.]))
     """
     if isinstance(probes, int):
-        bits = torch.randint(2, (probes, *x.shape), device=x.device)
-        probes = (2 * bits - 1).to(x.dtype)
-    values = _quadratic(f, x, probes)
+        probes = signs(x, probes)
+    values = quadratic_forms(f, x, probes)
     n = values.shape[0]
     if n == 1:
         return values[0], torch.full_like(values[0], torch.inf)
     return values.mean(0), values.std(0) / math.sqrt(n)
 
 
-def _quadratic(f: Callable[[Tensor], Tensor], x: Tensor, vectors: Tensor) -> Tensor:
+def signs(x: Tensor, probes: int) -> Tensor:
+    """Rademacher probes for fields at x, shape (n, B, *event)."""
+    bits = torch.randint(2, (probes, *x.shape), device=x.device)
+    return (2 * bits - 1).to(x.dtype)
+
+
+def quadratic_forms(f: Callable[[Tensor], Tensor], x: Tensor, vectors: Tensor) -> Tensor:
     """The values vᵀ (∂f/∂x) v for vectors (n, B, *event), of shape (n, B)."""
     pullback = torch.func.vjp(f, x)[1]
     (rows,) = torch.func.vmap(pullback)(vectors)

@@ -215,11 +215,15 @@ def _table_for(process: Product, data: Description) -> AsTable:
 
 
 def _encodings(process: Process, data: Description) -> Iterator[Encoding]:
-    """Reals first: a process on counts refuses fractions, one on reals accepts counts."""
+    """Reals first: a process on counts refuses fractions, one on reals accepts counts.
+
+    One that is pushed to the unit interval refuses negative reals.
+    """
     if isinstance(data.kind, Reals):
         yield AsDensity(data.mean, data.std)
         return
     yield AsReals(data.kind.levels)
+    yield AsReals(data.kind.levels, 0.0)
     yield AsCounts()
     yield AsCategories(_states(process, data.kind.levels))
 

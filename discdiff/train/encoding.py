@@ -4,8 +4,8 @@ Every encoding adds to a log-likelihood of the state what makes it one of the da
 categories and dequantised reals are scored in one unit, bits per dimension of the integers:
 
 * `AsCounts`, `AsCategories`: the state is the value, nothing is added.
-* `AsReals`: :math:`y = 2 (k + u) / K - 1` with u uniform on [0, 1), for which
-  :math:`\log P(k) \ge \mathbb{E}_u \log p(y) + \log (2 / K)` (Theis et al., 2016).
+* `AsReals`: :math:`y = (1 - a) (k + u) / K + a` with u uniform on [0, 1), for which
+  :math:`\log P(k) \ge \mathbb{E}_u \log p(y) + \log ((1 - a) / K)` (see `discdiff.reals`).
 * `AsDensity`: real data, :math:`y = (x - m) / s`, for which
   :math:`\log p(x) = \log p(y) - \log s`; a density, not a probability.
 * `AsTable`: one encoding per column, the state is a dict.
@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..reals import dequantise, log_width, quantise
 
 State = Any
 
@@ -81,23 +83,29 @@ class AsCategories(Encoding):
 
 @dataclass(frozen=True)
 class AsReals(Encoding):
-    """Integers below K, dequantised, on [−1, 1).
+    """Integers below K, dequantised, on [low, 1).
 
     Arguments:
         levels: K.
+        low: Where the interval starts: −1, or 0 for processes on the unit interval.
     """
 
     levels: int
+    low: float = -1.0
+
+    @property
+    def width(self) -> float:
+        """The width of an integer."""
+        return (1 - self.low) / self.levels
 
     def encode(self, values: Tensor) -> Tensor:
-        noise = torch.rand(values.shape, device=values.device)
-        return 2 * (values + noise) / self.levels - 1
+        return dequantise(values, self.levels, self.low)
 
     def decode(self, state: Tensor) -> Tensor:
-        return ((state + 1) / 2 * self.levels).floor().long().clamp(0, self.levels - 1)
+        return quantise(state, self.levels, self.low)
 
     def log_scale(self, event: tuple[int, ...]) -> float:
-        return math.prod(event) * math.log(2 / self.levels)
+        return log_width(self.levels, math.prod(event), self.low)
 
 
 @dataclass(frozen=True)

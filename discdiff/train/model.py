@@ -175,8 +175,9 @@ def encoded_moments(encoding: Encoding, data: Description) -> tuple[float, float
         return 0.0, 1.0, 0.25
     assert not isinstance(data.kind, Reals)
     if isinstance(encoding, AsReals):
-        width = 2 / encoding.levels
-        return float((mean + 0.5) * width - 1), float((std**2 + 1 / 12).sqrt() * width), width
+        width = encoding.width
+        centre = float((mean + 0.5) * width + encoding.low)
+        return centre, float((std**2 + 1 / 12).sqrt() * width), width
     return float(mean), float(std), 1.0
 
 
