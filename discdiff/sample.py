@@ -15,7 +15,8 @@ from .heads import Head, require_head
 from .likelihood import leaf_heads
 from .process import Process, first_tensor, map_state, require_shape
 from .solve import Unsolved
-from .steppers import Ancestral, Stepper
+from .stepper import Stepper
+from .steppers import Ancestral
 from .validation import require, shown
 
 State = Any
@@ -72,8 +73,9 @@ def sample(
     require_shape(x, process.state_shape(shape), "start")
     _check_known(process, x, known)
     _require_leaving(process, head, t[0])
-    memory = stepper.init(process, x)
     batch, device = first_tensor(x).shape[0], first_tensor(x).device
+    stepper = stepper.prepared(process, t.to(device))
+    memory = stepper.init(process, x)
     model = lambda state, time: head(state, time, context)
     counted = _counter(len(t) - 1, progress)
     times = t.to(device).unsqueeze(1).expand(-1, batch).unbind()
