@@ -172,14 +172,13 @@ class LinearRun(Stepper):
         self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
     ) -> tuple[State, Any]:
         k, before, own = memory
-        estimate = model(x, t)
-        said = [table.leaf.read(estimate) for table in self.tables]
-        if not all(type(part) in KINDS for part in said):
-            x, own = self.stepper.step(process, lambda *_: estimate, x, t, s, own)
-            return x, (k + 1, before, own)
-        moved, seen = x, []
-        for table, part, last in zip(self.tables, said, before, strict=True):
-            y, x_0 = self._move(table, k, table.leaf.get(x), part, last)
+        estimate, moved, seen = model(x, t), x, []
+        for table, last in zip(self.tables, before, strict=True):
+            said = table.leaf.read(estimate)
+            if type(said) not in KINDS:
+                x, own = self.stepper.step(process, lambda *_: estimate, x, t, s, own)
+                return x, (k + 1, before, own)
+            y, x_0 = self._move(table, k, table.leaf.get(x), said, last)
             moved = table.leaf.put(moved, y)
             seen.append(x_0)
         return moved, (k + 1, seen, own)

@@ -178,15 +178,19 @@ def _check_known(process: Process, x: State, known: Any) -> None:
 
 def _require_leaving(process: Process, head: Head, t: Tensor) -> None:
     """Raises if the first step starts at Λ = ∞ and the head says nothing there."""
-    first = t.reshape(1)
-    for leaf, part in zip(process.leaves(first), leaf_heads(process, head), strict=True):
+    infinite = [not bool(leaf.time.isfinite().all()) for leaf in process.leaves(t.reshape(1))]
+    if not any(infinite):
+        return
+    heads = leaf_heads(process, head)
+    for leaf, (_, part), endless in zip(
+        process.leaves(t.reshape(1)), heads, infinite, strict=True
+    ):
         able = getattr(leaf.core.engine, "starts_at_infinity", None)
-        if able is None or bool(leaf.time.isfinite().all()) or able(part[1]):
-            continue
-        raise Unsolved(
-            f"{type(part[1]).__name__} cannot step from Λ = ∞: start the grid below 1, or use a "
-            "head that says what x_0 is"
-        )
+        if endless and able is not None and not able(part):
+            raise Unsolved(
+                f"{type(part).__name__} cannot step from Λ = ∞: start the grid below 1, or use a "
+                "head that says what x_0 is"
+            )
 
 
 def _to_device(x: State, process: Process) -> State:

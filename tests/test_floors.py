@@ -19,11 +19,14 @@ FLOORS = (
     {
         "check",
         "expectation",
+        "exponential",
         "explain",
         "likelihood",
         "metrics",
         "sample",
         "simulate",
+        "splitting",
+        "stepper",
         "steppers",
         "testing",
     },  # the verbs

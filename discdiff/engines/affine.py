@@ -10,9 +10,8 @@ data as few times as can be.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 from ..shapes import act
 
 
-@dataclass(frozen=True)
+@dataclass
 class Affine(ABC):
     """Maps for a batch of times, dimension 0 of all numbers."""
 
@@ -38,7 +37,7 @@ class Affine(ABC):
         """The map with noise, where there is any."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Entrywise(Affine):
     """Numbers (n,), or diagonals (n, k) on the last axis; in a row of a run, plain floats.
 
@@ -61,7 +60,7 @@ class Entrywise(Affine):
     c: Any = None
 
     def rows(self) -> list[Entrywise]:
-        columns = [_split(getattr(self, f.name), len(self.a)) for f in fields(self)]
+        columns = (_split(v, len(self.a)) for v in (self.a, self.b, self.d, self.c))
         return [Entrywise(*row) for row in zip(*columns, strict=True)]
 
     def centre(self, x: Tensor, e: Tensor) -> Tensor:
@@ -92,7 +91,7 @@ def _split(value: Tensor | None, count: int) -> list[Any]:
     return list(value.split(1))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Vectorwise(Affine):
     r"""Matrices (n, \*sides, k, k) on the last axis.
 
@@ -129,10 +128,3 @@ class Vectorwise(Affine):
         if self.c is None:
             return moved
         return moved + act(aligned(self.c, x, 1), torch.randn_like(x))
-
-
-def hypotenuse(a: Any, b: Any, share: float) -> Any:
-    r""":math:`\sqrt{(1 - \eta^2) a^2 + \eta^2 b^2}`, with no root to take at either end."""
-    if share in (0.0, 1.0):
-        return b if share else a
-    return torch.hypot(math.sqrt(1 - share**2) * a, share * b)

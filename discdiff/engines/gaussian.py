@@ -31,7 +31,7 @@ from ..shapes import along, one_time, span
 from ..solve import Engine, Score, Unsolved
 from ..terms import Linear, Noise
 from ..validation import require
-from .affine import Entrywise, aligned, hypotenuse
+from .affine import Entrywise, aligned
 
 NODES = 64
 
@@ -112,7 +112,8 @@ class Gaussian(Engine):
             a, b, g2 = (v.unsqueeze(-1) if v.dim() == 1 else v for v in (a, b, g2))
         # At the largest number e^{aτ} is what it is at ∞, without the gradient 0 · ∞.
         growth = (a * tau.clamp(max=torch.finfo(tau.dtype).max)).exp()
-        return Moments(growth, b * expm1_ratio(a, tau), g2 * expm1_ratio(2 * a, tau))
+        mean = b * expm1_ratio(a, tau) if self.drifting else torch.zeros_like(growth)
+        return Moments(growth, mean, g2 * expm1_ratio(2 * a, tau))
 
     def _integrated(self, s: Tensor, t: Tensor, nodes: int = NODES) -> Moments:
         """The moments for rates that vary, by quadrature."""
@@ -190,15 +191,24 @@ class Gaussian(Engine):
         References:
             | Denoising Diffusion Implicit Models (Song et al., 2021)
         """
-        zero = torch.zeros_like(s)
-        whole, early, late = self.moments(zero, t), self.moments(zero, s), self.moments(s, t)
+        early, whole = self._from_zero(s, t)
         left = early.variance / whole.variance
-        gain = hypotenuse(left.sqrt(), late.phi * left, eta)
+        gain, noise = left.sqrt(), None
+        if eta:
+            late = self.moments(s, t)
+            gain = late.phi * left if eta == 1 else _blend(gain, late.phi * left, eta)
+            noise = eta * (left * late.variance).sqrt()
         p, q = self._reading(kind, whole)
         rest = early.phi - gain * whole.phi
         a, b = gain + rest * p, rest * q
-        noise = eta * (left * late.variance).sqrt() if eta else None
         return Entrywise(a, b, early.mean - a * whole.mean if self.drifting else None, noise)
+
+    def _from_zero(self, s: Tensor, t: Tensor) -> tuple[Moments, Moments]:
+        """The moments from 0 to s and to t, found together."""
+        both = torch.cat([s, t])
+        moments = self.moments(torch.zeros_like(both), both)
+        parts = [v.tensor_split([len(s)]) for v in vars(moments).values()]
+        return Moments(*(v for v, _ in parts)), Moments(*(v for _, v in parts))
 
     def reading(self, kind: type, t: Tensor) -> Entrywise:
         r""":math:`\hat x_0` from the state and what the network says of it."""
@@ -338,6 +348,11 @@ class Gaussian(Engine):
             f"{kind.__name__} does not determine E[x_0 | x_t]; Mean, Epsilon, Velocity, "
             "Score and Exact do"
         )
+
+
+def _blend(a: Tensor, b: Tensor, eta: float) -> Tensor:
+    r""":math:`\sqrt{(1 - \eta^2) a^2 + \eta^2 b^2}`."""
+    return torch.hypot((1 - eta**2) ** 0.5 * a, eta * b)
 
 
 def normal(mean: Tensor, std: Tensor) -> Distribution:

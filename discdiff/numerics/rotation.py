@@ -87,7 +87,9 @@ class Rotation:
         self._series = self._solve(values)
         ends = torch.tensor([[-1.0], [1.0]], dtype=z.dtype, device=z.device).expand(2, PANELS)
         left, right = (self._inside(v, torch.arange(PANELS, device=z.device)) for v in ends)
-        turned = [torch.eye(values.shape[-1], dtype=z.dtype, device=z.device).expand(left[0].shape)]
+        turned = [
+            torch.eye(values.shape[-1], dtype=z.dtype, device=z.device).expand(left[0].shape)
+        ]
         for step in product(right, left.mT).unbind():
             turned.append(product(step, turned[-1]))
         self._starts = product(left.mT, torch.stack(turned[:-1]))
