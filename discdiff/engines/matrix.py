@@ -29,6 +29,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
@@ -312,7 +313,7 @@ class MatrixGaussian(Engine):
         early, late, flow = self.kernel(s), self.kernel(t), self.flow(s, t)
         L, inverse = early.factor, lower_inverse(late.factor)
         if eta < 1 and self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
-            L = self.kernel(s.clamp(min=float(self._shortest()))).factor
+            L = self.kernel(s.clamp(min=self._shortest(s.device))).factor
         shrunk = (inverse @ flow.phi @ L).mT
         noise = None
         if eta:
@@ -320,7 +321,8 @@ class MatrixGaussian(Engine):
             left = L - gain @ flow.phi @ L
             noise = eta * triangular(torch.cat([left, gain @ cholesky(flow.cov)], -1))
         if eta < 1:
-            turned = self.turn(s) @ self.turn(t).mT
+            rotation = self._rotation(t.device)
+            turned = rotation(s) @ rotation(t).mT
             gain = L @ (_nearest(turned, shrunk, eta) if eta else turned) @ inverse
         p, q = self._reading(kind, late)
         rest = early.load - gain @ late.load
@@ -359,15 +361,18 @@ class MatrixGaussian(Engine):
     def _shifts(self) -> bool:
         return self.drifting or self.auxiliaries is not None
 
-    def turn(self, t: Tensor) -> Tensor:
-        r"""The orthogonal O of :math:`R = L O`, up to a constant on its right; see `Rotation`."""
+    def _rotation(self, device: torch.device) -> Rotation:
+        """The orthogonal O of R = L O; kept where no number is learned."""
         lift = self.auxiliaries
         learned = self.changes or (lift is not None and lift.factor.requires_grad)
+        end = 1.0 if self.varying else torch.inf
+        make = lambda: Rotation(self._frame, self._speed(device), end)
+        if learned:
+            return make()
         key = () if lift is None else tuple(lift.factor.flatten().tolist())
-        if learned or key not in self._turns:
-            end = 1.0 if self.varying else torch.inf
-            self._turns[key] = Rotation(self._frame, self._speed(t.device), end)
-        return self._turns[key](t)
+        if key not in self._turns:
+            self._turns[key] = make()
+        return self._turns[key]
 
     def _speed(self, device: torch.device) -> Tensor:
         """The size of A: the largest sum of a row, at any time."""
@@ -375,8 +380,9 @@ class MatrixGaussian(Engine):
         size = self._system(times)[0].detach().abs().sum(-1).max()
         return torch.where(size > 0, size, torch.ones_like(size))
 
-    def _shortest(self) -> Tensor:
-        return torch.tensor(FIRST, dtype=torch.float64).exp() / self._speed(torch.device("cpu"))
+    def _shortest(self, device: torch.device) -> float:
+        """A time at which noise is rounding."""
+        return math.exp(FIRST) / float(self._speed(device))
 
     def _frame(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A, G and the lower factor given the data at increasing times (n,)."""
