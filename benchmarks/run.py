@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from groups import Case, Row, Work, blackout, dense, kernels, masked, vp
+from groups import Case, Row, Work, blackout, dense, kernels, linear, masked, vp
 
 GROUPS = {
     "vp": vp,
@@ -37,6 +37,7 @@ GROUPS = {
     "dense": dense,
     "blackout": blackout,
     "kernels": kernels,
+    "linear": linear,
 }
 RESULTS = Path(__file__).parent / "results"
 SHORTEST = 0.02

@@ -38,9 +38,10 @@ class Head(nn.Module):
         self.net = net
 
     def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
-        require(self.net is not None, f"{type(self).__name__} was given no network")
-        output = self.net(x, t) if context is None else self.net(x, t, context)  # type: ignore
-        return self.read(output, x)
+        net = self.net
+        if net is None:
+            raise ValueError(f"{type(self).__name__} was given no network")
+        return self.read(net(x, t) if context is None else net(x, t, context), x)
 
     def read(self, output: Any, x: State) -> Estimate:
         """The network's output as an estimate."""
@@ -311,9 +312,8 @@ def _shaped(output: Tensor, x: State, head: type[Head], *last: int) -> Tensor:
     if not isinstance(x, Tensor):
         raise ValueError(f"{head.__name__} speaks of one tensor; for a dict use heads.Product")
     shape = (*x.shape, *last)
-    require(
-        isinstance(output, Tensor) and tuple(output.shape) == shape,
-        f"the network of {head.__name__} must return shape {shape}; "
-        f"it returned {tuple(output.shape) if isinstance(output, Tensor) else type(output)}",
-    )
+    if not isinstance(output, Tensor) or output.shape != shape:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output)
+        rule = f"the network of {head.__name__} must return shape {shape}"
+        raise ValueError(f"{rule}; it returned {found}")
     return output

@@ -69,6 +69,7 @@ class Leaf:
         moving: From the state of the whole to masks of the entries that move; none: all do.
         name: Where the leaf hangs, for messages and tables.
         clock: The clock of the leaf; None in its own time.
+        steady: Whether ``get``, ``put`` and ``read`` are the same at all times.
     """
 
     core: Generator
@@ -80,6 +81,7 @@ class Leaf:
     moving: tuple[Callable[[State], Tensor], ...] = ()
     name: str = ""
     clock: Clock | None = None
+    steady: bool = True
 
     def within(
         self,
@@ -385,7 +387,7 @@ class Generator(Process):
     def _bridge(
         self, estimate: Estimate, x: Tensor, s: Tensor, t: Tensor, eta: float = 1.0
     ) -> Distribution:
-        if isinstance(estimate, Atoms):
+        if isinstance(estimate, Atoms) and not (eta == 0 and self.engine.deterministic):
             return _atom_bridge(self, estimate, x, s, t, eta)
         self.check_estimate(estimate, x)
         if eta != 1.0 and self.engine.deterministic:
@@ -645,7 +647,7 @@ class Lifted(Process):
     def _bridge(
         self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
     ) -> Distribution:
-        if isinstance(estimate, Atoms):
+        if isinstance(estimate, Atoms) and eta:
             return _atom_bridge(self, estimate, x, s, t, eta)
         return self.seen._bridge(estimate, x, self._own(s), self._own(t), eta)
 
@@ -1038,11 +1040,12 @@ class Scaled(Process):
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
         t = self._seen(t)
         for leaf in self.process.leaves(t):
-            yield leaf.within(
+            seen = leaf.within(
                 lambda x: x / self._factor(t, x),
                 lambda x, y: self._factor(t, y) * y,
                 lambda estimate: self._inner(estimate, t),
             )
+            yield replace(seen, steady=False)
 
     def _inner(self, estimate: Estimate, t: Tensor) -> Estimate:
         if isinstance(estimate, Score):

@@ -15,7 +15,8 @@ from .heads import Head, require_head
 from .likelihood import leaf_heads
 from .process import Process, first_tensor, map_state, require_shape
 from .solve import Unsolved
-from .steppers import Ancestral, Stepper
+from .stepper import Stepper
+from .steppers import Ancestral
 from .validation import require, shown
 
 State = Any
@@ -72,8 +73,9 @@ def sample(
     require_shape(x, process.state_shape(shape), "start")
     _check_known(process, x, known)
     _require_leaving(process, head, t[0])
-    memory = stepper.init(process, x)
     batch, device = first_tensor(x).shape[0], first_tensor(x).device
+    stepper = stepper.prepared(process, t.to(device))
+    memory = stepper.init(process, x)
     model = lambda state, time: head(state, time, context)
     counted = _counter(len(t) - 1, progress)
     times = t.to(device).unsqueeze(1).expand(-1, batch).unbind()
@@ -177,14 +179,18 @@ def _check_known(process: Process, x: State, known: Any) -> None:
 def _require_leaving(process: Process, head: Head, t: Tensor) -> None:
     """Raises if the first step starts at Λ = ∞ and the head says nothing there."""
     first = t.reshape(1)
-    for leaf, part in zip(process.leaves(first), leaf_heads(process, head), strict=True):
-        finite = leaf.clock is None or bool(leaf.clock(first).isfinite().all())
-        if finite or leaf.core.engine.starts_at_infinity(part[1]):
-            continue
-        raise Unsolved(
-            f"{type(part[1]).__name__} cannot step from Λ = ∞: start the grid below 1, or use a "
-            "head that says what x_0 is"
-        )
+    finite = [
+        leaf.clock is None or bool(leaf.clock(first).isfinite().all())
+        for leaf in process.leaves(first)
+    ]
+    if all(finite):
+        return
+    for (leaf, part), ends in zip(leaf_heads(process, head), finite, strict=True):
+        if not ends and not leaf.core.engine.starts_at_infinity(part):
+            raise Unsolved(
+                f"{type(part).__name__} cannot step from Λ = ∞: start the grid below 1, or use a "
+                "head that says what x_0 is"
+            )
 
 
 def _to_device(x: State, process: Process) -> State:

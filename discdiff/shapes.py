@@ -32,6 +32,11 @@ def once(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     return function(t[:1]).expand(t.shape)
 
 
+def one_time(t: Tensor, *others: Tensor) -> Tensor:
+    """Times (B,), or (1,) where they and some others are each one time that was expanded."""
+    return t[:1] if all(v.stride() == (0,) for v in (t, *others)) else t
+
+
 def act(matrix: Tensor, x: Tensor) -> Tensor:
     """Matrices (B, *sides, n, k) on the last axis of x, of shape (*samples, B, *event, k).
 

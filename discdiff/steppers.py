@@ -1,14 +1,12 @@
-r"""Steppers: one step of a reverse run, from time t to an earlier time s.
+r"""Steppers: draws from bridges, Euler steps, leaps, the probability flow and its noisy kin.
 
-A stepper is a pair ``(init, step)`` with explicit state, so that multistep methods and guidance
-compose. ``step`` is handed the model as a function of (x, t) and returns the new state of the
-run. A stepper whose step is a law also has ``law``, and with it a finite-step bound (`vlb`).
+See `stepper` for what a stepper is, `exponential` and `splitting` for those of linear diffusions.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,65 +16,39 @@ from torch.distributions import Distribution
 
 from . import laws
 from .estimates import Atoms, Estimate, Missing
+from .exponential import Exponential, prepared
+from .numerics.special import log1pexp, logexpm1
 from .process import Leaf, Process, over_atoms
 from .reverse import drift_of, rates_of
-from .shapes import along, span
+from .shapes import along
 from .solve import Unsolved
-from .terms import Jump
+from .splitting import Splitting
+from .stepper import (
+    ByLaw,
+    ByLeaf,
+    Model,
+    State,
+    Stepper,
+    finite_span,
+    fresh_noise,
+    only_leaf,
+)
+from .terms import Diffusion, Drift, Jump
 from .validation import require
 
-State = Any
-Model = Callable[[State, Tensor], Estimate]
-
-
-class Stepper(ABC):
-    """One step of a reverse run."""
-
-    order: ClassVar[float] = 1
-
-    def init(self, process: Process, x: State) -> Any:
-        """The stepper's own state at the start of a run; None if it keeps none."""
-        return None
-
-    @abstractmethod
-    def step(
-        self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
-    ) -> tuple[State, Any]:
-        """The state at s and the stepper's own state, from those at t."""
-
-    def law(
-        self, process: Process, estimate: Estimate, x: State, t: Tensor, s: Tensor
-    ) -> Distribution:
-        """The law of the state at s, where the step is one."""
-        raise Unsolved(f"a step of {type(self).__name__} has no law: use path_kl")
-
-
-class _ByLaw(Stepper):
-    """A stepper whose step is a draw from its law."""
-
-    def step(
-        self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
-    ) -> tuple[State, Any]:
-        return self.law(process, model(x, t), x, t, s).sample(), memory
-
-
-class _ByLeaf(Stepper):
-    """A stepper that moves each leaf by itself."""
-
-    def step(
-        self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
-    ) -> tuple[State, Any]:
-        estimate = model(x, t)
-        late, early = list(process.leaves(t)), list(process.leaves(s))
-        moved = x
-        for leaf, goal in zip(late, early, strict=True):
-            y = self.move(leaf, goal, leaf.read(estimate), leaf.get(x))
-            moved = goal.put(moved, y)
-        return moved, memory
-
-    @abstractmethod
-    def move(self, leaf: Leaf, goal: Leaf, estimate: Estimate, x: Tensor) -> Tensor:
-        """The state of a leaf at the goal's time."""
+__all__ = [
+    "Ancestral",
+    "Churn",
+    "Euler",
+    "Exponential",
+    "Heun",
+    "Nearest",
+    "Rounding",
+    "Splitting",
+    "Stepper",
+    "Stochastic",
+    "TauLeaping",
+]
 
 
 class Rounding(ABC):
@@ -119,7 +91,7 @@ class Nearest(Rounding):
 
 
 @dataclass(frozen=True)
-class Ancestral(_ByLaw):
+class Ancestral(ByLaw):
     r"""A draw from the bridge, averaged over what the head says of :math:`x_0`.
 
     Arguments:
@@ -141,6 +113,9 @@ class Ancestral(_ByLaw):
     def __post_init__(self) -> None:
         require(0 <= self.eta <= 1, f"eta must lie in [0, 1]; it is {self.eta}")
 
+    def prepared(self, process: Process, times: Tensor) -> Stepper:
+        return prepared(self, process, times, self.eta)
+
     def law(
         self, process: Process, estimate: Estimate, x: State, t: Tensor, s: Tensor
     ) -> Distribution:
@@ -150,7 +125,7 @@ class Ancestral(_ByLaw):
 
 
 @dataclass(frozen=True)
-class Churn(_ByLaw):
+class Churn(Stepper):
     r"""A step that also noises anew what is already there, at equal marginals.
 
     On counts living units die (attrition) and more missing ones return. As with `Ancestral`, a
@@ -158,8 +133,18 @@ class Churn(_ByLaw):
     exact mixture a step is exact for one entry. With a mean number, renewals of a share of t per
     step forget what was before :math:`t \sim n^{-1/2}`, so the order in 1/n is a half.
 
+    On real states noise is added by the forward process, and a step of `Heun` takes away that
+    noise and the step's own. With :math:`z = \log(e^\Lambda - 1)` the state is noised from z to
+    :math:`z + \min(\eta\, (z_t - z_s), \log 2)`: :math:`e^\Lambda - 1`, the square of the noise
+    level :math:`\sigma` of a variance-preserving process, at most doubles, as in EDM. This is of
+    order 2, and tends to the reversal of noise level :math:`\lambda = \eta`; see `Euler`.
+
     Arguments:
-        eta: Share of the most attrition that keeps the marginals, in [0, 1].
+        eta: On counts, the share of the most attrition that keeps the marginals; on real states,
+            how far to go back, in steps. In [0, 1].
+
+    References:
+        | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
     """
 
     eta: float = 0.5
@@ -168,13 +153,33 @@ class Churn(_ByLaw):
     def __post_init__(self) -> None:
         require(0 <= self.eta <= 1, f"eta must lie in [0, 1]; it is {self.eta}")
 
+    def step(
+        self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
+    ) -> tuple[State, Any]:
+        leaves = list(process.leaves(t))
+        if all(_continuous(leaf) for leaf in leaves):
+            later = self._later(leaves, t, s)
+            x = process._transition(x, t, later).sample()
+            return Heun().step(process, model, x, later, s, memory)
+        return self.law(process, model(x, t), x, t, s).sample(), memory
+
+    def _later(self, leaves: list[Leaf], t: Tensor, s: Tensor) -> Tensor:
+        """The time up to which the state is noised."""
+        clock = leaves[0].clock
+        if clock is None or any(leaf.clock is not clock for leaf in leaves):
+            raise Unsolved("Churn noises all parts up to one time: they must share one clock")
+        z = logexpm1(clock(t))
+        more = (self.eta * (z - logexpm1(clock(s)))).clamp(max=math.log(2))
+        later = torch.minimum(clock.inverse(log1pexp(z + more)), torch.ones_like(t))
+        return torch.maximum(later, t) if self.eta else t
+
     def law(
         self, process: Process, estimate: Estimate, x: State, t: Tensor, s: Tensor
     ) -> Distribution:
-        late, early = _only_leaf(process, x, t, s)
+        late, early = only_leaf(process, x, t, s)
         churn = getattr(late.core.engine, "churn", None)
         if churn is None:
-            raise Unsolved(f"Churn is not known for {late.core!r}")
+            raise Unsolved(f"the law of a Churn step is not known for {late.core!r}")
         if isinstance(estimate, Atoms):
             step = lambda *at: churn(*at, self.eta)
             return over_atoms(step, estimate, x, early.time, late.time)
@@ -182,25 +187,47 @@ class Churn(_ByLaw):
 
 
 @dataclass(frozen=True)
-class Euler(_ByLeaf):
-    """Euler–Maruyama for diffusions, one jump at most per entry for jump processes.
+class Euler(ByLeaf):
+    r"""Euler–Maruyama for diffusions, one jump at most per entry for jump processes.
+
+    Diffusions have a family of reversals with the same marginals, of noise level
+    :math:`\lambda \ge 0`, here in reverse time r:
+
+    .. math:: dy = \big[-A y + \tfrac{1 + \lambda}{2}\, G\, \nabla \log p_t\big]\, dr
+              + \sqrt{\lambda}\, B\, dW
 
     The run must start at a finite own time.
+
+    Arguments:
+        noise: :math:`\lambda`: 1 is the reversal, 0 the probability flow, which draws no noise.
+
+    Raises:
+        ValueError: If noise is negative, or other than 1 in a run of a jump process.
+
+    Example:
+        >>> Euler(noise=0.0)
+        Euler(noise=0.0)
     """
 
+    noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.noise >= 0, f"noise must be ≥ 0; it is {self.noise}")
+
     def move(self, leaf: Leaf, goal: Leaf, estimate: Estimate, x: Tensor) -> Tensor:
-        tau = _finite_span(goal, leaf)
+        tau = finite_span(goal, leaf)
         if any(isinstance(term, Jump) for term in leaf.core.terms):
+            require(self.noise == 1, f"jumps have one reversal: noise = {self.noise} must be 1")
             return _jump_once(leaf, estimate, x, tau)
-        drift = drift_of(leaf, estimate, x)
+        drift = drift_of(leaf, estimate, x, math.sqrt(self.noise))
         step = along(tau, x)
         moved = x if drift is None else x + step * drift
-        noise = _noise(leaf, x)
-        return moved if noise is None else moved + step.sqrt() * noise
+        noise = fresh_noise(leaf, x) if self.noise else None
+        return moved if noise is None else moved + (self.noise * step).sqrt() * noise
 
 
 @dataclass(frozen=True)
-class TauLeaping(_ByLeaf):
+class TauLeaping(ByLeaf):
     """Poisson numbers of jumps at the rates of the start of the step.
 
     On counts the state moves by the sum of its jumps; on categories an entry that would jump more
@@ -218,13 +245,13 @@ class TauLeaping(_ByLeaf):
         if leap is not None:
             moved = leap(estimate, x, goal.time, leaf.time).sample()
         else:
-            moved = _leap(leaf, estimate, x, _finite_span(goal, leaf))
+            moved = _leap(leaf, estimate, x, finite_span(goal, leaf))
         return moved if self.maximum is None else moved.clamp(max=self.maximum)
 
     def law(
         self, process: Process, estimate: Estimate, x: State, t: Tensor, s: Tensor
     ) -> Distribution:
-        late, early = _only_leaf(process, x, t, s)
+        late, early = only_leaf(process, x, t, s)
         leap = getattr(late.core.engine, "leap", None)
         if leap is None or self.maximum is not None:
             raise Unsolved("a leap has a law for pure death and without a maximum only")
@@ -245,14 +272,14 @@ class Heun(Stepper):
         guess = x
         for leaf, goal, slope in zip(late, early, slopes, strict=True):
             y = leaf.get(x)
-            guess = goal.put(guess, y + along(_finite_span(goal, leaf), y) * slope)
+            guess = goal.put(guess, y + along(finite_span(goal, leaf), y) * slope)
         if bool((s == 0).all()):  # the score is not defined at 0: the last step is Euler's
             return guess, memory
         ahead = self._slopes(early, model(guess, s), guess)
         moved = x
         for leaf, goal, a, b in zip(late, early, slopes, ahead, strict=True):
             y = leaf.get(x)
-            moved = goal.put(moved, y + along(_finite_span(goal, leaf), y) * (a + b) / 2)
+            moved = goal.put(moved, y + along(finite_span(goal, leaf), y) * (a + b) / 2)
         return moved, memory
 
     def _slopes(self, leaves: list[Leaf], estimate: Estimate, x: State) -> list[Tensor]:
@@ -262,32 +289,8 @@ class Heun(Stepper):
         return found  # type: ignore[return-value]
 
 
-def _only_leaf(process: Process, x: State, t: Tensor, s: Tensor) -> tuple[Leaf, Leaf]:
-    """The leaf of a process that is one sum of terms, at t and at s."""
-    late, early = list(process.leaves(t)), list(process.leaves(s))
-    if len(late) != 1 or late[0].moving or late[0].get(x) is not x:
-        raise Unsolved(f"the law of this step is known for one sum of terms, not for {process!r}")
-    return late[0], early[0]
-
-
-def _finite_span(goal: Leaf, leaf: Leaf) -> Tensor:
-    tau = span(goal.time, leaf.time)
-    require(
-        bool(tau.isfinite().all()),
-        "the run starts at Λ = ∞, where no finite step leads: give a grid that starts below 1, or "
-        "use Ancestral",
-    )
-    return tau
-
-
-def _noise(leaf: Leaf, x: Tensor) -> Tensor | None:
-    """Noise of all diffusions of a leaf, per square root of own time."""
-    parts = [
-        term.scale.sqrt().to(x.dtype) * term.mix(term.white(x), x, leaf.time)
-        for term in leaf.core.terms
-        if hasattr(term, "mix")
-    ]
-    return torch.stack(parts).sum(0) if parts else None
+def _continuous(leaf: Leaf) -> bool:
+    return all(isinstance(term, Drift | Diffusion) for term in leaf.core.terms)
 
 
 def _own_rates(leaf: Leaf, estimate: Estimate, x: Tensor) -> tuple[Tensor, Tensor, int]:

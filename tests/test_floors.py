@@ -27,6 +27,7 @@ FLOORS = (
         "check",
         "diagnosis",
         "expectation",
+        "exponential",
         "explain",
         "flow",
         "implicit",
@@ -35,6 +36,8 @@ FLOORS = (
         "sample",
         "simulate",
         "sites",
+        "splitting",
+        "stepper",
         "steppers",
         "testing",
     },  # the verbs

@@ -27,10 +27,11 @@ from .. import estimates, laws
 from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Velocity
 from ..numerics.quadrature import gauss_legendre, tail_integrals
 from ..numerics.special import expm1_ratio
-from ..shapes import along, span
+from ..shapes import along, one_time, span
 from ..solve import Engine, Score, Unsolved
 from ..terms import Linear, Noise
 from ..validation import shown, values_are_checked
+from .affine import Entrywise, aligned
 
 NODES = (40, 64, 128, 192, 256)
 
@@ -143,7 +144,8 @@ class Gaussian(Engine):
             a, b, g2 = (v.unsqueeze(-1) if v.dim() == 1 else v for v in (a, b, g2))
         # At the largest number e^{aτ} is what it is at ∞, without the gradient 0 · ∞.
         growth = (a * tau.clamp(max=torch.finfo(tau.dtype).max)).exp()
-        return Moments(growth, b * expm1_ratio(a, tau), g2 * expm1_ratio(2 * a, tau))
+        mean = b * expm1_ratio(a, tau) if self.drifting else torch.zeros_like(growth)
+        return Moments(growth, mean, g2 * expm1_ratio(2 * a, tau))
 
     def _integrated(self, s: Tensor, t: Tensor, rule: Rule) -> Moments:
         """The moments for rates that vary, by quadrature."""
@@ -209,58 +211,102 @@ class Gaussian(Engine):
     def step(
         self, estimate: Estimate, x: Tensor, s: Tensor, t: Tensor, eta: float
     ) -> Distribution:
+        kind, said = self.said(estimate)
+        move = self.affine(kind, one_time(s, t), one_time(t, s), eta)
+        centre = move.centre(x, said)
+        return laws.point(centre) if move.c is None else normal(centre, aligned(move.c, x))
+
+    def affine(self, kind: type, s: Tensor, t: Tensor, eta: float) -> Entrywise:
         r"""The step to s that keeps the marginal, with noise :math:`\eta` times the bridge's.
 
         .. math:: x_s = \varphi_s \hat x_0 + m_s + \sqrt{v_s - \eta^2 w}\, \hat\varepsilon
                   + \eta \sqrt{w}\, \xi, \qquad w = v_s v_{t|s} / v_t
 
+        Its share of :math:`x_t` is the root of
+        :math:`(1 - \eta^2)\, v_s / v_t + \eta^2\, (\varphi_{t|s} v_s / v_t)^2`.
+
         References:
             | Denoising Diffusion Implicit Models (Song et al., 2021)
         """
-        whole = self.moments(torch.zeros_like(s), t)
-        early, late = self.moments(torch.zeros_like(s), s), self.moments(s, t)
-        bridge = early.variance * late.variance / whole.variance
-        kept = (early.variance - eta**2 * bridge).clamp(min=0)  # ≥ 0 exactly: v_{t|s} ≤ v_t
-        x_0 = self.mean_of(estimate, x, t)
-        if eta == 1.0:  # √(v_s − w) ε̂ = φ_{t|s} v_s (x − φ x̂_0 − m) / v_t, with no root to take
-            gain = late.phi * early.variance / whole.variance
-        else:
-            gain = (kept / whole.variance).sqrt()
-        rest = x - self._centre(x_0, whole)
-        centre = self._centre(x_0, early) + self._fit(gain, x) * rest
-        if eta == 0.0:
-            return laws.point(centre)
-        return normal(centre, self._fit(eta * bridge.sqrt(), x))
+        early, whole = self._from_zero(s, t)
+        left = early.variance / whole.variance
+        gain, noise = left.sqrt(), None
+        if eta:
+            late = self.moments(s, t)
+            gain = late.phi * left if eta == 1 else _blend(gain, late.phi * left, eta)
+            noise = eta * (left * late.variance).sqrt()
+        p, q = self._reading(kind, whole)
+        rest = early.phi - gain * whole.phi
+        a, b = gain + rest * p, rest * q
+        return Entrywise(a, b, early.mean - a * whole.mean if self.drifting else None, noise)
+
+    def _from_zero(self, s: Tensor, t: Tensor) -> tuple[Moments, Moments]:
+        """The moments from 0 to s and to t, found together."""
+        both = torch.cat([s, t])
+        moments = self.moments(torch.zeros_like(both), both)
+        parts = [v.tensor_split([len(s)]) for v in vars(moments).values()]
+        return Moments(*(v for v, _ in parts)), Moments(*(v for _, v in parts))
+
+    def reading(self, kind: type, t: Tensor) -> Entrywise:
+        r""":math:`\hat x_0` from the state and what the network says of it."""
+        moments = self.moments(torch.zeros_like(t), t)
+        p, q = self._reading(kind, moments)
+        return Entrywise(p, q, -p * moments.mean if self.drifting else None)
+
+    def _reading(self, kind: type, moments: Moments) -> tuple[Tensor, Tensor]:
+        r"""The numbers of :math:`\hat x_0 = p\, (x - m) + q\, e`, for what a network says."""
+        phi, variance = moments.phi, moments.variance
+        if issubclass(kind, Data | Mean):
+            return torch.zeros_like(phi), torch.ones_like(phi)
+        if issubclass(kind, Epsilon):
+            return 1 / phi, -variance.sqrt() / phi
+        if issubclass(kind, estimates.Score):
+            return 1 / phi, variance / phi
+        if issubclass(kind, Velocity):
+            square = phi**2 + variance
+            return phi / square, -variance.sqrt() / square
+        raise self.refused(kind)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
+        mean, variance = self._stationary()
+        like = torch.zeros(shape, device=mean.device)
+        mean, variance = self._fit(mean, like), self._fit(variance, like)
+        return normal(mean.expand(shape), variance.sqrt().expand(shape))
+
+    def _stationary(self) -> tuple[Tensor, Tensor]:
+        """The mean and the variance of the limit law."""
         a, b, g2 = self._rates(torch.zeros(1, dtype=torch.float64))
         if not self.stable or (self.changes and not bool((a.detach() < 0).all())):
             raise Unsolved(
                 "there is no limit law: a drift coefficient is ≥ 0 (or varies in time). Way out: "
                 "process.prior on a clock with a finite end"
             )
-        like = torch.zeros(shape, device=a.device)
-        mean, std = self._fit(-b / a, like), self._fit((g2 / (-2 * a)).sqrt(), like)
-        return normal(mean.expand(shape), std.expand(shape))
+        return -b / a, g2 / (-2 * a)
+
+    def rewind(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        r"""The law of :math:`X_s` given :math:`X_t = x` in the limit, which is reversible."""
+        self._stationary()
+        return self.transition(x, s, t)
+
+    def limit_score(self, x: Tensor) -> Tensor:
+        """The score of the limit law."""
+        mean, variance = (self._fit(v, x) for v in self._stationary())
+        return (mean - x) / variance
 
     # -- scores and estimates ------------------------------------------------------------------
 
     def mean_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\hat x_0`, the statistic, from any estimate that determines it."""
-        if isinstance(estimate, Data | Mean):
-            return estimate.value
+        kind, said = self.said(estimate)
+        return said if issubclass(kind, Data | Mean) else self.reading(kind, t).centre(x, said)
+
+    def said(self, estimate: Estimate) -> tuple[type, Tensor]:
+        """The kind of an estimate, a finite law by its mean, and the tensor that it says."""
         if isinstance(estimate, Atoms):
-            return estimate.average(estimate.atoms)
-        moments = self.moments(torch.zeros_like(t), t)
-        phi, std = self._fit(moments.phi, x), self._fit(moments.variance.sqrt(), x)
-        centred = x - self._fit(moments.mean, x) if self.drifting else x
-        if isinstance(estimate, Epsilon):
-            return (centred - std * estimate.value) / phi
-        if isinstance(estimate, estimates.Score):
-            return (centred + std**2 * estimate.value) / phi
-        if isinstance(estimate, Velocity):
-            return (phi * centred - std * estimate.value) / (phi**2 + std**2)
-        raise self.refused(estimate)
+            return Mean, estimate.average(estimate.atoms)
+        if isinstance(estimate, Data | Mean | Epsilon | estimates.Score | Velocity):
+            return type(estimate), estimate.value
+        raise self.refused(type(estimate))
 
     def epsilon_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\hat\varepsilon = (x - \varphi \hat x_0 - m) / \sqrt v`."""
@@ -337,11 +383,16 @@ class Gaussian(Engine):
             -(z.abs() / 2)
         ).exp() / 8
 
-    def refused(self, estimate: Estimate) -> Unsolved:
+    def refused(self, kind: type) -> Unsolved:
         return Unsolved(
-            f"{type(estimate).__name__} does not determine E[x_0 | x_t]; Mean, Epsilon, Velocity, "
+            f"{kind.__name__} does not determine E[x_0 | x_t]; Mean, Epsilon, Velocity, "
             "Score and Exact do"
         )
+
+
+def _blend(a: Tensor, b: Tensor, eta: float) -> Tensor:
+    r""":math:`\sqrt{(1 - \eta^2) a^2 + \eta^2 b^2}`."""
+    return torch.hypot((1 - eta**2) ** 0.5 * a, eta * b)
 
 
 def normal(mean: Tensor, std: Tensor) -> Distribution:

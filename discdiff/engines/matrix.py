@@ -29,6 +29,8 @@ References:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -37,9 +39,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .. import estimates
+from .. import estimates, laws
 from ..estimates import Atoms, Data, Epsilon, Estimate, Mean
 from ..numerics.autodiff import Memo
+from ..numerics.rotation import FIRST, Rotation
 from ..numerics.special import log1pexp
 from ..numerics.systems import (
     Constant,
@@ -51,15 +54,17 @@ from ..numerics.systems import (
     lower_inverse,
     lyapunov,
     product,
+    running,
     staircase,
     sum_of,
     times_vector,
     triangular,
 )
-from ..shapes import act, span
+from ..shapes import act, one_time, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import LinearDrift, WhiteNoise
 from ..validation import require
+from .affine import Vectorwise
 from .correlated import Correlated
 from .gaussian import Gaussian, normal
 
@@ -119,7 +124,8 @@ class MatrixGaussian(Engine):
         self.ranks = None if self.varying or A.dim() > 3 else self._stairs(A[0], G[0])
         self.digits = () if self.varying else digits(A[0], self.stable, int(self.changes))
         self.panels = self._resolved() if self.varying else 0
-        self._memo = Memo()
+        self._memo, self._mirror = Memo(), Memo()
+        self._turns: dict[Any, Rotation] = {}
         self._fixed = None if self.varying or self.changes else self._tables(zero.device)
 
     def branch(self) -> str:
@@ -168,8 +174,10 @@ class MatrixGaussian(Engine):
                 b = times_vector(turn.mT, b)
             return Constant(A, b, G, self.stable, self.digits), turn
 
-        numbers = (n for term in self.terms for n in (*term.parameters(), *term.buffers()))
-        return self._memo(numbers, make)
+        return self._memo(self._numbers(), make)
+
+    def _numbers(self) -> Iterator[Tensor]:
+        return (n for term in self.terms for n in (*term.parameters(), *term.buffers()))
 
     def flow(self, s: Tensor, t: Tensor) -> Flow:
         """The moments of the transition from s to t, each of shape (B,)."""
@@ -220,7 +228,10 @@ class MatrixGaussian(Engine):
         if _repeated(t):
             parts = vars(self.kernel(t[:1])).values()
             return Kernel(*(v.expand(len(t), *v.shape[1:]) for v in parts))
-        flow, factor = self.moments(torch.zeros_like(t), t)
+        return self._given(*self.moments(torch.zeros_like(t), t))
+
+    def _given(self, flow: Flow, factor: Tensor) -> Kernel:
+        """The law given the data, from the flow from 0 and the factor of its covariance."""
         aux = self.auxiliaries
         if aux is None:
             return Kernel(flow.phi, flow.mean, factor)
@@ -274,55 +285,169 @@ class MatrixGaussian(Engine):
         return centre + self._apply(kernel.factor, noise), Epsilon(noise)
 
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        early, late = self.kernel(s), self.kernel(t)
-        flow, noise = self.moments(s, t)
-        inverse = lower_inverse(late.factor)
-        covariance = early.factor @ early.factor.mT
-        gain = covariance @ flow.phi.mT @ inverse.mT @ inverse
-        x_0 = self.mean_of(estimate, x, t)
-        rest = x - self.centre(x_0, late)
-        left = early.factor - gain @ flow.phi @ early.factor
-        factor = triangular(torch.cat([left, gain @ noise], -1))
-        return self._law(self.centre(x_0, early) + self._apply(gain, rest), factor)
+        return self.step(estimate, x, s, t, 1.0)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
+        mean, S = self._stationary()
+        like = torch.zeros(shape, dtype=torch.get_default_dtype(), device=mean.device)
+        factor = cholesky(S).unsqueeze(0)
+        centre = self._fit(mean.unsqueeze(0), like, 1).expand(shape)
+        return self._law(centre, factor.expand(shape[0], *factor.shape[1:]))
+
+    def _stationary(self) -> tuple[Tensor, Tensor]:
+        """The mean and the covariance of the limit law."""
         A, b, G = (v[0] for v in self._system(torch.zeros(1, dtype=torch.float64)))
         if self.varying or not _hurwitz(A):
             raise Unsolved(
                 "there is no limit law: the drift matrix has an eigenvalue of real part ≥ 0 (or "
                 "varies in time)"
             )
-        mean = -torch.linalg.solve(A, b.unsqueeze(-1)).squeeze(-1)
-        like = torch.zeros(shape, dtype=torch.get_default_dtype(), device=A.device)
-        factor = cholesky(lyapunov(*torch.broadcast_tensors(A, G))).unsqueeze(0)
-        centre = self._fit(mean.unsqueeze(0), like, 1).expand(shape)
-        return self._law(centre, factor.expand(shape[0], *factor.shape[1:]))
+        return -torch.linalg.solve(A, b.unsqueeze(-1)).squeeze(-1), lyapunov(A, G)
+
+    def rewind(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        r"""The law of :math:`X_s` given :math:`X_t = x` in the limit, where time is reversed.
+
+        Its drift matrix is :math:`S A^\top S^{-1} = (Q - D) S^{-1}`, its noise the same.
+        """
+        mean, _ = self._stationary()
+        flow = self._mirror(self._numbers(), self._backwards)(one_time(t, s) - one_time(s, t))
+        centre = self._fit(mean.unsqueeze(0), x, 1)
+        return self._law(centre + self._apply(flow.phi, x - centre), cholesky(flow.cov))
+
+    def _backwards(self) -> Constant:
+        A, _, G = (v[0] for v in self._system(torch.zeros(1, dtype=torch.float64)))
+        S = self._stationary()[1]
+        A, G = torch.broadcast_tensors(torch.linalg.solve(S, S @ A.mT, left=False), G)
+        sizes = digits(A, True, int(self.changes))
+        return Constant(A, torch.zeros_like(A[..., 0]), G, True, sizes)
+
+    def limit_score(self, x: Tensor) -> Tensor:
+        """The score of the limit law."""
+        mean, S = self._stationary()
+        rest = x - self._fit(mean.unsqueeze(0), x, 1)
+        return -self._apply(torch.linalg.inv(S).unsqueeze(0), rest)
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def step(
+        self, estimate: Estimate, x: Tensor, s: Tensor, t: Tensor, eta: float
+    ) -> Distribution:
+        kind, said = self.said(estimate)
+        move = self.affine(kind, one_time(s, t), one_time(t, s), eta)
+        centre = move.centre(x, said)
+        return laws.point(centre) if move.c is None else self._law(centre, move.c)
+
+    def affine(self, kind: type, s: Tensor, t: Tensor, eta: float) -> Vectorwise:
+        r"""The step to s that keeps the marginal, with noise :math:`\eta` times the bridge's.
+
+        .. math:: y_s = P_s \hat x_0 + m_s + C\, (y_t - P_t \hat x_0 - m_t) + \eta F \xi, \qquad
+                  C \Sigma_t C^\top = (1 - \eta^2)\, \Sigma_s + \eta^2\, W \Sigma_t W^\top
+
+        with W the gain of the bridge and :math:`F F^\top` its covariance. C is W at
+        :math:`\eta = 1` and :math:`R_s R_t^{-1}` at 0; between them it is the solution nearest to
+        a blend of both.
+
+        References:
+            | gDDIM: Generalized denoising diffusion implicit models (Zhang et al., 2023)
+        """
+        early, late, (flow, spread) = self.kernel(s), self.kernel(t), self.moments(s, t)
+        L, inverse = early.factor, lower_inverse(late.factor)
+        if eta < 1 and self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
+            L = self.kernel(s.clamp(min=self._shortest(s.device))).factor
+        shrunk = (inverse @ flow.phi @ L).mT
+        noise = None
+        if eta:
+            gain = L @ shrunk @ inverse
+            left = L - gain @ flow.phi @ L
+            noise = eta * triangular(torch.cat([left, gain @ spread], -1))
+        if eta < 1:
+            rotation = self._rotation(t.device)
+            turned = rotation(s) @ rotation(t).mT
+            gain = L @ (_nearest(turned, shrunk, eta) if eta else turned) @ inverse
+        p, q = self._reading(kind, late)
+        rest = early.load - gain @ late.load
+        mean = early.mean - times_vector(gain + rest @ p, late.mean) if self._shifts() else None
+        flat = self.auxiliaries is not None and issubclass(kind, Data | Mean)
+        return Vectorwise(gain + rest @ p, rest @ q, mean, noise, flat_in=flat)
+
+    def reading(self, kind: type, t: Tensor) -> Vectorwise:
+        r""":math:`\hat x_0` from the state and what the network says of it."""
+        kernel, flat = self.kernel(t), self.auxiliaries is not None
+        p, q = self._reading(kind, kernel)
+        mean = -times_vector(p, kernel.mean) if self._shifts() else None
+        data = issubclass(kind, Data | Mean)
+        return Vectorwise(p, q, mean, flat_in=flat and data, flat_out=flat)
+
+    def _reading(self, kind: type, kernel: Kernel) -> tuple[Tensor, Tensor]:
+        r"""The matrices of :math:`\hat x_0 = p\, (y - m) + q\, e`, for what a network says.
+
+        Under a lift it is the least-squares fit of :math:`L^{-1} (y - m - P \hat x_0)` to
+        :math:`\hat\varepsilon`.
+        """
+        load, factor = kernel.load, kernel.factor
+        if issubclass(kind, Data | Mean):
+            eye = torch.eye(load.shape[-1], dtype=load.dtype, device=load.device)
+            return 0 * load.mT, eye.expand(*load.shape[:-2], *eye.shape)
+        if self.auxiliaries is None:
+            p = torch.linalg.inv(load)
+            q = -p @ factor
+        else:
+            inverse = lower_inverse(factor)
+            q = -(inverse @ load).mT
+            q = q / q.square().sum(-1, keepdim=True)
+            p = -q @ inverse
+        return p, (q if issubclass(kind, Epsilon) else -q @ factor.mT)
+
+    def _shifts(self) -> bool:
+        return self.drifting or self.auxiliaries is not None
+
+    def _rotation(self, device: torch.device) -> Rotation:
+        """The orthogonal O of R = L O; kept where no number is learned."""
+        lift = self.auxiliaries
+        learned = self.changes or (lift is not None and lift.factor.requires_grad)
+        end = 1.0 if self.varying else torch.inf
+        make = lambda: Rotation(self._frame, self._speed(device), end)
+        if learned:
+            return make()
+        key = () if lift is None else tuple(lift.factor.flatten().tolist())
+        if key not in self._turns:
+            self._turns[key] = make()
+        return self._turns[key]
+
+    def _speed(self, device: torch.device) -> Tensor:
+        """The size of A: the largest sum of a row, at any time."""
+        times = torch.linspace(0, 1, 17 if self.varying else 1, dtype=torch.float64, device=device)
+        size = self._system(times)[0].detach().abs().sum(-1).max()
+        return torch.where(size > 0, size, torch.ones_like(size))
+
+    def _shortest(self, device: torch.device) -> float:
+        """A time at which noise is rounding."""
+        return math.exp(FIRST) / float(self._speed(device))
+
+    def _frame(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A, G and the lower factor given the data at increasing times (n,)."""
+        A, _, G = self._system(t)
+        zero = torch.zeros_like(t)
+        if not self.varying:
+            return A, G, self._given(*self.moments(zero, t)).factor
+        starts = torch.cat([zero[:1], t[:-1]])
+        steps = Varying(self._system, max(1, self.panels // 16))(starts, t)
+        flow = running(steps)
+        return A, G, self._given(flow, cholesky(flow.cov)).factor
 
     # -- scores and estimates ------------------------------------------------------------------
 
     def mean_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\hat x_0`, the statistic, from any estimate that determines it."""
-        if isinstance(estimate, Data | Mean):
-            return estimate.value
-        if isinstance(estimate, Atoms):
-            return estimate.average(estimate.atoms)
-        kernel = self.kernel(t)
-        epsilon = self._noise_in(estimate, kernel)
-        rest = x - self._fit(kernel.mean, x, 1)
-        if self.auxiliaries is None:
-            rest = rest - self._apply(kernel.factor, epsilon)
-            return self._apply(torch.linalg.inv(kernel.load), rest)
-        inverse = lower_inverse(kernel.factor)
-        a = (inverse @ kernel.load).squeeze(-1)  # x̂ is the least-squares fit of a x̂ = L⁻¹(y−m)−ε̂
-        a = a / a.square().sum(-1, keepdim=True)
-        white = self._apply(inverse, rest) - epsilon
-        return (self._fit(a, x, 1) * white).sum(-1)
+        kind, said = self.said(estimate)
+        return said if issubclass(kind, Data | Mean) else self.reading(kind, t).centre(x, said)
 
-    def _noise_in(self, estimate: Estimate, kernel: Kernel) -> Tensor:
-        if isinstance(estimate, Epsilon):
-            return estimate.value
-        if isinstance(estimate, estimates.Score):
-            return -self._apply(kernel.factor.mT, estimate.value)
+    def said(self, estimate: Estimate) -> tuple[type, Tensor]:
+        """The kind of an estimate, a finite law by its mean, and the tensor that it says."""
+        if isinstance(estimate, Atoms):
+            return Mean, estimate.average(estimate.atoms)
+        if isinstance(estimate, Data | Mean | Epsilon | estimates.Score):
+            return type(estimate), estimate.value
         raise Unsolved(
             f"{type(estimate).__name__} does not determine E[x_0 | x_t] of vectors; Mean, "
             "Epsilon, Score and Exact do"
@@ -334,7 +459,7 @@ class MatrixGaussian(Engine):
             return estimate.value
         kernel = self.kernel(t)
         if isinstance(estimate, estimates.Score):
-            return self._noise_in(estimate, kernel)
+            return -self._apply(kernel.factor.mT, estimate.value)
         rest = x - self.centre(self.mean_of(estimate, x, t), kernel)
         return self._apply(lower_inverse(kernel.factor), rest)
 
@@ -389,6 +514,16 @@ class MatrixGaussian(Engine):
         load = self.kernel(t).load[..., 0, 0]
         return load.reshape(len(t), -1).square().mean(-1)
 
+    def snr(self, t: Tensor) -> Tensor:
+        r"""The signal-to-noise ratio :math:`(\det P^\top \Sigma^{-1} P)^{1/c}`, shape (B,)."""
+        kernel = self.kernel(t)
+        if self.auxiliaries is None:
+            noise = kernel.factor.diagonal(dim1=-2, dim2=-1).log().mean(-1)
+            level = 2 * (torch.linalg.slogdet(kernel.load)[1] / self.size - noise)
+        else:
+            level = (lower_inverse(kernel.factor) @ kernel.load).square().sum((-2, -1)).log()
+        return torch.where(t > 0, level.reshape(len(t), -1).mean(-1).exp(), torch.inf)
+
     def decays(self, head: Any) -> bool:
         return head.kind is Atoms or head.kind is Data
 
@@ -424,3 +559,15 @@ def _hurwitz(A: Tensor) -> bool:
 def _repeated(t: Tensor) -> bool:
     """Whether this is one time, expanded to a batch."""
     return t.stride() == (0,) and len(t) > 1
+
+
+def _nearest(turned: Tensor, shrunk: Tensor, eta: float) -> Tensor:
+    r"""The Y with :math:`Y Y^\top = (1 - \eta^2) I + \eta^2 H H^\top` nearest to a blend.
+
+    The blend is :math:`\sqrt{1 - \eta^2}\, O + \eta H`; this is a Procrustes problem.
+    """
+    eye = torch.eye(turned.shape[-1], dtype=turned.dtype, device=turned.device)
+    share = (1 - eta**2) ** 0.5
+    factor = cholesky(share**2 * eye + eta**2 * shrunk @ shrunk.mT)
+    left, _, right = torch.linalg.svd(factor.mT @ (share * turned + eta * shrunk))
+    return factor @ left @ right

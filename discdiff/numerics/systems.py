@@ -68,6 +68,17 @@ def compose(first: Flow, then: Flow) -> Flow:
     )
 
 
+def running(steps: Flow) -> Flow:
+    """The flows from the start to the end of each step, from consecutive steps (n, …)."""
+    flow, reach = steps, 1
+    while reach < flow.phi.shape[0]:
+        before, after = (Flow(*(v[i] for v in flow)) for i in (slice(-reach), slice(reach, None)))
+        pairs = zip(flow, compose(before, after), strict=True)
+        flow = Flow(*(torch.cat([v[:reach], w]) for v, w in pairs))
+        reach *= 2
+    return flow
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Matrices (*batch, n, k) times matrices (*batch, k, m); batches of small ones entry-wise."""
     if a.shape[-1] > 4:

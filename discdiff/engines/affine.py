@@ -1,0 +1,130 @@
+r"""Steps that are linear in the state, in what the network says and in fresh noise,
+
+.. math:: y = a\, x + b\, e + d + c\, \xi .
+
+Every reverse step of a Gaussian process is one, and so is the reading of :math:`\hat x_0`: for
+each kind of estimate :math:`\hat x_0 = p\, (x - m) + q\, e` with numbers p and q that depend on
+the time alone. So all numbers of a run are found at once, in float64, and a step passes over the
+data as few times as can be.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..shapes import act
+
+
+@dataclass
+class Affine(ABC):
+    """Maps for a batch of times, dimension 0 of all numbers."""
+
+    @abstractmethod
+    def rows(self) -> list[Any]:
+        """The maps one by one, each for a batch of any size."""
+
+    @abstractmethod
+    def centre(self, x: Tensor, e: Tensor) -> Tensor:
+        r""":math:`a x + b e + d`."""
+
+    @abstractmethod
+    def draw(self, x: Tensor, e: Tensor) -> Tensor:
+        """The map with noise, where there is any."""
+
+
+@dataclass
+class Entrywise(Affine):
+    """Numbers (n,), or diagonals (n, k) on the last axis; in a row of a run, plain floats.
+
+    Arguments:
+        a: On the state.
+        b: On what the network says.
+        d: Added; None for nothing.
+        c: On noise; None for none.
+
+    Example:
+        >>> numbers = torch.tensor([0.5, 0.25]).double()
+        >>> first, last = Entrywise(numbers, 1 - numbers).rows()
+        >>> last.draw(torch.ones(1, 2), torch.zeros(1, 2))
+        tensor([[0.2500, 0.2500]])
+    """
+
+    a: Any
+    b: Any
+    d: Any = None
+    c: Any = None
+
+    def rows(self) -> list[Entrywise]:
+        columns = (_split(v, len(self.a)) for v in (self.a, self.b, self.d, self.c))
+        return [Entrywise(*row) for row in zip(*columns, strict=True)]
+
+    def centre(self, x: Tensor, e: Tensor) -> Tensor:
+        if isinstance(self.b, float):
+            moved = torch.add(x * self.a, e, alpha=self.b)
+        else:
+            moved = aligned(self.a, x) * x + aligned(self.b, x) * e
+        return moved if self.d is None else moved + aligned(self.d, x)
+
+    def draw(self, x: Tensor, e: Tensor) -> Tensor:
+        moved = self.centre(x, e)
+        return moved if self.c is None else moved + aligned(self.c, x) * torch.randn_like(x)
+
+
+def aligned(value: Any, x: Tensor, more: int = 0) -> Any:
+    """Numbers (n, ...) against a state and ``more`` axes, in its dtype; a float as it is."""
+    if isinstance(value, float):
+        return value
+    gap = (1,) * (x.dim() + more - value.dim())
+    return value.to(x.dtype).reshape(value.shape[:1] + gap + value.shape[1:])
+
+
+def _split(value: Tensor | None, count: int) -> list[Any]:
+    if value is None:
+        return [None] * count
+    if value.dim() == 1:
+        return value.tolist()
+    return list(value.split(1))
+
+
+@dataclass
+class Vectorwise(Affine):
+    r"""Matrices (n, \*sides, k, k) on the last axis.
+
+    Arguments:
+        a: On the state, (n, \*sides, k, k).
+        b: On what the network says, (n, \*sides, k, c).
+        d: Added, (n, \*sides, k); None for nothing.
+        c: On noise, (n, \*sides, k, k); None for none.
+        flat_in: Whether the network speaks of data without a last axis (c = 1).
+        flat_out: Whether the result is data without a last axis.
+    """
+
+    a: Tensor
+    b: Tensor
+    d: Tensor | None = None
+    c: Tensor | None = None
+    flat_in: bool = False
+    flat_out: bool = False
+
+    def rows(self) -> list[Vectorwise]:
+        parts = (self.a, self.b, self.d, self.c)
+        columns = [[None] * len(self.a) if v is None else list(v.split(1)) for v in parts]
+        flat = self.flat_in, self.flat_out
+        return [Vectorwise(*row, *flat) for row in zip(*columns, strict=True)]  # type: ignore
+
+    def centre(self, x: Tensor, e: Tensor) -> Tensor:
+        e = e.unsqueeze(-1) if self.flat_in else e
+        moved = act(aligned(self.a, x, 1), x) + act(aligned(self.b, x, 1), e)
+        moved = moved if self.d is None else moved + aligned(self.d, x)
+        return moved.squeeze(-1) if self.flat_out else moved
+
+    def draw(self, x: Tensor, e: Tensor) -> Tensor:
+        moved = self.centre(x, e)
+        if self.c is None:
+            return moved
+        return moved + act(aligned(self.c, x, 1), torch.randn_like(x))

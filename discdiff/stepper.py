@@ -1,0 +1,110 @@
+r"""What a stepper is: one step of a reverse run, from time t to an earlier time s.
+
+A stepper is a pair ``(init, step)`` with explicit state, so that multistep methods and guidance
+compose. ``step`` is handed the model as a function of (x, t) and returns the new state of the
+run. A stepper whose step is a law also has ``law``, and with it a finite-step bound (`vlb`). What
+depends on the times of a run alone may be worked out before it, by ``prepared``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .estimates import Estimate
+from .process import Leaf, Process
+from .shapes import span
+from .solve import Unsolved
+from .terms import Diffusion
+from .validation import require
+
+State = Any
+Model = Callable[[State, Tensor], Estimate]
+
+
+class Stepper(ABC):
+    """One step of a reverse run."""
+
+    order: ClassVar[float] = 1
+
+    def prepared(self, process: Process, times: Tensor) -> Stepper:
+        """The stepper for a run over decreasing times (n + 1,); by default itself."""
+        return self
+
+    def init(self, process: Process, x: State) -> Any:
+        """The stepper's own state at the start of a run; None if it keeps none."""
+        return None
+
+    @abstractmethod
+    def step(
+        self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
+    ) -> tuple[State, Any]:
+        """The state at s and the stepper's own state, from those at t."""
+
+    def law(
+        self, process: Process, estimate: Estimate, x: State, t: Tensor, s: Tensor
+    ) -> Distribution:
+        """The law of the state at s, where the step is one."""
+        raise Unsolved(f"a step of {type(self).__name__} has no law: use path_kl")
+
+
+class ByLaw(Stepper):
+    """A stepper whose step is a draw from its law."""
+
+    def step(
+        self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
+    ) -> tuple[State, Any]:
+        return self.law(process, model(x, t), x, t, s).sample(), memory
+
+
+class ByLeaf(Stepper):
+    """A stepper that moves each leaf by itself."""
+
+    def step(
+        self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
+    ) -> tuple[State, Any]:
+        estimate = model(x, t)
+        late, early = list(process.leaves(t)), list(process.leaves(s))
+        moved = x
+        for leaf, goal in zip(late, early, strict=True):
+            y = self.move(leaf, goal, leaf.read(estimate), leaf.get(x))
+            moved = goal.put(moved, y)
+        return moved, memory
+
+    @abstractmethod
+    def move(self, leaf: Leaf, goal: Leaf, estimate: Estimate, x: Tensor) -> Tensor:
+        """The state of a leaf at the goal's time."""
+
+
+def only_leaf(process: Process, x: State, t: Tensor, s: Tensor) -> tuple[Leaf, Leaf]:
+    """The leaf of a process that is one sum of terms, at t and at s."""
+    late, early = list(process.leaves(t)), list(process.leaves(s))
+    if len(late) != 1 or late[0].moving or late[0].get(x) is not x:
+        raise Unsolved(f"the law of this step is known for one sum of terms, not for {process!r}")
+    return late[0], early[0]
+
+
+def finite_span(goal: Leaf, leaf: Leaf) -> Tensor:
+    """The own time of a step; raises if it is infinite."""
+    tau = span(goal.time, leaf.time)
+    require(
+        bool(tau.isfinite().all()),
+        "the run starts at Λ = ∞, where no finite step leads: give a grid that starts below 1, or "
+        "use Ancestral",
+    )
+    return tau
+
+
+def fresh_noise(leaf: Leaf, x: Tensor) -> Tensor | None:
+    """Noise of all diffusions of a leaf, per square root of own time."""
+    parts = [
+        term.scale.sqrt().to(x.dtype) * term.mix(term.white(x), x, leaf.time)
+        for term in leaf.core.terms
+        if isinstance(term, Diffusion)
+    ]
+    return torch.stack(parts).sum(0) if parts else None
