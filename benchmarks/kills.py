@@ -54,7 +54,7 @@ def main() -> None:
         whole, killed = folder / "whole" / "log.csv", folder / "killed" / "log.csv"
         command, rows = [*train, "--name", "killed"], []
         for kill in range(1, KILLS + 1):
-            seconds = chance.uniform(0.1, 0.35) * length
+            seconds = chance.uniform(0.08, 0.2) * length
             stopped = killed_after(command, seconds)
             rows.append({"kill": kill, "seconds": f"{seconds:.1f}", "logged": last_step(killed)})
             command = ["discdiff", "train", "--resume", str(folder / "killed")]
