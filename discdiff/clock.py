@@ -82,6 +82,9 @@ class Spread:
         self.clock = clock
         self.endless = clock is None
 
+    def instant(self, t: float) -> Tensor:
+        return (self.clock or OwnTime()).instant(t)
+
     def z(self, t: Tensor) -> Tensor:
         return (t if self.clock is None else self.clock(t)).log()
 
@@ -96,6 +99,9 @@ class OwnTime:
     r"""The clock of a process without one: :math:`\Lambda(t) = t` on [0, ∞)."""
 
     endless = True
+
+    def instant(self, t: float) -> Tensor:
+        return torch.full((1,), t, dtype=torch.float64)
 
     def z(self, t: Tensor) -> Tensor:
         return logexpm1(t)

@@ -208,9 +208,9 @@ def _at_end(leaf: Leaf) -> dict:
         return {}
     core, lifted = leaf.core, isinstance(leaf.core, LiftedSum)
     shape = (1, *sides(core.terms)) if lifted else shape_of(core.terms)
-    end = leaf.clock(torch.ones(1, dtype=torch.float64)).detach()
+    end = leaf.clock(leaf.clock.instant(1.0)).detach()
     # Noise that spreads for ever has no law at Λ = ∞, but one just before.
-    late = leaf.clock(torch.full((1,), LAST, dtype=torch.float64)).detach()
+    late = leaf.clock(leaf.clock.instant(LAST)).detach()
     one, zero = torch.ones(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
     first = zero.clone()
     first[..., 0] = 1.0

@@ -150,7 +150,7 @@ def explain(process: Process) -> Explanation:
         isinstance(process, Process),
         f"process must be a Process; it is a {type(process).__name__}",
     )
-    leaves = process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
+    leaves = process.leaves(process.instant(0.5))
     return Explanation(tuple(_plan(leaf) for leaf in leaves))
 
 
@@ -209,7 +209,7 @@ def _names(kinds: Any) -> str:
 def _determines(core: Generator, kind: type[Estimate]) -> bool:
     """Whether an estimate of this kind determines the score: it is tried on one state."""
     x = core.origin(shape_of(core.terms))
-    (leaf,) = core.leaves(torch.full((1,), 0.5, dtype=torch.float64))
+    (leaf,) = core.leaves(core.instant(0.5))
     estimate = _saying_nothing(kind, core, x)
     try:
         sum_over_terms(leaf, estimate, estimate, x)

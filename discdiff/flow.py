@@ -180,7 +180,7 @@ def _require_flow(process: Process, x_0: State) -> None:
         inner = inner.process
     if not isinstance(inner, Timed | Generator | Lifted):
         raise Unsolved("the probability flow is known for sums of terms on a clock: ask those")
-    (leaf,) = process.leaves(torch.ones(1, dtype=torch.float64))
+    (leaf,) = process.leaves(process.instant(1.0))
     if leaf.core.support.is_discrete:
         raise Unsolved("a discrete state has no probability flow: use elbo")
     require(process.timed, "log_prob needs a process on a clock: declare .on(clock)")

@@ -41,11 +41,22 @@ class Head(nn.Module):
         net = self.net
         if net is None:
             raise ValueError(f"{type(self).__name__} was given no network")
-        return self.read(net(x, t) if context is None else net(x, t, context), x)
+        output = net(x, t) if context is None else net(x, t, context)
+        return self.read(_raised(output, first_tensor(x)), x)
 
     def read(self, output: Any, x: State) -> Estimate:
         """The network's output as an estimate."""
         raise NotImplementedError
+
+
+def _raised(output: Any, x: Tensor) -> Any:
+    """What a network says, at least in float32 unless the state itself is of lower precision."""
+    if x.is_floating_point() and x.itemsize < 4:
+        return output
+    if isinstance(output, Mapping):
+        return {k: _raised(v, x) for k, v in output.items()}
+    low = isinstance(output, Tensor) and output.is_floating_point() and output.itemsize < 4
+    return output.float() if low else output
 
 
 def require_head(head: Head) -> None:

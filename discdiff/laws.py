@@ -134,10 +134,17 @@ class Labelled(_Law):
 
 
 class Image(_Law):
-    r"""The law of :math:`T(y)` for an invertible map, dicts excluded."""
+    r"""The law of :math:`T(y)` for an invertible map, dicts excluded.
 
-    def __init__(self, law: Distribution, transform: Transform) -> None:
-        self.law, self.transform = law, transform
+    Arguments:
+        law: The law of y.
+        transform: T.
+        discrete: Whether y lies on a lattice: probabilities move with their points, where
+            densities are divided by the Jacobian.
+    """
+
+    def __init__(self, law: Distribution, transform: Transform, discrete: bool = False) -> None:
+        self.law, self.transform, self.discrete = law, transform, discrete
         self._map: Callable[[Tensor], Tensor] = transform  # type: ignore[assignment]
         self._back: Callable[[Tensor], Tensor] = transform.inv  # type: ignore[assignment]
         event = transform.forward_shape(law.batch_shape + law.event_shape)
@@ -159,6 +166,8 @@ class Image(_Law):
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y = self._back(x)
+        if self.discrete:
+            return self.law.log_prob(y)
         jacobian = self.transform.log_abs_det_jacobian(y, x)
         rest = jacobian.dim() - self.law.log_prob(y).dim()
         if rest > 0:

@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 
 from . import laws
 from .heads import Head, require_head
-from .loss import integrand, with_draw
+from .loss import full_precision, integrand, with_draw
 from .process import (
     Leaf,
     Mixture,
@@ -129,7 +129,7 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
     require_head(head)
     pairs = leaf_heads(process, head)
     for leaf, part in pairs:
-        ends = leaf.clock is None or bool(leaf.clock(torch.ones(1).double()).isfinite())
+        ends = leaf.clock is None or bool(leaf.clock(leaf.clock.instant(1.0)).isfinite())
         require(
             ends or leaf.core.engine.settles(part),
             f"{type(part).__name__} has no finite bound for {leaf.core!r} on {leaf.clock!r}: "
@@ -150,11 +150,10 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
 
 def leaf_heads(process: Process, head: Head) -> list[tuple[Any, Any]]:
     """Each leaf with the part of the head that speaks of it."""
-    one = torch.full((1,), 0.5, dtype=torch.float64)
     pairs = []
-    for leaf in process.leaves(one):
+    for leaf in process.leaves(process.instant(0.5)):
         part: Any = head
-        for name in leaf.name.split(".") if leaf.name else ():
+        for name in leaf.path:
             part = getattr(part, "parts", {}).get(name, part)
         pairs.append((leaf, part))
     return pairs
@@ -197,9 +196,19 @@ def reconstruction(
     r"""One draw of :math:`\log p(x_0 \mid x_{stop})` under the normalised decoders."""
     first = first_tensor(x_0)
     t = torch.full((first.shape[0],), stop, dtype=torch.float64, device=first.device)
-    noisy = process._marginal(x_0, t)
-    x_t = laws.draw(noisy)
+    exactly = full_precision(x_0)
+    with exactly:
+        noisy = process._marginal(x_0, t)
+        x_t = laws.draw(noisy)
     estimate = head(x_t, t, context)
+    with exactly:
+        total = _decoded(process, estimate, x_0, x_t, t)
+        return with_draw(process, noisy, x_t, total)
+
+
+def _decoded(process: Process, estimate: Any, x_0: State, x_t: State, t: Tensor) -> Tensor:
+    """The log-probability of the data under the decoders, shape (B,)."""
+    first = first_tensor(x_0)
     total = torch.zeros(first.shape[0], dtype=_dtype(first), device=first.device)
     for leaf, early in zip(process.leaves(t), process.leaves(torch.zeros_like(t)), strict=True):
         x, data = leaf.get(x_t), early.get(x_0)
@@ -209,7 +218,7 @@ def reconstruction(
             total = total + sum_event(values)
         else:
             total = total + law.log_prob(data)
-    return with_draw(process, noisy, x_t, total)
+    return total
 
 
 @dataclass(frozen=True)
@@ -238,11 +247,14 @@ def _draw_rate(
     context: Any,
     weight: Weight | None = None,
 ) -> Tensor:
-    law = process._marginal(x_0, t)
-    x_t = laws.draw(law)
+    exactly = full_precision(x_0)
+    with exactly:
+        law = process._marginal(x_0, t)
+        x_t = laws.draw(law)
     estimate = head(x_t, t, context)
-    value = integrand(process, process.as_estimate(x_0), estimate, x_t, t, weight)
-    return with_draw(process, law, x_t, value)
+    with exactly:
+        value = integrand(process, process.as_estimate(x_0), estimate, x_t, t, weight)
+        return with_draw(process, law, x_t, value)
 
 
 def log_jacobian(process: Process, x: State) -> Tensor:
@@ -250,6 +262,8 @@ def log_jacobian(process: Process, x: State) -> Tensor:
     zero = torch.zeros(batch_size(x), dtype=_dtype(first_tensor(x)), device=first_tensor(x).device)
     if isinstance(process, Pushed):
         y = process.transform.inv(x)
+        if process.discrete:  # probabilities of points move with them
+            return log_jacobian(process.process, y)
         ladj = process.transform.log_abs_det_jacobian(y, x)
         return log_jacobian(process.process, y) - ladj.reshape(ladj.shape[0], -1).sum(1)
     inner = getattr(process, "process", None)
@@ -320,9 +334,10 @@ def vlb(
 def _increasing(times: Tensor, x: Tensor) -> list[Tensor]:
     """The times of a run, each of shape (B,)."""
     times = torch.as_tensor(times, dtype=torch.float64)
+    rising = times.dim() == 1 and bool((times > 0).all()) and bool((times.diff() > 0).all())
     require(
-        times.dim() == 1 and bool((times > 0).all()) and bool((times.diff() > 0).all()),
-        f"times must increase and not contain 0; they are {shown(times, 8)}",
+        rising and times.numel() > 0 and float(times[-1]) == 1,
+        f"times must increase, not contain 0 and end at 1; they are {shown(times, 8)}",
     )
     return [t.expand(x.shape[0]).to(x.device) for t in times]
 
@@ -367,7 +382,7 @@ class Steps:
 
 def _has_density(process: Process) -> bool:
     """Whether a part of the state is continuous, so that a last step to 0 would be a point."""
-    leaves = process.leaves(torch.ones(1, dtype=torch.float64))
+    leaves = process.leaves(process.instant(1.0))
     return any(isinstance(term, Drift | Diffusion) for leaf in leaves for term in leaf.core.terms)
 
 

@@ -73,7 +73,7 @@ def loss(
     require(isinstance(weight, Weight), f"weight must be of dd.weights; it is a {kind}")
     x_0 = process.check_data(x_0, "x_0")
     t = _check_noisy_time(process, process.check_time(t, x_0, "t"))
-    exactly = torch.autocast(first_tensor(x_0).device.type, enabled=False)
+    exactly = full_precision(x_0)
     with exactly:
         noisy, target = _noisy(process, x_0, t, x_t)
     estimate = head(noisy, t, context)
@@ -82,6 +82,11 @@ def loss(
         if x_t is not None or not torch.is_grad_enabled() or not learns(process):
             return value
         return with_draw(process, process._marginal(x_0, t), noisy, value)
+
+
+def full_precision(x_0: State) -> torch.autocast:
+    """The mode in which the mathematics of processes runs, whatever the network's."""
+    return torch.autocast(first_tensor(x_0).device.type, enabled=False)
 
 
 def _check_noisy_time(process: Process, t: Tensor) -> Tensor:

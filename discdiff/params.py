@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from itertools import chain
 from math import isqrt
 from typing import Any, ClassVar, TypeVar
 
@@ -71,6 +72,12 @@ class Declared(nn.Module):
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
+
+    def instant(self, t: float) -> Tensor:
+        """A time, float64 of shape (1,), where the numbers of this module are."""
+        numbers = chain(self.buffers(), self.parameters())
+        device = next((n.device for n in numbers), torch.device("cpu"))
+        return torch.full((1,), t, dtype=torch.float64, device=device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Declared:
         def keep(tensor: Tensor) -> Tensor:

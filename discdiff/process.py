@@ -14,6 +14,7 @@ that is linear in the generator (losses, reversal, Euler steps) walks the leaves
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ class Leaf:
         put: From (state of the whole, new state of this sum) to the new state of the whole.
         read: From an estimate for the whole to an estimate for this sum.
         moving: From the state of the whole to masks of the entries that move; none: all do.
-        name: Where the leaf hangs, for messages and tables.
+        path: The names that lead to the leaf.
         clock: The clock of the leaf; None in its own time.
         steady: Whether ``get``, ``put`` and ``read`` are the same at all times.
     """
@@ -79,9 +80,14 @@ class Leaf:
     put: Callable[[State, Tensor], State]
     read: Callable[[Estimate], Estimate]
     moving: tuple[Callable[[State], Tensor], ...] = ()
-    name: str = ""
+    path: tuple[str, ...] = ()
     clock: Clock | None = None
     steady: bool = True
+
+    @property
+    def name(self) -> str:
+        """Where the leaf hangs, for messages and tables."""
+        return ".".join(self.path)
 
     def within(
         self,
@@ -192,10 +198,10 @@ class Process(Declared, ABC):
         x_t = self.check_state(x_t, "x_t")
         _, t = self._times(x_t, 0.0, t)
         estimate = self.as_estimate(x_0)
-        scores = {
-            leaf.name: leaf.score(leaf.read(estimate), leaf.get(x_t)) for leaf in self.leaves(t)
-        }
-        return scores[""] if set(scores) == {""} else scores
+        self.require_own_coordinates("score")
+        leaves = list(self.leaves(t))
+        scores = [leaf.score(leaf.read(estimate), leaf.get(x_t)) for leaf in leaves]
+        return by_name(leaves, scores)
 
     def convert(self, estimate: State | Estimate, x_t: State, t: float | Tensor, kind: Any) -> Any:
         """What an estimate says, as another kind of estimate (a dict of kinds for a product)."""
@@ -224,6 +230,14 @@ class Process(Declared, ABC):
     def given(self, known: tuple[Tensor, Tensor]) -> Process:
         """The process with known entries clamped: (values, mask), mask true where known."""
         return Given(self, known)
+
+    def require_own_coordinates(self, verb: str) -> None:
+        """Raises where the sums of terms live in other coordinates than the state."""
+        if any(isinstance(part, Pushed | Scaled) for part in self.modules()):
+            raise Unsolved(
+                f"{verb} is known in the coordinates of the sum of terms: ask the process that "
+                "was pushed or scaled"
+            )
 
     # -- what a process must say ---------------------------------------------------------------
 
@@ -311,13 +325,18 @@ class Generator(Process):
         """
         terms = self.terms
         # Numbers that become learned change the type of the module that holds them.
-        types = (*map(type, terms), *(type(m) for t in terms for m in t._modules.values()))
+        types = [*map(type, terms), *(type(m) for t in terms for m in t._modules.values())]
+        numbers = [v for t in terms for v in t._buffers.values() if v is not None]
+        key = types, [v._version for v in numbers]
         found = vars(self).get("_engine")
-        if found is None or found[0] != types:
+        if found is None or found[0] != key or not all(map(operator.is_, found[1], numbers)):
             kinds = frozenset(type_before_parametrizations(term) for term in terms)
-            found = types, engine_for(kinds).plan(terms)
+            try:
+                found = key, numbers, engine_for(kinds).plan(terms)
+            except AttributeError as error:  # a module would say that it has no engine
+                raise TypeError(f"{self!r} cannot be planned: {error}") from error
             vars(self)["_engine"] = found
-        return found[1]
+        return found[2]
 
     @property
     def support(self) -> constraints.Constraint:
@@ -571,7 +590,7 @@ class Lifted(Process):
             isinstance(process, Generator | Timed),
             f"lift needs a sum of terms, on a clock or not; got a {type(process).__name__}",
         )
-        (leaf,) = process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
+        (leaf,) = process.leaves(process.instant(0.5))
         widths = {size for term in leaf.core.terms for size in term.widths().values()}
         size = max(widths, default=1)
         require(
@@ -740,7 +759,7 @@ class Product(Process):
         for name, part in self.parts.items():
             for leaf in part.leaves(t):
                 inside = leaf.within(_getter(name), _putter(name), _reader(name))
-                yield replace(inside, name=f"{name}.{leaf.name}" if leaf.name else name)
+                yield replace(inside, path=(name, *leaf.path))
 
     def check_state(self, x: State, name: str) -> State:
         return self._check(x, name, lambda part: part.check_state)
@@ -864,7 +883,7 @@ class Mixture(Process):
             for leaf in part.leaves(t):  # type: ignore[operator]
                 inside = leaf.within(_getter("state"), _putter("state"), _state_of_mixture)
                 moving = (*inside.moving, _labelled(i))
-                yield replace(inside, name=f"{i}.{leaf.name}".rstrip("."), moving=moving)
+                yield replace(inside, path=(str(i), *leaf.path), moving=moving)
 
     def check_state(self, x: State, name: str) -> State:
         require(
@@ -926,6 +945,8 @@ class Pushed(Process):
             f"push needs an invertible torch Transform; got {transform!r}",
         )
         self.process, self.transform = process, transform
+        leaves = process.leaves(process.instant(0.5))
+        self.discrete = all(leaf.core.support.is_discrete for leaf in leaves)
 
     def _back(self, x: Tensor) -> Tensor:
         return self.transform.inv(x)  # type: ignore[return-value]
@@ -949,7 +970,7 @@ class Pushed(Process):
         return self.transform(self.process.origin(self.transform.inverse_shape(shape)))
 
     def _image(self, law: Distribution) -> Distribution:
-        return laws.Image(law, self.transform)
+        return laws.Image(law, self.transform, self.discrete)
 
     def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
         return self._image(self.process._transition(self.transform.inv(x), s, t))
@@ -1006,8 +1027,12 @@ class Scaled(Process):
         start = float(alpha(torch.zeros((), dtype=torch.float64)).detach())
         require(abs(start - 1) < 1e-12, f"alpha(0) must be 1; it is {start}")
         self.process, self.alpha = process, alpha
-        one = torch.ones(1, dtype=torch.float64)
-        ends = [leaf.time.isfinite().all() for leaf in process.leaves(one)]
+        others = [leaf.core for leaf in process.leaves(process.instant(0.5))]
+        require(
+            not any(core.support.is_discrete for core in others),
+            f"only real states can be scaled; {others[0]!r} lives on {others[0].support}",
+        )
+        ends = [leaf.time.isfinite().all() for leaf in process.leaves(process.instant(1.0))]
         self.open = process.timed and not all(bool(end) for end in ends)
         if process.timed:
             self._require_scale()
@@ -1193,6 +1218,19 @@ class Given(Process):
 def _drawn(process: Process, x_0: State, t: Tensor) -> tuple[State, Estimate]:
     """A draw of the noisy state, with the data themselves as the training target."""
     return laws.draw(process._marginal(x_0, t)), Data(x_0)
+
+
+def by_name(leaves: list[Leaf], values: list[Any]) -> Any:
+    """Values of leaves by the names of the leaves; the value itself where there is one sum.
+
+    Raises:
+        ValueError: If two leaves have one name, as 'a.b' and b within a have.
+    """
+    if len(leaves) == 1 and not leaves[0].path:
+        return values[0]
+    found = {leaf.name: value for leaf, value in zip(leaves, values, strict=True)}
+    require(len(found) == len(leaves), f"two parts have one name: {[x.name for x in leaves]}")
+    return found
 
 
 def first_tensor(x: State) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 from .heads import Head, require_head
 from .loss import jumps_into, reverse_log_rates
 from .numerics.autodiff import divergence, gradient
-from .process import Leaf, Process
+from .process import Leaf, Process, by_name
 from .shapes import along
 from .solve import Score, Unsolved
 from .terms import Diffusion, Drift, Jump, WhiteNoise
@@ -48,6 +48,7 @@ class Reverse:
 
     def __init__(self, process: Process, head: Head, context: Any = None) -> None:
         require_head(head)
+        process.require_own_coordinates("reverse")
         self.process, self.head, self.context = process, head, context
 
     def _seen(self, x: State, t: float | Tensor) -> tuple[State, Any, list[Leaf]]:
@@ -57,9 +58,9 @@ class Reverse:
 
     def _collect(self, x: State, t: float | Tensor, read: Any) -> Any:
         x, estimate, leaves = self._seen(x, t)
-        found = {leaf.name: read(leaf, leaf.read(estimate), leaf.get(x)) for leaf in leaves}
-        found = {name: value for name, value in found.items() if value is not None}
-        return found[""] if set(found) == {""} else found
+        values = [read(leaf, leaf.read(estimate), leaf.get(x)) for leaf in leaves]
+        pairs = [pair for pair in zip(leaves, values, strict=True) if pair[1] is not None]
+        return by_name([leaf for leaf, _ in pairs], [value for _, value in pairs])
 
     def drift(self, x: State, t: float | Tensor) -> Any:
         """The reverse drift, of the state's shape; a dict of the continuous parts of a product."""

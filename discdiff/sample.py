@@ -108,7 +108,7 @@ def grid_times(
     """
     require(steps is None or grid is None, "give either steps or grid, not both")
     if isinstance(grid, Grid):
-        clocks = {id(leaf.clock): leaf.clock for leaf in process.leaves(torch.ones(1).double())}
+        clocks = {id(leaf.clock): leaf.clock for leaf in process.leaves(process.instant(1.0))}
         require(len(clocks) == 1, "a grid object needs one clock; give times for several clocks")
         return grid.times(next(iter(clocks.values())))  # type: ignore[arg-type]
     if grid is None:

@@ -300,7 +300,7 @@ class Entries(Site):
             wide = (v.expand(count, *v.shape[1:]) for v in (x, zero, t))
             return self.law(*wide)
 
-        return max(*(self._discrepancy(law(1), _draws(law)) for law in (again, bridge)))
+        return max(self._discrepancy(law(1), _draws(law)) for law in (again, bridge))
 
     def _discrepancy(self, law: Distribution, draws: Tensor) -> float:
         if not self.core.support.is_discrete:
@@ -321,7 +321,7 @@ class Entries(Site):
         exact = Exact(self.core, self.x)
         x_t = self.core._transition(self.x, self.zero, self.t).sample()
         score = self.engine.score(exact(x_t, self.t), x_t, self.t)
-        return max(*(self._ratio_error(term, score, x_t) for term in jumps))
+        return max(self._ratio_error(term, score, x_t) for term in jumps)
 
     def _ratio_error(self, term: Jump, score: Any, x: Tensor) -> float:
         """Ratios at the first entry that the term's jumps lead from."""

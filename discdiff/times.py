@@ -41,7 +41,7 @@ def natural(leaf: Leaf) -> Natural:
 
 def natural_clocks(process: Process) -> dict[Any, Natural]:
     """The clocks of all leaves in their natural variables, by `clock_key`."""
-    leaves = process.leaves(torch.ones(1, dtype=torch.float64))
+    leaves = process.leaves(process.instant(1.0))
     return {clock_key(leaf): natural(leaf) for leaf in leaves}
 
 
@@ -63,17 +63,18 @@ class Density:
     def __init__(
         self, clock: Natural, profile: Any, stop: float = 0.0, end: float | None = None
     ) -> None:
-        self.clock = clock
+        self.clock, device = clock, clock.instant(0.0).device
         low, high = z_range(clock, stop, end)
-        self.edges = torch.linspace(low, high, CELLS + 1, dtype=torch.float64)
+        self.edges = torch.linspace(low, high, CELLS + 1, dtype=torch.float64, device=device)
         middle = (self.edges[1:] + self.edges[:-1]) / 2
         mass = profile(middle)
         self.mass = mass / mass.sum()
-        self.cdf = torch.cat([torch.zeros(1, dtype=torch.float64), self.mass.cumsum(0)])
+        self.cdf = torch.cat([torch.zeros_like(mass[:1]), self.mass.cumsum(0)])
         self.width = (high - low) / CELLS
 
     def quantile(self, u: Tensor) -> Tensor:
         """The time below which a share u of the mass lies."""
+        u = u.to(self.cdf.device)
         cell = (torch.searchsorted(self.cdf, u, right=True) - 1).clamp(0, CELLS - 1)
         inside = ((u - self.cdf[cell]) / self.mass[cell]).clamp(0, 1)
         return self.clock.from_z(self.edges[cell] + inside * self.width)
@@ -181,7 +182,7 @@ def time_density(process: Process, stop: float = 0.0) -> Blend | Density:
     """The process's own density of times: an equal mixture over its leaves."""
     require(stop >= 0, f"stop must be ≥ 0; it is {stop}")
     parts: dict[Any, Density] = {}
-    for leaf in process.leaves(torch.ones(1, dtype=torch.float64)):
+    for leaf in process.leaves(process.instant(1.0)):
         engine = _engine(leaf)
         key = (clock_key(leaf), type(engine))
         if key not in parts:
@@ -206,6 +207,7 @@ def rule(clock: Natural, nodes: int, stop: float = 0.0) -> tuple[Tensor, Tensor]
     """
     low, high = (math.asinh(z / 4) for z in z_range(clock, stop, None))
     u, w = gauss_legendre(nodes, low, high)
+    u, w = (v.to(clock.instant(0.0).device) for v in (u, w))
     t = clock.from_z(4 * u.sinh())
     return t, 4 * w * u.cosh() / clock.slope(t)
 
@@ -224,9 +226,7 @@ def joint_rule(clocks: list[Natural], nodes: int, stop: float = 0.0) -> tuple[Te
         return torch.stack([torch.asinh(c.z(t).clamp(-REACH, REACH) / 4) for c in clocks]).sum(0)
 
     ends = [z_range(clock, stop, None) for clock in clocks]
-    starts = torch.stack(
-        [c.from_z(torch.tensor(e[0]).double()) for c, e in zip(clocks, ends, strict=True)]
-    )
+    starts = torch.stack([c.from_z(c.instant(e[0])[0]) for c, e in zip(clocks, ends, strict=True)])
     # At t = 1 itself Λ may be ∞: LAST is the time before it.
     t_low = starts.min().clamp(min=stop)
     t_high = torch.stack([last(c) for c in clocks]).max().clamp(max=LAST)
@@ -243,17 +243,17 @@ def joint_rule(clocks: list[Natural], nodes: int, stop: float = 0.0) -> tuple[Te
 
 def last(clock: Natural) -> Tensor:
     """The time at which `rule` ends: 1 to rounding, or where nothing that matters is left."""
-    return clock.from_z(torch.tensor(z_range(clock, 0.0, None)[1], dtype=torch.float64)).detach()
+    return clock.from_z(clock.instant(z_range(clock, 0.0, None)[1])[0]).detach()
 
 
 def z_range(clock: Natural, stop: float, end: float | None) -> tuple[float, float]:
     """The range of z between two times; no end: the last time before the clock's end."""
     with torch.no_grad():
-        first = clock.z(torch.tensor(stop, dtype=torch.float64)) if stop > 0 else -torch.inf
+        first = clock.z(clock.instant(stop)) if stop > 0 else -torch.inf
         if end is None and clock.endless:
             last = torch.inf
         else:
-            last = clock.z(torch.tensor(LAST if end is None else end, dtype=torch.float64))
+            last = clock.z(clock.instant(LAST if end is None else end))
     low, high = max(float(first), -HALF_WIDTH), min(float(last), HALF_WIDTH)
     require(low < high, f"stop = {stop} must come before the end of time")
     return low, high

@@ -353,13 +353,14 @@ class Gaussian(Engine):
         return mse_loss(epsilon, goal, reduction="none"), self.coefficient(t)
 
     def coefficient(self, t: Tensor) -> Tensor:
+        r""":math:`g^2 / 2 v`; of a diagonal, the mean over its coordinates."""
         g2 = self._rates(t)[2]
-        return g2 / (2 * self.moments(torch.zeros_like(t), t).variance)
+        return _over(g2 / (2 * self.moments(torch.zeros_like(t), t).variance), t)
 
     def snr(self, t: Tensor) -> Tensor:
-        r"""The signal-to-noise ratio :math:`\varphi^2 / v`."""
+        r"""The signal-to-noise ratio :math:`\varphi^2 / v`; of a diagonal, the mean."""
         moments = self.moments(torch.zeros_like(t), t)
-        return moments.phi**2 / moments.variance
+        return _over(moments.phi**2 / moments.variance, t)
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         r""":math:`\mathcal{N}(\hat x_0, v / \varphi^2)`."""
@@ -369,7 +370,7 @@ class Gaussian(Engine):
 
     def survival(self, t: Tensor) -> Tensor:
         r""":math:`\varphi^2`, which is :math:`e^{-\Lambda}` for variance-preserving noise."""
-        return self.moments(torch.zeros_like(t), t).phi ** 2
+        return _over(self.moments(torch.zeros_like(t), t).phi ** 2, t)
 
     def decays(self, head: Any) -> bool:
         return head.kind is Atoms or head.kind is Data
@@ -393,6 +394,11 @@ class Gaussian(Engine):
 def _blend(a: Tensor, b: Tensor, eta: float) -> Tensor:
     r""":math:`\sqrt{(1 - \eta^2) a^2 + \eta^2 b^2}`."""
     return torch.hypot((1 - eta**2) ** 0.5 * a, eta * b)
+
+
+def _over(value: Tensor, t: Tensor) -> Tensor:
+    """Numbers (B,), the mean over coordinates where there are several."""
+    return (value if value.dim() == 1 else value.flatten(1).mean(1)).expand(t.shape)
 
 
 def normal(mean: Tensor, std: Tensor) -> Distribution:

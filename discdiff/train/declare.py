@@ -154,7 +154,7 @@ def states_for(process: Process) -> State:
         state = states_for(process.members[0])  # type: ignore[arg-type]
         label = torch.arange(batch_size(state)) % len(process.members)
         return {"label": label, "state": state}
-    (leaf, *_) = process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
+    (leaf, *_) = process.leaves(process.instant(0.5))
     support = leaf.core.support
     top = float(getattr(support, "upper_bound", 5))
     if leaf.core.dtype is not None:
@@ -230,7 +230,7 @@ def _encodings(process: Process, data: Description) -> Iterator[Encoding]:
 
 def _states(process: Process, levels: int) -> int:
     """The number of states of a finite process; that of the data where it cannot be told."""
-    (leaf,) = process.leaves(torch.full((1,), 0.5, dtype=torch.float64))
+    (leaf,) = process.leaves(process.instant(0.5))
     top = getattr(leaf.core.support, "upper_bound", levels - 1)
     return max(int(top) + 1, levels)
 
