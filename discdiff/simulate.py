@@ -110,7 +110,8 @@ def _gillespie(terms: Any, x: Tensor, tau: Tensor) -> Tensor:
         jumps = left > 0
         if not bool(jumps.any()):
             return x
-        index = draw_categories(rates.log())
+        still = (total > 0).unsqueeze(-1)  # elsewhere no jump is left, and any index serves
+        index = draw_categories(torch.where(still, rates, 1.0).log())
         if axes:
             index = index[..., None, None].expand(*index.shape, 1, points.shape[-1])
             target = points.gather(-2, index).squeeze(-2)

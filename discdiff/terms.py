@@ -42,7 +42,7 @@ from .params import (
 from .process import Generator, Sum
 from .shapes import act
 from .solve import Unsolved
-from .validation import require, shown
+from .validation import require, shown, values_are_checked
 
 Number = float | Tensor
 Numbers = float | list | Tensor
@@ -936,29 +936,44 @@ class Reaction(Jump):
 
     .. math:: (L f)(x) = a(x) \, (f(x + \nu) - f(x))
 
-    Reactions whose propensities make the units independent particles (a unit dies, arrives or
-    turns into another species at a constant rate) are solved exactly; others on a truncated space
-    whose loss of mass is bounded.
+    A rate that is a number k declares mass action: each choice of the units that the change takes
+    away reacts at rate k,
+
+    .. math:: a(x) = k \prod_i \binom{x_i}{\max(-\nu_i, 0)},
+
+    so units die or turn into others at rate k each, arrive at rate k, and pairs meet at rate k per
+    pair. Where all rates are numbers and one unit at a time dies, arrives or turns into another,
+    units are independent particles, which are solved in closed form. No finite number of values
+    shows that a function is linear, so reactions with functions, like all others, are solved on a
+    truncated space whose loss of mass is bounded.
 
     Arguments:
         change: The change :math:`\nu` of each species, integers of shape (S,); or one integer for
             a single species.
-        rate: The propensity :math:`a`: a function of states (…, S) that returns (…).
+        rate: The number k ≥ 0 of mass action; or the propensity :math:`a`, a function of states
+            (…, S) that returns (…). It is read where x and x + ν are counts.
 
     Raises:
-        ValueError: If the change is zero or not integer, or a propensity is negative.
+        ValueError: If the change is zero or not integer, the number is negative, or a propensity
+            is negative or not finite at a state where it is read.
 
     Example:
-        >>> convert = Reaction([-1, 1], lambda n: 2.0 * n[..., 0])
+        >>> convert = Reaction([-1, 1], 2.0)
         >>> convert.out(torch.tensor([[3.0, 0.0]]))
         (tensor([[[2., 1.]]]), tensor([[6.]]))
+        >>> meet = Reaction([-2, 1], lambda n: n[..., 0] * (n[..., 0] - 1) / (1 + n[..., 0]))
+        >>> meet.out(torch.tensor([[3.0, 0.0]]))
+        (tensor([[[1., 1.]]]), tensor([[1.5000]]))
     """
 
-    arg_constraints = {"change": fixed}
+    arg_constraints = {"change": fixed, "rate": nonnegative}
     event_axes = 1
     change: Tensor
+    rate: Tensor
 
-    def __init__(self, change: int | list[int] | Tensor, rate: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, change: int | list[int] | Tensor, rate: Number | Callable[[Tensor], Tensor]
+    ) -> None:
         super().__init__()
         declare(self, "change", torch.as_tensor(change, dtype=torch.float64).reshape(-1))
         moved = self.change.detach()
@@ -966,17 +981,50 @@ class Reaction(Jump):
             bool((moved == moved.round()).all()) and bool(moved.any()),
             f"change must hold integers, not all zero; it is {moved.tolist()}",
         )
-        self.rate = rate
+        self.function = rate if callable(rate) else None
+        if self.function is not None:
+            return
+        declare(self, "rate", rate)
+        require(
+            self.rate.dim() == 0,
+            f"rate must be a number or a function; its shape is {tuple(self.rate.shape)}",
+        )
+        require_nonnegative(self.rate, "rate")
 
     @property
     def species(self) -> int:
         return self.change.shape[0]
 
+    @property
+    def mass_action(self) -> bool:
+        """Whether the rate is declared to be a number."""
+        return self.function is None
+
     def propensity(self, x: Tensor) -> Tensor:
         """The rate at x, zero where x or the state after the reaction is no count."""
         allowed = (x >= 0).all(-1) & ((x + self.change.to(x.dtype)) >= 0).all(-1)
-        rate = torch.as_tensor(self.rate(x)).to(x.dtype).expand(x.shape[:-1])
-        return torch.where(allowed, rate, torch.zeros_like(rate))
+        rate = self._choices(x) if self.function is None else self.function(x)
+        rate = torch.as_tensor(rate).to(x.dtype).expand(x.shape[:-1])
+        rate = torch.where(allowed, rate, torch.zeros_like(rate))
+        if not self.mass_action and values_are_checked(x):
+            self._require_rates(rate.detach(), x)
+        return rate
+
+    def _choices(self, x: Tensor) -> Tensor:
+        """The rate of mass action."""
+        rate = self.rate.to(x.dtype).expand(x.shape[:-1])
+        for i, change in enumerate(self.change.tolist()):
+            for k in range(-int(change)):
+                rate = rate * (x[..., i] - k) / (k + 1)
+        return rate
+
+    def _require_rates(self, rate: Tensor, x: Tensor) -> None:
+        bad = ~((rate >= 0) & rate.isfinite())
+        if bool(bad.any()):
+            raise ValueError(
+                f"the propensity of {self!r} must be ≥ 0 and finite; "
+                f"at the state {shown(x[bad][0], x.shape[-1])} it is {float(rate[bad][0]):g}"
+            )
 
     def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
         after = x + self.change.to(x.dtype)
@@ -990,7 +1038,8 @@ class Reaction(Jump):
         return {"change": self.species}
 
     def extra_repr(self) -> str:
-        return f"{[int(c) for c in self.change.tolist()]}"
+        change = f"{[int(c) for c in self.change.tolist()]}"
+        return f"{change}, {_numbers(self.rate)}" if self.mass_action else change
 
 
 # -- rules ----------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ References:
 
 import itertools
 import math
-from functools import partial
 
 import numpy as np
 import pytest
@@ -979,8 +978,7 @@ def test_a_network_of_two_species():
     def network(there):
         rates = [there, back, dies_a, dies_b]
         terms = [
-            dd.Reaction(list(change), partial(lambda r, i, n: r * n[..., i], r, i))
-            for (change, _, i), r in zip(moves, rates, strict=True)
+            dd.Reaction(list(change), r) for (change, _, _), r in zip(moves, rates, strict=True)
         ]
         return terms[0] + terms[1] + terms[2] + terms[3]
 

@@ -83,6 +83,8 @@ DECLARED = {
     "negative arrivals": case(lambda: dd.Immigration(-1.0), "rate", "≥ 0", "-1"),
     "negative factor": case(lambda: -2.0 * dd.Death(), "rate", "≥ 0", "-2"),
     "half a unit": case(lambda: dd.Ehrenfest(2.5), "size", "positive integer", "2.5"),
+    "negative reaction": case(lambda: dd.Reaction([-1], -1.0), "rate", "≥ 0", "-1"),
+    "table of reactions": case(lambda: dd.Reaction([-1], [1.0]), "rate", "number or a function"),
     "no change": case(lambda: dd.Reaction([0, 0], lambda n: n[..., 0]), "change", "not all zero"),
     "infinite noise": case(lambda: dd.Noise(INF), "B", "finite", "inf"),
     "a word for a number": case(lambda: dd.Linear("a"), "A", "number", "'a'"),

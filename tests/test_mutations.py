@@ -27,8 +27,8 @@ def processes():
     """A small process for every engine, with example states."""
     letters = torch.tensor([0, 1, 2])
     counts = torch.tensor([1.0, 3.0])
-    swap = dd.Reaction([-1, 1], lambda n: n[..., 0])
-    leave = dd.Reaction([0, -1], lambda n: 0.7 * n[..., 1])
+    swap = dd.Reaction([-1, 1], 1.0)
+    leave = dd.Reaction([0, -1], 0.7)
     fast = dd.clock.LogLinear()
     chain = [[-1.0, 1.0, 0.0], [0.5, -1.0, 0.5], [0.0, 2.0, -2.0]]
     short = dd.clock.Constant(1.0)

@@ -80,9 +80,8 @@ def varying(w):
 
 
 def linear_network(w):
-    turn = dd.Reaction([-1, 1], lambda n: w[0] * n[..., 0])
-    come = dd.Reaction([1, 0], lambda n: w[1].expand(n.shape[:-1]))
-    return turn + come + w[2] * dd.Reaction([0, -1], lambda n: n[..., 1])
+    turn, come = dd.Reaction([-1, 1], w[0]), dd.Reaction([1, 0], w[1])
+    return turn + come + w[2] * dd.Reaction([0, -1], 1.0)
 
 
 def pairing(w):
@@ -229,7 +228,7 @@ LEARNED = {
     "pinned": (lambda: mask().on(dd.clock.Learned(dd.clock.Constant(3.0), 4)), MASKED, 4),
     "network": (lambda: dd.RateMatrix(Rates(3)), CATS, 12),
     "own jump": (lambda: Leap(0.4) + dd.Death(), COUNTS, 1),
-    "reactions": (lambda: 0.5 * linear_network(numbers(0.4, 0.5, 0.7)), COUNTS, 3),
+    "reactions": (lambda: 0.5 * linear_network(numbers(0.4, 0.5, 0.7)), COUNTS, 6),
 }
 
 

@@ -52,7 +52,7 @@ SITES = {
     "immigration": (dd.Death() + dd.Immigration(2.0), COUNTS),
     "birth": (dd.Birth() + dd.Death(), COUNTS),
     "Ehrenfest": (dd.Ehrenfest(9), COUNTS),
-    "reactions": (dd.Reaction([-1, 1], lambda n: n[..., 0]), COUNTS),
+    "reactions": (dd.Reaction([-1, 1], 1.0), COUNTS),
     "VP": (dd.Linear(-0.5) + dd.Noise(1.0), REALS),
     "scaled": ((dd.Linear(-0.5) + dd.Noise(1.0)).scaled(lambda t: 1 + t), REALS),
     "given": (

@@ -7,11 +7,13 @@ a one-particle generator A on the species and one dead state, and arrivals are P
     x_t \mid x_0 \sim \sum_i \mathrm{Multinomial}(x_0^i, P_{i \cdot}) + \mathrm{Poisson}(m),
     \qquad P = e^{A \tau}, \quad m = \int_0^\tau \lambda\, e^{A u}\, du.
 
-Other propensities are handed to the truncated engine.
+That the rates are constant is what the terms declare: their rates are numbers. Other reactions,
+and propensities that are functions, are handed to the truncated engine.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,7 +22,6 @@ from torch import Size, Tensor
 
 from .. import laws
 from ..numerics.linalg import Uniformized
-from ..numerics.quadrature import gauss_legendre
 from ..numerics.special import log_poisson_pmf, safe_log
 from ..params import changes
 from ..shapes import span
@@ -29,8 +30,7 @@ from ..terms import Reaction
 from .boxes import POINTS, Pointwise, box_points
 from .truncated import Truncated
 
-PANEL_NODES = 24
-PANELS = 16
+LEAK = 1e-20  # the part of its mass that the source of the arrivals loses
 
 
 @solves(Reaction)
@@ -42,7 +42,7 @@ class Particles(Pointwise):
 
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:
-        return cls(terms) if all(_linear(term) is not None for term in terms) else Truncated(terms)
+        return cls(terms) if all(_one_unit(term) for term in terms) else Truncated(terms)
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
@@ -53,17 +53,23 @@ class Particles(Pointwise):
         with torch.enable_grad():
             generator, arrivals = self._declared()
         self.changes = changes(*terms) or generator.requires_grad or arrivals.requires_grad
-        self._kernel, self._arrivals = Uniformized(generator.detach()), arrivals.detach()
+        self._kept = generator.detach(), arrivals.detach()
+        self._kernel = Uniformized(self._kept[0])
+
+    @property
+    def numbers(self) -> tuple[Tensor, Tensor]:
+        """The one-particle generator (species and a dead state), and the arrival rates."""
+        return self._declared() if self.changes else self._kept
 
     @property
     def kernel(self) -> Uniformized:
         """The transition matrices of one particle."""
-        return Uniformized(self._declared()[0]) if self.changes else self._kernel
+        return Uniformized(self.numbers[0]) if self.changes else self._kernel
 
     @property
     def arrivals(self) -> Tensor:
         """The arrival rates, shape (species,)."""
-        return self._declared()[1] if self.changes else self._arrivals
+        return self.numbers[1]
 
     def branch(self) -> str:
         arriving = "with arrivals" if bool((self.arrivals > 0).any()) else "no arrivals"
@@ -74,20 +80,16 @@ class Particles(Pointwise):
         return torch.stack([-term.change for term in self.terms])
 
     def _declared(self) -> tuple[Tensor, Tensor]:
-        """The one-particle generator (species and a dead state), and the arrival rates."""
         size = self.species + 1
         Q = torch.zeros(size, size, dtype=torch.float64)
         arrivals = torch.zeros(self.species, dtype=torch.float64)
         for term in self.terms:
-            source, target, rate = _linear(term)  # type: ignore[misc]
-            rate, goal = (
-                term.scale * rate,
-                torch.tensor(self.species if target is None else target),
-            )
-            if source is None:
-                arrivals = arrivals.index_put((goal,), rate, accumulate=True)
+            change, rate = term.change.tolist(), term.scale * term.rate
+            goal = torch.tensor(change.index(1) if 1 in change else self.species)
+            if -1 in change:
+                Q = Q.index_put((torch.tensor(change.index(-1)), goal), rate, accumulate=True)
             else:
-                Q = Q.index_put((torch.tensor(source), goal), rate, accumulate=True)
+                arrivals = arrivals.index_put((goal,), rate, accumulate=True)
         return Q - Q.sum(1).diag(), arrivals
 
     def chances(self, tau: Tensor) -> Tensor:
@@ -95,18 +97,33 @@ class Particles(Pointwise):
         return self.kernel.matrix(tau)[:, :-1]
 
     def arrived(self, tau: Tensor) -> Tensor:
-        """The means of the arrivals after tau, shape (B, species)."""
-        if not bool((self.arrivals > 0).any()):
+        r"""The means of the arrivals after tau, shape (B, species).
+
+        A source state that leaks to the species at rates :math:`\epsilon \lambda` is added to
+        the one-particle chain; in its row
+
+        .. math::
+            \frac{P_{\cdot j}(\tau)}{\epsilon} = \int_0^\tau e^{-\epsilon |\lambda| (\tau - u)}
+            \, (\lambda\, e^{A u})_j\, du,
+
+        which is the mean up to a factor between :math:`1 - \epsilon |\lambda| \tau` and 1.
+        """
+        generator, arrivals = self.numbers
+        total = arrivals.detach().sum()
+        if not bool(total > 0):
             return torch.zeros(tau.shape[0], self.species, dtype=torch.float64)
         if not bool(tau.isfinite().all()):
             raise Unsolved("arrivals are integrated up to finite times only")
-        u, w = gauss_legendre(PANEL_NODES, 0.0, 1.0)
-        start = torch.arange(PANELS, dtype=torch.float64).unsqueeze(-1)
-        u, w = ((start + u) / PANELS).reshape(-1), (w / PANELS).repeat(PANELS)
-        at = (tau.unsqueeze(-1) * u).reshape(-1)
-        inside = self.kernel.matrix(at)[:, :-1, :-1].reshape(len(tau), len(u), *[self.species] * 2)
-        mean = torch.einsum("n,i,bnij->bj", w, self.arrivals, inside)
-        return mean * tau.unsqueeze(-1)
+        last = max(float(tau.detach().max()), 1e-100)
+        epsilon = LEAK / (last * total)
+        leak = torch.cat([epsilon * arrivals, arrivals.new_zeros(2)])
+        Q = torch.cat([torch.nn.functional.pad(generator, (0, 1)), leak.unsqueeze(0)])
+        jumps = last * float(torch.maximum(-generator.detach().diagonal().min(), epsilon * total))
+        if jumps > 2.0**1000:
+            raise Unsolved(f"arrivals are not integrated over {jumps:g} jumps")
+        chain = Uniformized(Q, levels=max(1, math.frexp(jumps)[1] + 1))  # time is never cut off
+        source = torch.full((tau.shape[0],), self.species + 1)
+        return chain.rows(source, tau)[:, : self.species] / epsilon
 
     def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> TorchDistribution:
         tau, index = _distinct(span(s, t))
@@ -206,20 +223,12 @@ def _one_more(table: Tensor, chances: Tensor) -> Tensor:
     return total
 
 
-def _linear(term: Reaction) -> tuple[int | None, int | None, Tensor] | None:
-    """(source, target, rate) if one unit moves, dies or arrives at a constant rate."""
-    change = term.change.detach()
-    if (
-        bool((change.abs() > 1).any())
-        or bool((change > 0).sum() > 1)
-        or bool((change < 0).sum() > 1)
-    ):
-        return None
-    source = int(change.argmin()) if bool((change < 0).any()) else None
-    target = int(change.argmax()) if bool((change > 0).any()) else None
-    generator = torch.Generator().manual_seed(0)
-    tries = torch.randint(1, 50, (32, term.species), generator=generator).double()
-    rate = torch.as_tensor(term.rate(tries)).double().expand(len(tries))
-    per_unit = rate / tries[:, source] if source is not None else rate
-    alike = (per_unit - per_unit[0]).abs().max() <= 1e-12 * per_unit[0].abs()
-    return (source, target, per_unit[0]) if bool(alike) else None
+def _one_unit(term: Reaction) -> bool:
+    """Whether one unit moves, dies or arrives, at a rate that is declared to be a number."""
+    change = term.change.tolist()
+    return (
+        term.mass_action
+        and set(change) <= {-1, 0, 1}
+        and change.count(1) <= 1
+        and change.count(-1) <= 1
+    )

@@ -26,7 +26,7 @@ from ..params import changes
 from ..shapes import span
 from ..solve import Unsolved, solves
 from ..terms import CountJump, Jump
-from ..validation import require
+from ..validation import require, shown
 from .boxes import POINTS, Boxes, box_points
 
 BOUND = 1e-10  # the most mass that may be lost
@@ -82,7 +82,12 @@ class Truncated(Boxes):
                 index, inside = laws.box_index(targets[:, m], box)
                 index = torch.where(inside, index, count)
                 rate = term.scale * rates[:, m].to(torch.float64)
-                require(bool((rate >= 0).all()), f"{term!r} has a negative rate in {box}")
+                bad = ~((rate.detach() >= 0) & rate.detach().isfinite())
+                if bool(bad.any()):
+                    raise ValueError(
+                        f"rates of {term!r} must be ≥ 0 and finite; at the state "
+                        f"{shown(points[bad][0], self.species)} one is {float(rate[bad][0]):g}"
+                    )
                 Q = Q.index_put((source, index), rate, accumulate=True)
         Q = Q - Q.diagonal().diag()
         return Q - Q.sum(1).diag()
@@ -104,17 +109,25 @@ class Truncated(Boxes):
         """
         both = torch.cat([x.reshape(-1, self.species), y.reshape(-1, self.species)])
         box = self.bounded or tuple(_power_of_two(int(m) + 2) for m in both.clamp(min=0).amax(0))
+        lost = torch.nan
         while True:
+            if self.bounded is None and torch.Size(box).numel() > POINTS:
+                raise self._too_large(both, lost)
             rows = self.table(box).rows(self._index(x, box), span(s, t))
             lost = float(rows.detach()[..., -1].max())
             if self.bounded is not None or lost < BOUND:
                 return rows[..., :-1], box
             box = tuple(2 * side for side in box)
-            if torch.Size(box).numel() > POINTS:
-                raise Unsolved(
-                    f"a space of {POINTS} states loses a mass of {lost:.1e} > {BOUND:g}: "
-                    "simulate the process, or bound its growth"
-                )
+
+    def _too_large(self, states: Tensor, lost: float) -> Unsolved:
+        if lost >= BOUND:
+            reason = f"a space of {POINTS} states loses a mass of {lost:.1e} > {BOUND:g}"
+        else:
+            reason = f"counts up to {int(states.max())} need more than {POINTS} states"
+        out = "simulate the process, or bound its growth"
+        if any(not getattr(term, "mass_action", True) for term in self.terms):
+            out += "; where units move by themselves, declare their rates as numbers"
+        return Unsolved(f"{reason}: {out}")
 
     def _index(self, x: Tensor, box: tuple[int, ...]) -> Tensor:
         return laws.box_index(x if self.axes else x.unsqueeze(-1), box)[0]
