@@ -113,6 +113,10 @@ MISTAKES = [
     (["train", "--data", "real.csv", "--process", "masked"], "vp"),
     (["train", "--data", "plain.csv", "--labels", "true"], "no labels"),
     (["train", "--data", "text.txt"], "masked or uniform"),
+    (["train", "--data", "large.npy"], "large holds the value 16777216"),
+    (["train", "--data", "large.npy", "--process", "vp"], "must lie below 2^24"),
+    (["train", "--data", "large.npy", "--process", "masked"], "must lie below 2^24"),
+    (["train", "--data", "labels.csv"], "labels.csv holds no column but label"),
     (["train", "--resume", "nowhere"], "nowhere"),
     (["train", "--trainer.accelerator", "abacus"], "abacus"),
     (["train", "--trainer.nothing", "1"], "nothing"),
@@ -132,6 +136,8 @@ def test_mistakes_are_named_and_write_nothing(here, capsys, args, message):
     (here / "real.csv").write_text("\n".join(["a,b", *["0.5,2"] * 20]))
     (here / "plain.csv").write_text("\n".join(["a,b", *["1,2"] * 20]))
     (here / "text.txt").write_text("abc " * 400)
+    (here / "labels.csv").write_text("\n".join(["label", *"ab" * 20]))
+    np.save(here / "large.npy", np.full((20, 2), 2**24))
     before = sorted(here.rglob("*"))
     assert discdiff(*args) not in (0, None)
     out, err = capsys.readouterr()

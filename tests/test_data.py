@@ -100,6 +100,16 @@ def test_npz_with_labels(tmp_path):
     assert data.labels.tolist() == [0, 1] * 10
 
 
+def test_arrays_under_the_wrong_ending_are_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((20, 4)))
+    np.savez(tmp_path / "b.npz", x=np.ones((20, 4)))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    (tmp_path / "b.npz").rename(tmp_path / "b.npy")
+    for name, ending in (("a.npz", ".npy"), ("b.npy", ".npz")):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read: .*; name it {ending}"):
+            read(str(tmp_path / name))
+
+
 def test_npz_without_x_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", p=np.ones(20), q=np.ones(20))
     with pytest.raises(ValueError, match=r"\['p', 'q'\]"):
@@ -118,6 +128,102 @@ def test_csv_with_header_and_labels(tmp_path):
     assert data.classes == ("x", "y")
     assert data.values[3].tolist() == [3, 6]
     assert data.kind == Counts(38)
+
+
+@pytest.mark.parametrize("lines", [["label,a,b"], ["a,label,b"]])
+def test_a_byte_order_mark_is_no_part_of_a_table(tmp_path, lines):
+    text = "\r\n".join([*lines, *[f"{i % 2},{i % 2},7" for i in range(20)]])
+    (tmp_path / "t.csv").write_bytes(text.encode("utf-8-sig"))
+    data = read(str(tmp_path / "t.csv"))
+    assert data.columns == ("a", "b")
+    assert data.classes == ("0", "1")
+    assert data.values.shape == (20, 2)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    (tmp_path / "t.txt").write_bytes(("abc " * 300).encode("utf-8-sig"))
+    assert read(str(tmp_path / "t.txt")).kind.vocabulary == " abc"
+    (tmp_path / "u.txt").write_bytes(("1 2\n" * 30).encode("utf-8-sig"))
+    assert read(str(tmp_path / "u.txt")).kind == Categories(3)
+
+
+@pytest.mark.parametrize("labels", [[0.0, np.nan, 1.0], ["a", "", "b"], ["a", "nan", "b"]])
+def test_missing_labels_of_arrays_are_named(tmp_path, labels):
+    np.savez(tmp_path / "a.npz", x=np.ones((30, 4), dtype=int), y=np.array(labels * 10))
+    with pytest.raises(ValueError, match=r"a.npz: row 1: '(nan)?' is no label; row 4: "):
+        read(str(tmp_path / "a.npz"))
+
+
+def test_labels_of_other_kinds_are_refused(tmp_path):
+    labels = np.array(["2020-01-01", "NaT"] * 10, dtype="datetime64[D]")
+    np.savez(tmp_path / "a.npz", x=np.ones((20, 4), dtype=int), y=labels)
+    with pytest.raises(ValueError, match=r"a.npz: labels must be numbers or names"):
+        read(str(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize("label", ["", "nan", " NaN"])
+def test_missing_labels_of_tables_are_named(tmp_path, label):
+    lines = ["a,label", *["1,x"] * 3, f"2,{label}", *["1,y"] * 20]
+    with pytest.raises(ValueError, match=r"t.csv: row 5, column label: '.*' is no label"):
+        read(write(tmp_path / "t.csv", lines))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("a,b,a", "row 1: columns 1 and 3 are both named a"),
+        ("label,a,label", "row 1: columns 1 and 3 are both named label"),
+        (",a,b", "row 1: column 1 has no name"),
+    ],
+)
+def test_headers_name_every_column_once(tmp_path, header, message):
+    with pytest.raises(ValueError, match=f"t.csv: {message}"):
+        read(write(tmp_path / "t.csv", [header, *["1,2,3"] * 20]))
+
+
+@pytest.mark.parametrize("word", ["1_0", "١", "nan", "inf"])
+@pytest.mark.parametrize("row", [1, 7])
+def test_only_plain_numbers_are_numbers(tmp_path, word, row):
+    lines = ["1"] * 20
+    lines[row - 1] = word
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"t.csv: row {row}, column 1: '{word}' is no finite"):
+        read(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["label", *"ab" * 10], "holds no column but label"),
+        (["a,b"], "holds a header but no rows"),
+    ],
+)
+def test_tables_without_data_are_refused(tmp_path, lines, message):
+    with pytest.raises(ValueError, match=f"t.csv {message}"):
+        read(write(tmp_path / "t.csv", lines))
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "rule"),
+    [
+        (2**63, np.uint64, r"9223372036854775808 is too large: .* below 2\^63"),
+        (2**64 - 1, np.uint64, r"18446744073709551615 is too large"),
+        (2**53, np.float64, r"9.0072e\+15 is too large: .* below 2\^53"),
+        (1e300, np.float64, r"1e\+300 is too large"),
+    ],
+)
+def test_integers_too_large_to_tell_apart_are_named(tmp_path, value, dtype, rule):
+    values = np.ones((20, 2), dtype=dtype)
+    values[7, 1] = value
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(ValueError, match=rf"a.npy: row 7, column 1: {rule}"):
+        read(str(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize("word", [str(2**63), "9" * 30])
+def test_tokens_too_large_are_named(tmp_path, word):
+    with pytest.raises(ValueError, match=rf"t.txt: row 3, column 2: {word} is too large"):
+        read(write(tmp_path / "t.txt", ["1 2", "4 5", f"1 {word}", *["1 2"] * 20]))
 
 
 def test_csv_without_header(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from commands import discdiff
 from PIL import Image
 
 import discdiff as dd
+from discdiff import heads
 from discdiff.likelihood import prior_kl
 from discdiff.train.callbacks import write_atomically
-from discdiff.train.data import digits
+from discdiff.train.data import Counts, Dataset, Reals, Split, digits
 from discdiff.train.declare import (
     NAMES,
     encoding_for,
@@ -291,6 +293,9 @@ USER = """
 import torch
 import discdiff as dd
 
+urns = dd.Ehrenfest(3).on(dd.clock.Constant(3.0))
+endless = (dd.Death() + dd.Immigration(1.0)).on(dd.clock.Logistic(15.0))
+urn_table = dd.Product(a=urns, b=endless)
 poisson = (dd.Death() + dd.Immigration(2.0)).on(dd.clock.Constant(4.0))
 untimed = dd.Death()
 number = 3
@@ -335,6 +340,75 @@ def test_a_users_own_process_trains(user_file, tmp_path, name, head):
     run = load(tmp_path / "own")
     assert isinstance(run.head, head)
     assert run.sample(2, steps=4).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["urns", "endless"])
+def test_counts_that_need_it_are_trained_by_a_posterior(user_file, tmp_path, capsys, name):
+    """The last resort: logits over the values of the data, per entry."""
+    np.save(tmp_path / "four.npy", np.arange(4 * 48).reshape(-1, 2, 2) % 4)
+    args = [*TINY, "--steps", "4", "--runs", tmp_path, "--process", f"{user_file}:{name}"]
+    assert discdiff("train", *args, "--data", tmp_path / "four.npy", "--name", "own") == 0
+    run = load(tmp_path / "own")
+    assert type(run.head) is heads.Posterior
+    assert run.head.net(torch.ones(5, 2, 2), torch.rand(5)).shape == (5, 2, 2, 4)
+    items = run.sample(6, steps=4)
+    assert items.shape == (6, 2, 2) and set(items.flatten().tolist()) <= {0, 1, 2, 3}
+    capsys.readouterr()
+    assert discdiff("evaluate", tmp_path / "own") == 0
+    assert "held-out" in capsys.readouterr().out
+
+
+def test_a_posterior_of_counts_learns_what_there_is(user_file):
+    """One repeated item costs nearly nothing once it is known."""
+    torch.manual_seed(0)
+    process = process_from_file(f"{user_file}:urns")
+    values = torch.tensor([[0, 3, 1]]).expand(64, 3)
+    split = Split.usual(64, "one")
+    data = Description.of(Dataset("one", values, Counts(3), split))
+    model = Model(process, data, Settings(width=32, blocks=1, dropout=0.0))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        model.loss(values).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert 0 <= float(model.eval().bits(values).mean()) < 0.2
+
+
+def test_a_table_takes_a_posterior_for_its_counts(user_file, tmp_path):
+    (tmp_path / "t.csv").write_text("\n".join(["a,b", *(f"{i % 4},{i % 7}" for i in range(60))]))
+    args = [*TINY, "--steps", "4", "--runs", tmp_path, "--process", f"{user_file}:urn_table"]
+    assert discdiff("train", *args, "--data", tmp_path / "t.csv", "--name", "own") == 0
+    run = load(tmp_path / "own")
+    assert {type(head) for head in run.head.parts.values()} == {heads.Posterior}
+    assert run.sample(6, steps=4).shape == (6, 2)
+
+
+def test_a_posterior_of_many_counts_is_refused(user_file):
+    process = process_from_file(f"{user_file}:endless")
+    data = described(1024).columns["visits"]
+    with pytest.raises(dd.Unsolved, match="Posterior: 1025 logits per entry are more than 1024"):
+        head_for(process, AsCounts(), data)
+
+
+def described(largest):
+    """A table of three columns, the last of them counts up to a number."""
+    rows = torch.tensor([[0.5, 1, 0], [1.5, 2, largest]], dtype=torch.float64).repeat(10, 1)
+    names = ("income", "job", "visits")
+    split = Split.usual(20, "table")
+    table = Description.of(Dataset("table", rows, Reals(), split, columns=names))
+    visits = table.columns["visits"]
+    return replace(visits, columns=table.columns)
+
+
+@pytest.mark.parametrize("name", ["poisson", "made", "learned_noise", "table"])
+def test_integers_that_states_cannot_tell_apart_are_refused(user_file, name):
+    process = process_from_file(f"{user_file}:{name}")
+    data = described(2**24)
+    with pytest.raises(ValueError, match=r"visits holds the value 16777216, .* below 2\^24"):
+        encoding_for(process, data)
+    if name == "poisson":
+        encoding_for(process, described(2**24 - 1))
 
 
 LEARNED = ["learned_noise", "learned_queue", "learned_letters"]

@@ -8,6 +8,7 @@ process itself decides, by accepting or refusing.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -29,6 +30,7 @@ from .encoding import AsCategories, AsCounts, AsDensity, AsReals, AsTable, Encod
 
 State = Any
 NAMES = ("blackout", "masked", "uniform", "vp")
+LOGITS = 1024  # a network does not say more per entry of counts
 
 
 def process_named(name: str, data: Description) -> Process:
@@ -39,6 +41,8 @@ def process_named(name: str, data: Description) -> Process:
             process.
     """
     kind = data.kind
+    if name in NAMES:
+        _require_exact(data)
     if name == "blackout":
         _require_kind(name, kind, (Counts,), "counts")
         return Death().on(clock.Logistic(15.0))
@@ -92,6 +96,7 @@ def encoding_for(process: Process, data: Description) -> Encoding:
         )
     if isinstance(process, Product):
         return _table_for(process, data)
+    _require_exact(data)
     refusals = []
     for encoding in _encodings(process, data):
         try:
@@ -119,17 +124,21 @@ def head_for(process: Process, encoding: Encoding, data: Description) -> heads.H
         )
     refusals = []
     for head in _heads(encoding, data.kind):
-        refusal = _refusal(process, encoding, head, data)
+        refusal = _unaffordable(encoding, head, data.kind)
+        refusal = refusal or _refusal(process, encoding, head, data)
         if refusal is None:
             return head
         refusals.append(f"{type(head).__name__}: {refusal}")
     raise Unsolved(f"no head determines the reversal of {process!r}; " + "; ".join(refusals))
 
 
-def outputs_of(head: heads.Head, encoding: Encoding) -> tuple[int, ...]:
+def outputs_of(head: heads.Head, encoding: Encoding, kind: Kind) -> tuple[int, ...]:
     """What a network says per entry of the state, as a shape."""
     if isinstance(encoding, AsCategories):
         return (encoding.size,)
+    if isinstance(head, heads.Posterior):
+        assert not isinstance(kind, Reals)
+        return (kind.levels,)
     return (2,) if isinstance(head, heads.Turnover | heads.Ratio) else ()
 
 
@@ -189,6 +198,21 @@ def _require_kind(name: str, kind: Kind, kinds: tuple[type, ...], what: str) -> 
     raise ValueError(f"--process {name} needs {what}, but {found}; use --process {others}")
 
 
+def _require_exact(data: Description) -> None:
+    """Raises if the data hold integers that floating states do not tell from their neighbours."""
+    if isinstance(data.kind, Reals):
+        return
+    dtype = torch.get_default_dtype()
+    bits = round(1 - math.log2(torch.finfo(dtype).eps))
+    if data.kind.levels > 2**bits:
+        raise ValueError(
+            f"{data.name} holds the value {data.kind.levels - 1}, and integers must lie below "
+            f"2^{bits} = {2**bits}: {str(dtype).removeprefix('torch.')} does not tell larger ones "
+            "apart. Count in larger units, or give fractions (1.5 for 1500000) and a process on "
+            "real numbers"
+        )
+
+
 def _imported(path: Path, source: str) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"--process {source}: there is no file {path}")
@@ -237,7 +261,7 @@ def _states(process: Process, levels: int) -> int:
 
 def _heads(encoding: Encoding, kind: Kind) -> Iterator[heads.Head]:
     if isinstance(encoding, AsCounts):
-        yield from (heads.Missing(), heads.Turnover(), heads.Ratio())
+        yield from (heads.Missing(), heads.Turnover(), heads.Ratio(), heads.Posterior())
     elif isinstance(encoding, AsCategories):
         assert not isinstance(kind, Reals)
         absent = tuple(range(kind.levels, encoding.size))
@@ -246,6 +270,14 @@ def _heads(encoding: Encoding, kind: Kind) -> Iterator[heads.Head]:
         yield heads.Ratio()
     else:
         yield from (heads.Epsilon(), heads.Velocity(), heads.Mean(), heads.Score())
+
+
+def _unaffordable(encoding: Encoding, head: heads.Head, kind: Kind) -> str | None:
+    """Why a posterior of counts would be too large for a network; None if it is not."""
+    if not isinstance(encoding, AsCounts) or not isinstance(head, heads.Posterior):
+        return None
+    (size,) = outputs_of(head, encoding, kind)
+    return f"{size} logits per entry are more than {LOGITS}" if size > LOGITS else None
 
 
 class _Zeros(nn.Module):
@@ -263,7 +295,7 @@ def _refusal(
     process: Process, encoding: Encoding, head: heads.Head, data: Description
 ) -> str | None:
     """Why a head does not suit a process; None if it does."""
-    head.net = _Zeros(outputs_of(head, encoding))
+    head.net = _Zeros(outputs_of(head, encoding, data.kind))
     try:
         bound = elbo(process, head, encoding.encode(examples(data)))
     except (Unsolved, ValueError, NotImplementedError) as error:

@@ -3,14 +3,14 @@
 `read` decides by the path: ``.npy``, ``.npz``, ``.csv``, ``.txt`` or a folder of images. Either a
 whole file is read, or a ``ValueError`` names the file, the rows, the columns and the values that
 are at fault. Rows of ``.csv`` and ``.txt`` are numbered as lines of the file, from 1; rows of
-arrays from 0.
+arrays from 0. Text is UTF-8, with or without the byte-order mark that spreadsheets put first.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 from zipfile import BadZipFile
@@ -26,6 +26,8 @@ from .data import Categories, Counts, Dataset, Kind, Reals, Split, digits
 Array = NDArray[Any]
 SHOWN = 5  # faults named in one message
 IMAGE_MODES = {"1": 1, "L": 255, "RGB": 255}  # mode → largest value
+ENCODING = "utf-8-sig"  # UTF-8, a byte-order mark at its start is no part of the text
+FLOAT_BITS, INTEGER_BITS = 53, 63  # integers below 2 to this power are told apart
 
 
 def read(source: str, length: int = 64) -> Dataset:
@@ -58,12 +60,17 @@ def read(source: str, length: int = 64) -> Dataset:
 
 def read_array(path: Path) -> Dataset:
     """Items from a ``.npy`` file; the first axis counts them."""
-    return _from_array(path, _load(path))
+    values = _load(path)
+    if not isinstance(values, np.ndarray):
+        raise ValueError(f"{path} cannot be read: it holds an archive of arrays; name it .npz")
+    return _from_array(path, values)
 
 
 def read_arrays(path: Path) -> Dataset:
     """Items ``x`` and, if present, labels ``y`` from a ``.npz`` file (or its only array)."""
     archive = _load(path)
+    if isinstance(archive, np.ndarray):
+        raise ValueError(f"{path} cannot be read: it holds one array; name it .npy")
     names = list(archive.files)
     if "x" not in names and len(names) != 1:
         raise ValueError(f"{path}: expected an array named x (and labels y); it holds {names}")
@@ -80,12 +87,17 @@ def read_table(path: Path) -> Dataset:
     lines = [(n, row) for n, row in _csv_lines(path) if row]
     if not lines:
         raise ValueError(f"{path} holds no rows")
-    header = lines[0][1] if all(_number(cell) is None for cell in lines[0][1]) else []
+    header = [] if any(_resembles_number(cell) for cell in lines[0][1]) else lines[0][1]
     rows = lines[1:] if header else lines
     width = len(lines[0][1])
+    _refuse(path, _header_faults(lines[0][0], header))
+    if not rows:
+        raise ValueError(f"{path} holds a header but no rows")
     _refuse(path, (f"row {n}: {len(r)} columns, not {width}" for n, r in rows if len(r) != width))
     label = header.index("label") if "label" in header else None
     keep = [j for j in range(width) if j != label]
+    if not keep:
+        raise ValueError(f"{path} holds no column but label: there is nothing to train on")
     names = [header[j] if header else str(j + 1) for j in keep]
     cells = [[_number(row[j]) for j in keep] for _, row in rows]
     _refuse(
@@ -100,14 +112,17 @@ def read_table(path: Path) -> Dataset:
     numbers = np.array(cells, dtype=np.float64).reshape(len(rows), len(keep))
     lines_of = [n for n, _ in rows]
     values, kind = _classify(path, numbers, lambda i, k: f"row {lines_of[i]}, column {names[k]}")
-    labels = None if label is None else np.array([row[label] for _, row in rows])
+    labels = None
+    if label is not None:
+        labels = np.array([row[label] for _, row in rows])
+        _refuse_labels(path, labels, lambda i: f"row {lines_of[i]}, column label")
     return _dataset(path, values, kind, labels, tuple(names) if header else ())
 
 
 def read_text(path: Path, length: int) -> Dataset:
     """Tokens, one item of integers per line; or characters, cut into items of equal length."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding=ENCODING)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not text.strip():
@@ -164,7 +179,7 @@ def _image(path: Path) -> Image.Image:
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding=ENCODING) as file:
             reader = csv.reader(file)
             for row in reader:
                 yield reader.line_num, [cell.strip() for cell in row]
@@ -182,6 +197,15 @@ def _tokens(path: Path, lines: list[tuple[int, list[str]]]) -> Dataset:
             for n, row in lines
             for j, word in enumerate(row)
             if not _is_integer(word)
+        ),
+    )
+    _refuse(
+        path,
+        (
+            f"row {n}, column {j + 1}: {word} is too large: tokens must lie below 2^{INTEGER_BITS}"
+            for n, row in lines
+            for j, word in enumerate(row)
+            if int(word) >= 2**INTEGER_BITS
         ),
     )
     values = np.array([[int(word) for word in row] for _, row in lines], dtype=np.int64)
@@ -204,6 +228,8 @@ def _from_array(path: Path, values: Array, labels: Array | None = None) -> Datas
         raise ValueError(f"{path}: the array of shape {values.shape} holds no items")
     if labels is not None and labels.shape != (len(values),):
         raise ValueError(f"{path}: labels y must have shape ({len(values)},), not {labels.shape}")
+    if labels is not None:
+        _refuse_labels(path, labels, lambda i: f"row {i}")
     if values.ndim == 1:
         values = values[:, None]
     flat = values.reshape(len(values), -1)
@@ -228,6 +254,9 @@ def _classify(path: Path, values: Array, where: Any) -> tuple[Array, Kind]:
         example = f"{path}: {where(i, k)}: {values[i, k]:g} is no integer"
         return values.astype(np.float64), Reals(example)
     _refuse_entries(path, values, values < 0, where, "is a negative count")
+    bits = FLOAT_BITS if values.dtype.kind == "f" else INTEGER_BITS
+    rule = f"is too large: such integers must lie below 2^{bits} to be told apart"
+    _refuse_entries(path, values, values >= 2**bits, where, rule)
     return values.astype(np.uint8 if values.max() < 256 else np.int64), Counts(int(values.max()))
 
 
@@ -248,12 +277,43 @@ def _dataset(
     return Dataset(path.stem, items, kind, split, codes, classes, columns)
 
 
+def _header_faults(n: int, header: Sequence[str]) -> Iterator[str]:
+    for j, name in enumerate(header):
+        if not name:
+            yield f"row {n}: column {j + 1} has no name"
+        elif name in header[:j]:
+            yield f"row {n}: columns {header.index(name) + 1} and {j + 1} are both named {name}"
+
+
+def _refuse_labels(path: Path, labels: Array, where: Callable[[int], str]) -> None:
+    """Refuses labels that say of no item which class it is in: empty ones and NaN."""
+    if labels.dtype.kind not in "biufUS":
+        raise ValueError(f"{path}: labels must be numbers or names; their dtype is {labels.dtype}")
+    names = [str(label).strip() for label in labels.tolist()]
+    _refuse(
+        path,
+        (
+            f"{where(i)}: {name!r} is no label"
+            for i, name in enumerate(names)
+            if name in ("", "b''") or (_resembles_number(name) and math.isnan(float(name)))
+        ),
+    )
+
+
 def _number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
+    """A finite number as files spell it; 1_0, which Python reads as 10, is none."""
+    if "_" in cell or not cell.isascii() or not _resembles_number(cell):
         return None
+    value = float(cell)
     return value if math.isfinite(value) else None
+
+
+def _resembles_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_integer(word: str) -> bool:
@@ -261,8 +321,13 @@ def _is_integer(word: str) -> bool:
 
 
 def _refuse_entries(path: Path, values: Array, bad: Array, where: Any, rule: str) -> None:
+    spelling = "g" if values.dtype.kind == "f" else "d"
     _refuse(
-        path, (f"{where(int(i), int(k))}: {values[i, k]:g} {rule}" for i, k in np.argwhere(bad))
+        path,
+        (
+            f"{where(int(i), int(k))}: {values[i, k]:{spelling}} {rule}"
+            for i, k in np.argwhere(bad)
+        ),
     )
 
 

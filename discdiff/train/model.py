@@ -143,7 +143,7 @@ class Model(nn.Module):
                 {k: _column(parts[k], encodings[k], c) for k, c in self.data.columns.items()},
                 **size,
             )
-        outputs = outputs_of(self.head, self.encoding)
+        outputs = outputs_of(self.head, self.encoding, self.data.kind)
         event = self.process.state_shape((1, *self.data.event))[1:]
         if isinstance(self.encoding, AsCategories):
             tokens = settings.token_dim
@@ -151,9 +151,10 @@ class Model(nn.Module):
                 MLP((*event, tokens), (*event, *outputs), **size), self.encoding.size, tokens
             )
         mean, std, unit = encoded_moments(self.encoding, self.data)
-        waves, scale = Waves(unit, octaves_of(self.data)), output_scale(self.encoding, std)
+        waves = Waves(unit, octaves_of(self.data))
+        scale = output_scale(self.head, self.encoding, std)
         trunk = MLP(event, (*event, *outputs, waves.features), **size)
-        if isinstance(self.encoding, AsCounts):
+        if _says_numbers(self.head, self.encoding):
             _start_at(mean / scale, trunk.last, waves.features)
         return Local(self._standardised(trunk, mean, std), waves, scale)
 
@@ -181,9 +182,14 @@ def encoded_moments(encoding: Encoding, data: Description) -> tuple[float, float
     return float(mean), float(std), 1.0
 
 
-def output_scale(encoding: Encoding, std: float) -> float:
+def output_scale(head: heads.Head, encoding: Encoding, std: float) -> float:
     """The factor of what is said per entry, so that a network need not reach far."""
-    return max(1.0, std / REACH) if isinstance(encoding, AsCounts) else 1.0
+    return max(1.0, std / REACH) if _says_numbers(head, encoding) else 1.0
+
+
+def _says_numbers(head: heads.Head, encoding: Encoding) -> bool:
+    """Whether outputs are on the scale of the counts; logits are not."""
+    return isinstance(encoding, AsCounts) and not isinstance(head, heads.Posterior)
 
 
 def octaves_of(data: Description) -> int:
@@ -200,8 +206,8 @@ def _start_at(value: float, layer: nn.Linear, features: int) -> None:
 
 
 def _column(head: heads.Head, encoding: Encoding, data: Description) -> Column:
-    outputs = outputs_of(head, encoding)
+    outputs = outputs_of(head, encoding, data.kind)
     if isinstance(encoding, AsCategories):
         return Category(encoding.size, (), outputs)
     mean, std, unit = encoded_moments(encoding, data)
-    return Number((), outputs, mean, std, unit, output_scale(encoding, std))
+    return Number((), outputs, mean, std, unit, output_scale(head, encoding, std))
