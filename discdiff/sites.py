@@ -37,7 +37,6 @@ from .terms import Diffusion, Drift, FiniteJump, Jump
 
 DRAWS = 4000
 SOON = 1e-9  # an own time at which next to nothing has happened
-SHORTLY = 1e-4  # the same where noise passes through a chain of coordinates
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -504,7 +503,7 @@ class Vectors(Site):
             error = _excess(_entries(law, 1))
         else:
             error = _size(points(_entries(law, 0), law.support)[1].exp().sum(0) - 1)
-        soon = torch.full_like(self.t, SHORTLY)
+        soon = self.s  # where the curvature is well conditioned; what is tested holds at all times
         x = self.x.detach().requires_grad_(True)
         forward = self.noisy(x, soon)
         y = forward.mean.detach()
@@ -512,7 +511,10 @@ class Vectors(Site):
         parts = [slope.unsqueeze(-1)] if self.lift else slope.unsqueeze(-1).split(1, -2)
         bend = [torch.autograd.grad(v.sum(), x, retain_graph=True)[0] for v in parts]
         fisher = -(bend[0][..., None, None] if self.lift else torch.stack(bend, -2))
-        peak = (fisher / (2 * math.pi)).logdet().reshape(len(x), -1).sum(1) / 2
+        size = fisher.diagonal(dim1=-2, dim2=-1)  # entries may differ by many orders of magnitude
+        unit = fisher / (size.unsqueeze(-1) * size.unsqueeze(-2)).sqrt()
+        peak = unit.logdet() + (size / (2 * math.pi)).log().sum(-1)
+        peak = peak.reshape(len(x), -1).sum(1) / 2
         found = self.engine.decode(Data(self.x), y, soon).log_prob(self.x)
         return max(error, apart(found, peak))
 

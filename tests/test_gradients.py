@@ -19,6 +19,7 @@ from discdiff.process import batch_size, map_state
 S, T = 0.2, 0.4
 HEADS = {
     "Gaussian": {"Mean", "Epsilon", "Velocity", "Score"},
+    "MatrixGaussian": {"Mean", "Epsilon", "Score"},
     "Replacement": {"Posterior", "LeaveOneOut", "Conditional", "Ratio"},
     "Finite": {"Posterior", "LeaveOneOut", "Conditional", "Ratio"},
     "PureDeath": {"Missing", "Posterior", "Ratio"},
@@ -57,6 +58,8 @@ def output(leaf, kind, x):
     sites = x.shape[: x.dim() - getattr(term, "event_axes", 0)]
     if kind == "Turnover":
         return torch.randn(*sites, 2)
+    if kind == "Mean":
+        return torch.randn(leaf.core.to_data(x).shape)
     if kind not in ("Posterior", "LeaveOneOut", "Conditional", "Ratio"):
         return torch.randn(x.shape)
     if term.categorical:

@@ -71,6 +71,7 @@ def gaussian_error(stepper, n, monkeypatch, factor=1.0):
     grid, x = times(n) ** 2, torch.tensor([0.0, 1.0, 0.0])
     noise = torch.tensor([0.0, 0.0, 1.0])
     monkeypatch.setattr(torch, "randn_like", lambda v: noise)
+    monkeypatch.setattr(torch, "randn", lambda *shape, **options: noise)
     for t, s in itertools.pairwise(grid):
         t, s = t.expand(3), s.expand(3)
         if isinstance(stepper, steppers.Ancestral):

@@ -63,7 +63,7 @@ from ..numerics.systems import (
 from ..shapes import act, one_time, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import LinearDrift, WhiteNoise
-from ..validation import require
+from ..validation import require, shown, values_are_checked
 from .affine import Vectorwise
 from .correlated import Correlated
 from .gaussian import Gaussian, normal
@@ -193,13 +193,27 @@ class MatrixGaussian(Engine):
             flow = self._varying(s, t)
             return flow, cholesky(flow.cov)
         flows, turn = self._fixed or self._tables(t.device)
-        flow = flows(span(s, t))
+        tau = span(s, t)
+        flow = flows(tau)
         factor = cholesky(flow.cov)
         if turn is None:
             return flow, factor
         factor = triangular(turn @ factor)
+        self._require_told_apart(factor, tau)
         mean = times_vector(turn, flow.mean)
         return Flow(turn @ flow.phi @ turn.mT, mean, factor @ factor.mT), factor
+
+    def _require_told_apart(self, factor: Tensor, tau: Tensor) -> None:
+        """Raises where coordinates that noise reaches through a chain are equal to rounding."""
+        if not values_are_checked(factor):
+            return
+        pivots = factor.diagonal(dim1=-2, dim2=-1)
+        lost = ~(pivots > 0).reshape(len(tau), -1).all(1) & (tau > 0)
+        if bool(lost.any()):
+            raise Unsolved(
+                f"noise comes through a chain along no axis, and after {shown(tau[lost])} its "
+                "directions are one to rounding. Way out: turn the coordinates, or later times"
+            )
 
     def _varying(self, s: Tensor, t: Tensor) -> Flow:
         """The flows of functions of time; where many are asked for, each span of time once."""
