@@ -19,7 +19,7 @@ from .engines.matrix import MatrixGaussian
 from .estimates import Data
 from .expectation import entropy_gap
 from .heads import Exact, Head
-from .loss import integrand, kl_rate
+from .loss import integrand, kl_rate, loss
 from .process import Leaf, Process, batch_size, first_tensor, map_state
 from .sites import apart, chi_square, site
 from .solve import Unsolved
@@ -185,8 +185,20 @@ def _whole_rows(process: Process, x: State, head: Head | None) -> list[Row]:
         _measured("entropy", "", 1e-6, lambda: _entropy(process, data, None)),
     ]
     if head is not None:
-        rows.append(_measured("given head", "", 1e-6, lambda: _entropy(process, data, head)))
+        rows.append(_measured("given head", "", 1e-6, lambda: _given_head(process, data, head)))
     return rows
+
+
+def _given_head(process: Process, data: State, head: Head) -> tuple[float, str]:
+    """A head that the process refuses, or that says something else than numbers, fails."""
+    t = torch.full((batch_size(data),), 0.5, dtype=torch.float64)
+    try:
+        value = loss(process, head, data, t)
+    except (Unsolved, ValueError, RuntimeError) as reason:
+        return torch.inf, f"refused: {str(reason).split('. ')[0]}"
+    if not bool(value.isfinite().all()):
+        return torch.inf, f"its loss is {value.tolist()}"
+    return _entropy(process, data, head)
 
 
 def _few(process: Process, x: State, count: int) -> State:
@@ -273,7 +285,10 @@ def _effort(process: Process, x: State, exact: bool) -> dict[str, Any]:
         return {"nodes": 361}
     if any(getattr(term, "event_axes", 0) for term in core.terms):
         return {"nodes": 145}
-    plane = not core.support.is_discrete and first_tensor(x).dim() > 1
+    entries = 1 if core.support.is_discrete else first_tensor(x)[0].numel()
+    if entries > 2:
+        raise Unsolved("three real entries have too many noisy states: check fewer")
+    plane = entries > 1
     return {"nodes": 145, "grid": 97} if plane else {}
 
 

@@ -593,6 +593,8 @@ def kl(p: Distribution, q: Distribution) -> Tensor:
     """
     if isinstance(p, Joint) and isinstance(q, Joint):
         return torch.stack([kl(p.parts[k], q.parts[k]) for k in p.parts]).sum(0)
+    if isinstance(p, Joint) and isinstance(q, Labelled):
+        return _labelled_kl(p.parts["state"], q)
     try:
         return kl_divergence(p, q)
     except NotImplementedError:
@@ -622,6 +624,30 @@ def _summed_kl(p: Distribution, q: Distribution) -> Tensor:
         if size > 1 << 20:
             raise NotImplementedError(f"{type(p).__name__} has mass {left:.1e} beyond {size}")
         size *= 4
+
+
+def _labelled_kl(p: Distribution, q: Labelled) -> Tensor:
+    """The divergence of a law whose label is certain: that of the label, and of its state."""
+    if not isinstance(p, Selected):
+        raise NotImplementedError("the label of the first law must be certain")
+    each = torch.stack([kl(a, b) for a, b in zip(p.choices, q.choices, strict=True)])
+    chosen = each.gather(0, p.label.unsqueeze(0))[0]
+    return chosen - q.weights.log().to(chosen.dtype)[p.label]
+
+
+@register_kl(Clamped, Clamped)
+def _kl_clamped(p: Clamped, q: Clamped) -> Tensor:
+    """Known entries stand still in both; the others are independent."""
+    if not torch.equal(p.known, q.known):
+        raise NotImplementedError("no KL of laws with different known entries")
+    try:
+        each = kl_divergence(entrywise(p.law), entrywise(q.law))
+    except (NotImplementedError, ValueError):
+        each = _summed_kl(p.law, q.law)
+    same = torch.where(p.values == q.values, 0.0, torch.inf).to(each.dtype)
+    total = torch.where(p.known, same, each)
+    dims = len(p.event_shape)
+    return total.flatten(-dims).sum(-1) if dims else total
 
 
 @register_kl(Image, Image)

@@ -77,7 +77,8 @@ def path_kl(
     """
     x_0 = process.check_data(x_0, "x_0")
     stop = stop_for(process, head, stop)
-    start = prior_kl(process, x_0, prior)
+    with full_precision(x_0):
+        start = prior_kl(process, x_0, prior)
     require_reach(process, x_0)
     require(nodes is None or nodes >= 1, f"nodes must be ≥ 1; it is {nodes}")
     if nodes is None:

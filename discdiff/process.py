@@ -926,6 +926,10 @@ class Mixture(Process):
         each = [part._limit(shape["state"]) for part in self.members]  # type: ignore
         return laws.Labelled(self.weights, each)
 
+    def prior(self, shape: Shape) -> Distribution:
+        each = [part.prior(shape["state"]) for part in self.members]  # type: ignore
+        return laws.Labelled(self.weights, each)
+
     def __repr__(self) -> str:
         return f"Mixture({self.weights.tolist()}, {', '.join(map(repr, self.members))})"
 
