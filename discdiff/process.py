@@ -311,6 +311,21 @@ class Process(Declared, ABC):
         return t
 
 
+class _Plan:
+    """An engine, and the numbers that it was planned from."""
+
+    def __init__(self, engine: Engine, types: list[type], numbers: list[Tensor]) -> None:
+        self.engine, self.types, self.numbers = engine, types, numbers
+        self.versions = [] if torch.compiler.is_compiling() else [v._version for v in numbers]
+
+    def holds(self, numbers: list[Tensor]) -> bool:
+        """Whether these are the numbers, unchanged; not looked at while compiling."""
+        if torch.compiler.is_compiling():
+            return True
+        same = len(numbers) == len(self.numbers) and all(map(operator.is_, self.numbers, numbers))
+        return same and self.versions == [v._version for v in numbers]
+
+
 class Generator(Process):
     """A sum of terms in its own time: what an engine solves."""
 
@@ -327,16 +342,16 @@ class Generator(Process):
         # Numbers that become learned change the type of the module that holds them.
         types = [*map(type, terms), *(type(m) for t in terms for m in t._modules.values())]
         numbers = [v for t in terms for v in t._buffers.values() if v is not None]
-        key = types, [v._version for v in numbers]
-        found = vars(self).get("_engine")
-        if found is None or found[0] != key or not all(map(operator.is_, found[1], numbers)):
+        plan = vars(self).get("_engine")
+        if plan is None or plan.types != types or not plan.holds(numbers):
             kinds = frozenset(type_before_parametrizations(term) for term in terms)
             try:
-                found = key, numbers, engine_for(kinds).plan(terms)
+                engine = engine_for(kinds).plan(terms)
             except AttributeError as error:  # a module would say that it has no engine
                 raise TypeError(f"{self!r} cannot be planned: {error}") from error
-            vars(self)["_engine"] = found
-        return found[2]
+            plan = _Plan(engine, types, numbers)
+            vars(self)["_engine"] = plan
+        return plan.engine
 
     @property
     def support(self) -> constraints.Constraint:

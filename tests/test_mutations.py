@@ -329,7 +329,7 @@ def transpose(process):
     rates = rates - rates.diag().diag()
     wrong = dd.RateMatrix(rates - rates.sum(1).diag())
     chain.engine  # noqa: B018  planned, so that the wrong one is taken for it
-    vars(chain)["_engine"] = (*vars(chain)["_engine"][:-1], wrong.engine)
+    vars(chain)["_engine"].engine = wrong.engine
 
 
 class Wrong(Clock):
