@@ -16,11 +16,11 @@ from torch import Tensor
 
 from . import laws
 from .engines.matrix import MatrixGaussian
-from .estimates import Data
+from .estimates import Atoms, Data
 from .expectation import entropy_gap
 from .heads import Exact, Head
-from .loss import integrand, kl_rate, loss
-from .process import Leaf, Process, batch_size, first_tensor, map_state
+from .loss import integrand, loss
+from .process import Leaf, Process, Product, batch_size, first_tensor, map_state
 from .sites import apart, chi_square, site
 from .solve import Unsolved
 from .steppers import Ancestral
@@ -181,9 +181,10 @@ def _whole_rows(process: Process, x: State, head: Head | None) -> list[Row]:
     data = _few(process, x, 2 if vectors else 3)  # two vectors differ along one line
     rows = [
         _measured("reversal", "", QUANTILE, lambda: _reversal(process, data)),
-        _measured("sum over parts", "", 1e-8, lambda: _sum_over_parts(process, data)),
         _measured("entropy", "", 1e-6, lambda: _entropy(process, data, None)),
     ]
+    if isinstance(process, Product):
+        rows.insert(1, _measured("sum over parts", "", 1e-8, lambda: _sum_over_parts(process, x)))
     if head is not None:
         rows.append(_measured("given head", "", 1e-6, lambda: _given_head(process, data, head)))
     return rows
@@ -243,15 +244,15 @@ def _reversal(process: Process, data: State) -> tuple[float, str]:
     return chi_square(seen[:, None], torch.full((count, 1), 1 / count)), ""
 
 
-def _sum_over_parts(process: Process, data: State) -> float:
-    """The integrand of the whole is the sum over its leaves, each on its clock."""
-    t = torch.full((batch_size(data),), 0.6, dtype=torch.float64)
-    x_t = laws.draw(process._marginal(data, t))
-    target, estimate = Data(data), Exact(process, data)(x_t, t)
-    whole = integrand(process, target, estimate, x_t, t)
+def _sum_over_parts(process: Product, x: State) -> float:
+    """The integrand of a product is the sum over its parts, each by itself on its own data."""
+    t = torch.linspace(0.4, 0.7, batch_size(x), dtype=torch.float64)
+    x_t = laws.draw(process._marginal(x, t))
+    said = Exact(process, x)(x_t, t)
+    whole = integrand(process, Data(x), said, x_t, t)
     parts = [
-        leaf.speed * kl_rate(leaf, leaf.read(target), leaf.read(estimate), x_t)
-        for leaf in process.leaves(t)
+        integrand(part, Data(x[name]), Atoms(said.log_weights, x[name]), x_t[name], t)
+        for name, part in process.parts.items()
     ]
     return apart(whole, torch.stack(parts).sum(0))
 

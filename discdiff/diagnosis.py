@@ -191,7 +191,7 @@ def _of_lift(leaf: Leaf, S: Tensor | None) -> dict:
     """How the auxiliaries start, against the stationary law."""
     if not isinstance(leaf.core, LiftedSum):
         return {}
-    lift: Any = leaf.core.lift
+    lift: Any = leaf.core.whole
     covariance = (lift.factor @ lift.factor.mT).detach()
     if S is None:
         return {"settled": False}

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engines.affine import Affine, aligned
+from .engines.affine import Affine, AffineEngine, aligned
 from .estimates import Data, Epsilon, Estimate, Mean, Score, Velocity
 from .process import Leaf, Process
 from .solve import Unsolved
@@ -73,13 +73,12 @@ class Exponential(Stepper):
         estimate, moved, seen = model(x, t), x, []
         late, early = list(process.leaves(t)), list(process.leaves(s))
         for leaf, goal, before in zip(late, early, memory or [None] * len(late), strict=True):
-            require_linear(leaf)
-            y, engine = leaf.get(x), leaf.core.engine
-            x_0 = engine.mean_of(leaf.read(estimate), y, leaf.time)  # type: ignore[attr-defined]
-            level = engine.snr(leaf.time).log()  # type: ignore[attr-defined]
+            y, engine = leaf.get(x), linear(leaf)
+            x_0 = engine.mean_of(leaf.read(estimate), y, leaf.time)
+            level = engine.snr(leaf.time).log()
             seen.append((x_0, level))
             if self.order == 2 and before is not None:
-                ahead = engine.snr(goal.time).log()  # type: ignore[attr-defined]
+                ahead = engine.snr(goal.time).log()
                 x_0 = x_0 + aligned(_share(before[1], level, ahead), x_0) * (x_0 - before[0])
             y = engine.step(Mean(x_0), y, goal.time, leaf.time, 0.0).sample()
             moved = goal.put(moved, y)
@@ -97,10 +96,12 @@ def _share(before: Tensor, now: Tensor, ahead: Tensor) -> Tensor:
     return torch.where(ahead.isinf(), 0.0, share)
 
 
-def require_linear(leaf: Leaf) -> None:
-    """Raises unless a leaf is a linear diffusion all of which moves."""
-    if not hasattr(leaf.core.engine, "affine"):
+def linear(leaf: Leaf) -> AffineEngine:
+    """The engine of a leaf; raises unless it is a linear diffusion."""
+    engine = leaf.core.engine
+    if not isinstance(engine, AffineEngine):
         raise Unsolved(f"exponential steps are known for linear diffusions, not for {leaf.core!r}")
+    return engine
 
 
 def prepared(
@@ -109,7 +110,7 @@ def prepared(
     """A stepper with the numbers of all steps, where every leaf is linear; else the stepper."""
     late, early = list(process.leaves(times[:-1])), list(process.leaves(times[1:]))
     plain = all(leaf.steady and not leaf.moving for leaf in late)
-    if not (plain and all(hasattr(leaf.core.engine, "affine") for leaf in late)):
+    if not (plain and all(isinstance(leaf.core.engine, AffineEngine) for leaf in late)):
         return stepper
     return LinearRun(stepper, [Table(*pair, eta) for pair in zip(late, early, strict=True)], order)
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from .heads import Head, require_head
+from .loss import full_precision
 from .numerics.autodiff import divergence, hutchinson
 from .process import Leaf, Process, first_tensor, map_state, require_shape
 from .shapes import sum_event
@@ -130,7 +131,7 @@ def _score_of(
     head: Head, leaf: Leaf, x: State, t: Tensor, context: Any
 ) -> Callable[[Tensor], Tensor]:
     """The score of a leaf as a function of its own state, the rest of the state as it is."""
-    exactly = torch.autocast(first_tensor(x).device.type, enabled=False)
+    exactly = full_precision(x)
 
     def score(y: Tensor) -> Tensor:
         estimate = head(leaf.put(x, y), t, context)

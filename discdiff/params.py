@@ -560,19 +560,22 @@ def _off_diagonal(size: int) -> Tensor:
     return ~torch.eye(size, dtype=torch.bool)
 
 
+def _known(structure: Tensor | None) -> Tensor:
+    """The structure of a number: a constraint has it once the number is declared."""
+    if structure is None:
+        raise NotImplementedError("its zeros and signs are known once a number is declared")
+    return structure
+
+
 @transform_to.register(Sparse)
 def _to_sparse(constraint: Sparse) -> Transform:
-    if constraint.free is None:
-        raise NotImplementedError("which entries are zero is known once a number is declared")
-    return ComposeTransform([transform_to(constraint.base), Scatter(constraint.free)])
+    return ComposeTransform([transform_to(constraint.base), Scatter(_known(constraint.free))])
 
 
 @transform_to.register(Signed)
 @biject_to.register(Signed)
 def _to_signed(constraint: Signed) -> Transform:
-    if constraint.sign is None:
-        raise NotImplementedError("the signs are known once a number is declared")
-    return SignedExp(constraint.sign)
+    return SignedExp(_known(constraint.sign))
 
 
 @transform_to.register(Rates)
@@ -584,17 +587,13 @@ def _to_rates(constraint: Rates) -> Transform:
 @transform_to.register(Skew)
 @biject_to.register(Skew)
 def _to_skew(constraint: Skew) -> Transform:
-    if constraint.free is None:
-        raise NotImplementedError("which entries are zero is known once a number is declared")
-    return SkewPart(constraint.free)
+    return SkewPart(_known(constraint.free))
 
 
 @transform_to.register(Semidefinite)
 @biject_to.register(Semidefinite)
 def _to_semidefinite(constraint: Semidefinite) -> Transform:
-    if constraint.free is None:
-        raise NotImplementedError("which entries are zero is known once a number is declared")
-    return Square(constraint.free, constraint.strict)
+    return Square(_known(constraint.free), constraint.strict)
 
 
 @transform_to.register(Increasing)

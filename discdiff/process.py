@@ -339,9 +339,9 @@ class Generator(Process):
             Unsolved: If none does.
         """
         terms = self.terms
-        # Numbers that become learned change the type of the module that holds them.
-        types = [*map(type, terms), *(type(m) for t in terms for m in t._modules.values())]
-        numbers = [v for t in terms for v in t._buffers.values() if v is not None]
+        holders = [m for t in terms for m in (t, *t._modules.values())]
+        types = [type(m) for m in holders]  # numbers that become learned change the type
+        numbers = [v for m in holders for v in m._buffers.values() if v is not None]  # type: ignore
         plan = vars(self).get("_engine")
         if plan is None or plan.types != types or not plan.holds(numbers):
             kinds = frozenset(type_before_parametrizations(term) for term in terms)
@@ -699,11 +699,11 @@ class LiftedSum(Generator):
     """A sum of terms as a lift sees it: laws given the data have the auxiliaries integrated in."""
 
     core: Any
-    lift: Any  # type: ignore[assignment]
+    whole: Any
 
     def __init__(self, core: Generator, lift: Lifted) -> None:
         super().__init__()
-        vars(self).update(core=core, lift=lift)  # seen, not owned: the lift has both as children
+        vars(self).update(core=core, whole=lift)  # seen, not owned: the lift has both as children
 
     @property
     def terms(self) -> tuple[Any, ...]:  # type: ignore[override]
@@ -711,16 +711,16 @@ class LiftedSum(Generator):
 
     @property
     def engine(self) -> Engine:
-        return self.core.engine.lifted(self.lift.mean, self.lift.factor)
+        return self.core.engine.lifted(self.whole.mean, self.whole.factor)
 
     def check_data(self, x_0: State, name: str) -> State:
-        return self.lift.check_data(x_0, name)
+        return self.whole.check_data(x_0, name)
 
     def to_data(self, x: State) -> State:
-        return self.lift.to_data(x)
+        return self.whole.to_data(x)
 
     def state_shape(self, shape: Shape) -> Shape:
-        return self.lift.state_shape(shape)
+        return self.whole.state_shape(shape)
 
     def __repr__(self) -> str:
         return repr(self.core)

@@ -383,7 +383,7 @@ class Vectors(Site):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.size = self.core.state_shape(tuple(self.x.shape))[-1]
-        self.lift: Any = self.core.lift if isinstance(self.core, LiftedSum) else None
+        self.lift: Any = self.core.whole if isinstance(self.core, LiftedSum) else None
 
     def noisy(self, x_0: Tensor, t: Tensor) -> Distribution:
         return self.core._marginal(x_0, t)

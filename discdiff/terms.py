@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -264,10 +264,12 @@ class Linear(LinearDrift):
         super().__init__()
         self.functions = {k: v for k, v in (("A", A), ("b", b)) if callable(v)}
         for name, value in (("A", A), ("b", b)):
-            if name not in self.functions:
+            if not callable(value):
                 declare(self, name, value)
                 _require_finite(getattr(self, name), name)
-            elif isinstance(value, nn.Module):
+                continue
+            require_function(value, name)
+            if isinstance(value, nn.Module):
                 self.add_module(f"{name}_of_time", value)
         if "A" not in self.functions and self.A.dim() >= 2:
             require(
@@ -337,6 +339,8 @@ class Noise(WhiteNoise):
         if self.function is None:
             declare(self, "B", B)
             _require_finite(self.B, "B")
+        else:
+            require_function(self.function, "B")
 
     @property
     def sources(self) -> int | None:  # type: ignore[override]
@@ -486,6 +490,8 @@ class Recipe(Declared):
             if name not in self.functions:
                 declare(self, name, value)
                 _require_finite(getattr(self, name), name)
+            else:
+                require_function(value, name)
         shapes = {k: tuple(getattr(self, k).shape) for k in "QDS" if k not in self.functions}
         square = all(len(v) == 2 and v == (v[0], v[0]) for v in shapes.values())
         require(square and len(set(shapes.values())) == 1, f"{shapes} must be one square shape")
@@ -598,6 +604,17 @@ def stationary(A: Numbers, B: Numbers) -> tuple[Tensor, Tensor, Tensor]:
 _START = torch.zeros(1, dtype=torch.float64)
 
 
+def require_function(value: Any, name: str) -> Tensor:
+    """The value of a function of time at (1,); raises ``ValueError`` unless it is a tensor."""
+    first = value(_START)
+    require(
+        isinstance(first, Tensor),
+        f"{name} as a function of time must return a tensor for times of shape (B,); "
+        f"it returns {first!r}",
+    )
+    return first
+
+
 def _dims(value: Tensor, per_time: bool) -> int:
     """The dimensions of a number, without that of time."""
     return value.dim() - (per_time and value.dim() > 0)
@@ -610,7 +627,7 @@ def _timely(value: Tensor, per_time: bool) -> Tensor:
 
 def as_matrices(value: Tensor, per_time: bool, size: int) -> Tensor:
     """Numbers, diagonals or matrices as matrices with a dimension of time in front."""
-    value = value if per_time and value.dim() else value.unsqueeze(0)
+    value = _timely(value, per_time)
     if value.dim() == 1:
         return value[:, None, None] * torch.eye(size, dtype=value.dtype, device=value.device)
     return value.diag_embed() if value.dim() == 2 else value
@@ -684,7 +701,7 @@ class RateMatrix(FiniteJump):
             declare(self, "Q", with_diagonal(Q))
             first = self.Q
         else:
-            first = self.function(torch.zeros(1, dtype=torch.float64))[0]
+            first = require_function(self.function, "Q")[0]
             require_rate_matrix(first.detach(), "Q")
         self.size, self.sites = first.shape[0], tuple(sites)
         sides = torch.Size(self.sites).numel()

@@ -80,4 +80,6 @@ class MinSNR(Weight):
         snr = getattr(leaf.core.engine, "snr", None)
         if snr is None:
             raise Unsolved("MinSNR needs a signal-to-noise ratio: Gaussian processes have one")
-        return Simple()(leaf) * (self.gamma / snr(leaf.time)).clamp(max=1)
+        ratio = snr(leaf.time)  # of a diagonal the mean over its coordinates
+        ratio = ratio.reshape(len(leaf.time), -1).mean(1)
+        return Simple()(leaf) * (self.gamma / ratio).clamp(max=1)

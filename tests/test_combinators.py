@@ -1,6 +1,7 @@
 """Bounds of processes seen through combinators: those of the process inside, where they agree."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,3 +108,18 @@ def test_bounds_are_the_same_under_autocast():
 def test_check_fails_a_head_that_the_process_refuses(head):
     report = dd.check(BLACKOUT, N[:, :1], head=head)
     assert not report and "refused" in str(report)
+
+
+class Crossed(dd.Product):
+    """A product whose parts read each other's columns."""
+
+    def leaves(self, t):
+        for leaf, twin in zip(super().leaves(t), reversed(list(super().leaves(t))), strict=True):
+            yield replace(leaf, get=twin.get, read=twin.read)
+
+
+def test_the_parts_of_a_product_do_not_cross():
+    parts = {"slow": dd.Death().on(dd.clock.Constant(1.0)), "fast": BLACKOUT}
+    x = {"slow": N[:, :1], "fast": N[:, 1:2]}
+    assert dd.check(dd.Product(parts), x)
+    assert "sum over parts" in {row.law for row in dd.check(Crossed(parts), x).failures}

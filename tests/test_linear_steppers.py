@@ -323,3 +323,22 @@ def test_wrong_numbers_are_refused():
             dd.sample(mask, categories, (2, 2), grid=[0.9, 0.1], stepper=stepper)
     with pytest.raises(ValueError, match="noise = 0.0 must be 1"):
         dd.sample(mask, categories, (2, 2), grid=[0.9, 0.1], stepper=steppers.Euler(noise=0.0))
+
+
+def test_a_velocity_says_nothing_of_vectors():
+    process = motion("full").on(dd.clock.Constant(2.0))
+    head = dd.heads.Velocity(lambda x, t: x)
+    for stepper in (steppers.Ancestral(), steppers.Ancestral(eta=0.0), steppers.Exponential(2)):
+        with pytest.raises(dd.Unsolved, match="Velocity does not determine"):
+            dd.sample(process, head, (2, 4), steps=3, stepper=stepper)
+
+
+def test_a_number_changed_in_place_is_seen():
+    process, x, t = motion("third"), torch.ones(1, 3), torch.tensor([0.5])
+    before = process.transition(x, torch.zeros(1), t).mean
+    process.recipe.Q.mul_(0.5)
+    Q, D = process.recipe.Q, process.recipe.D
+    exact = torch.linalg.matrix_exp(-(Q + D) * t) @ x[0]
+    after = process.transition(x, torch.zeros(1), t).mean[0]
+    assert not torch.allclose(before[0], after)
+    assert torch.allclose(after, exact, rtol=1e-12)

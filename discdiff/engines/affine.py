@@ -12,17 +12,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from ..shapes import act
+from .. import laws
+from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Score
+from ..shapes import act, one_time
+from ..solve import Engine, Unsolved
 
 
-@dataclass
 class Affine(ABC):
-    """Maps for a batch of times, dimension 0 of all numbers."""
+    """Maps for a batch of times, dimension 0 of all numbers; c is None where none is noisy."""
+
+    c: Any
 
     @abstractmethod
     def rows(self) -> list[Any]:
@@ -128,3 +133,63 @@ class Vectorwise(Affine):
         if self.c is None:
             return moved
         return moved + act(aligned(self.c, x, 1), torch.randn_like(x))
+
+
+class AffineEngine(Engine, ABC):
+    """An engine whose reverse steps are affine; the statistic that closes its heads is x_0."""
+
+    deterministic = True
+    speaks: ClassVar[tuple[type[Estimate], ...]]  # what determines E[x_0 | x_t], beside the data
+
+    @abstractmethod
+    def affine(self, kind: type, s: Tensor, t: Tensor, eta: float) -> Affine:
+        r"""The step to s that keeps the marginal, with noise :math:`\eta` times the bridge's."""
+
+    @abstractmethod
+    def reading(self, kind: type, t: Tensor) -> Affine:
+        r""":math:`\hat x_0` from the state and what the network says of it."""
+
+    @abstractmethod
+    def around(self, centre: Tensor, c: Tensor) -> Distribution:
+        r"""The law of :math:`y + c\, \xi`."""
+
+    @abstractmethod
+    def snr(self, t: Tensor) -> Tensor:
+        """The signal-to-noise ratio, (B,), or (B, k) of a diagonal."""
+
+    def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        return self.step(estimate, x, s, t, 1.0)
+
+    def step(
+        self, estimate: Estimate, x: Tensor, s: Tensor, t: Tensor, eta: float
+    ) -> Distribution:
+        kind, said = self.said(estimate)
+        move = self.affine(kind, one_time(s, t), one_time(t, s), eta)
+        centre = move.centre(x, said)
+        return laws.point(centre) if move.c is None else self.around(centre, move.c)
+
+    def mean_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\hat x_0`, the statistic, from any estimate that determines it."""
+        kind, said = self.said(estimate)
+        return said if issubclass(kind, Data | Mean) else self.reading(kind, t).centre(x, said)
+
+    def said(self, estimate: Estimate) -> tuple[type, Tensor]:
+        """The kind of an estimate, a finite law by its mean, and the tensor that it says."""
+        if isinstance(estimate, Atoms):
+            return Mean, estimate.average(estimate.atoms)
+        self.require_said(type(estimate))
+        return type(estimate), estimate.value  # type: ignore[attr-defined]
+
+    def require_said(self, kind: type) -> None:
+        """Raises ``Unsolved`` unless this kind of estimate determines the statistic."""
+        if not issubclass(kind, (Data, *self.speaks)):
+            names = ", ".join(known.__name__ for known in self.speaks)
+            raise Unsolved(
+                f"{kind.__name__} does not determine E[x_0 | x_t] here; {names} and Exact do"
+            )
+
+    def decays(self, head: Any) -> bool:
+        return head.kind is Atoms or head.kind is Data
+
+    def starts_at_infinity(self, head: Any) -> bool:
+        return head.kind not in (Epsilon, Score)

@@ -23,15 +23,15 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import mse_loss
 
-from .. import estimates, laws
-from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Velocity
+from .. import estimates
+from ..estimates import Data, Epsilon, Estimate, Mean, Velocity
 from ..numerics.quadrature import gauss_legendre, tail_integrals
 from ..numerics.special import expm1_ratio
-from ..shapes import along, one_time, span
-from ..solve import Engine, Score, Unsolved
+from ..shapes import along, span
+from ..solve import Score, Unsolved
 from ..terms import Linear, Noise
 from ..validation import shown, values_are_checked
-from .affine import Entrywise, aligned
+from .affine import AffineEngine, Entrywise, aligned
 
 NODES = (40, 64, 128, 192, 256)
 
@@ -59,11 +59,11 @@ class Rule:
         return cls(*gauss_legendre(count, 0.0, 1.0), tail_integrals(count))
 
 
-class Gaussian(Engine):
+class Gaussian(AffineEngine):
     """Scalar and diagonal linear diffusions, solved in closed form."""
 
     technique = "closed form"
-    deterministic = True
+    speaks = (Mean, Epsilon, Velocity, estimates.Score)
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
@@ -72,7 +72,7 @@ class Gaussian(Engine):
         self.varying = any(d.functions for d in self.drifts) or any(
             n.function is not None for n in self.noises
         )
-        zero = torch.zeros(1, dtype=torch.float64)
+        zero = self._start()
         with torch.enable_grad():
             a, b, g2 = self._rates(zero)
         shapes = {v.shape[1:] for v in (a, b, g2) if v.dim() > 1}
@@ -88,6 +88,10 @@ class Gaussian(Engine):
             return f"rates vary: Gauss–Legendre, {len(self.rule.nodes)} nodes"
         form = "diagonal" if self.diagonal else "scalar"
         return f"{form}, {'stable' if self.stable else 'no limit'}"
+
+    def _start(self) -> Tensor:
+        """The time 0, shape (1,), where the numbers are."""
+        return self.terms[0].instant(0.0)
 
     # -- moments -------------------------------------------------------------------------------
 
@@ -167,7 +171,7 @@ class Gaussian(Engine):
 
     def _resolving(self) -> Rule:
         """The first rule that resolves the functions on [0, 1]."""
-        zero = torch.zeros(1, dtype=torch.float64)
+        zero = self._start()
         coarse, gap = self._integrated(zero, zero + 1, Rule.of(NODES[0])), torch.inf
         for nodes in NODES[1:]:
             rule = Rule.of(nodes)
@@ -205,16 +209,8 @@ class Gaussian(Engine):
         centre = self._fit(moments.phi, x_0) * x_0
         return centre + self._fit(moments.mean, x_0) if self.drifting else centre
 
-    def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        return self.step(estimate, x, s, t, 1.0)
-
-    def step(
-        self, estimate: Estimate, x: Tensor, s: Tensor, t: Tensor, eta: float
-    ) -> Distribution:
-        kind, said = self.said(estimate)
-        move = self.affine(kind, one_time(s, t), one_time(t, s), eta)
-        centre = move.centre(x, said)
-        return laws.point(centre) if move.c is None else normal(centre, aligned(move.c, x))
+    def around(self, centre: Tensor, c: Tensor) -> Distribution:
+        return normal(centre, aligned(c, centre))
 
     def affine(self, kind: type, s: Tensor, t: Tensor, eta: float) -> Entrywise:
         r"""The step to s that keeps the marginal, with noise :math:`\eta` times the bridge's.
@@ -255,6 +251,7 @@ class Gaussian(Engine):
 
     def _reading(self, kind: type, moments: Moments) -> tuple[Tensor, Tensor]:
         r"""The numbers of :math:`\hat x_0 = p\, (x - m) + q\, e`, for what a network says."""
+        self.require_said(kind)
         phi, variance = moments.phi, moments.variance
         if issubclass(kind, Data | Mean):
             return torch.zeros_like(phi), torch.ones_like(phi)
@@ -262,10 +259,8 @@ class Gaussian(Engine):
             return 1 / phi, -variance.sqrt() / phi
         if issubclass(kind, estimates.Score):
             return 1 / phi, variance / phi
-        if issubclass(kind, Velocity):
-            square = phi**2 + variance
-            return phi / square, -variance.sqrt() / square
-        raise self.refused(kind)
+        square = phi**2 + variance
+        return phi / square, -variance.sqrt() / square
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         mean, variance = self._stationary()
@@ -275,7 +270,7 @@ class Gaussian(Engine):
 
     def _stationary(self) -> tuple[Tensor, Tensor]:
         """The mean and the variance of the limit law."""
-        a, b, g2 = self._rates(torch.zeros(1, dtype=torch.float64))
+        a, b, g2 = self._rates(self._start())
         if not self.stable or (self.changes and not bool((a.detach() < 0).all())):
             raise Unsolved(
                 "there is no limit law: a drift coefficient is ≥ 0 (or varies in time). Way out: "
@@ -294,19 +289,6 @@ class Gaussian(Engine):
         return (mean - x) / variance
 
     # -- scores and estimates ------------------------------------------------------------------
-
-    def mean_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
-        r""":math:`\hat x_0`, the statistic, from any estimate that determines it."""
-        kind, said = self.said(estimate)
-        return said if issubclass(kind, Data | Mean) else self.reading(kind, t).centre(x, said)
-
-    def said(self, estimate: Estimate) -> tuple[type, Tensor]:
-        """The kind of an estimate, a finite law by its mean, and the tensor that it says."""
-        if isinstance(estimate, Atoms):
-            return Mean, estimate.average(estimate.atoms)
-        if isinstance(estimate, Data | Mean | Epsilon | estimates.Score | Velocity):
-            return type(estimate), estimate.value
-        raise self.refused(type(estimate))
 
     def epsilon_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\hat\varepsilon = (x - \varphi \hat x_0 - m) / \sqrt v`."""
@@ -358,9 +340,9 @@ class Gaussian(Engine):
         return _over(g2 / (2 * self.moments(torch.zeros_like(t), t).variance), t)
 
     def snr(self, t: Tensor) -> Tensor:
-        r"""The signal-to-noise ratio :math:`\varphi^2 / v`; of a diagonal, the mean."""
+        r""":math:`\varphi^2 / v`."""
         moments = self.moments(torch.zeros_like(t), t)
-        return _over(moments.phi**2 / moments.variance, t)
+        return moments.phi**2 / moments.variance
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         r""":math:`\mathcal{N}(\hat x_0, v / \varphi^2)`."""
@@ -372,23 +354,11 @@ class Gaussian(Engine):
         r""":math:`\varphi^2`, which is :math:`e^{-\Lambda}` for variance-preserving noise."""
         return _over(self.moments(torch.zeros_like(t), t).phi ** 2, t)
 
-    def decays(self, head: Any) -> bool:
-        return head.kind is Atoms or head.kind is Data
-
-    def starts_at_infinity(self, head: Any) -> bool:
-        return head.kind not in (Epsilon, estimates.Score)
-
     def profile(self, z: Tensor) -> Tensor:
         # A network's loss is flat in z where noise is low, and falls as e^{-z} where it is high.
         return (-z).sigmoid() * torch.where(z < -12, ((z + 12) / 2).exp(), torch.ones_like(z)) + (
             -(z.abs() / 2)
         ).exp() / 8
-
-    def refused(self, kind: type) -> Unsolved:
-        return Unsolved(
-            f"{kind.__name__} does not determine E[x_0 | x_t]; Mean, Epsilon, Velocity, "
-            "Score and Exact do"
-        )
 
 
 def _blend(a: Tensor, b: Tensor, eta: float) -> Tensor:

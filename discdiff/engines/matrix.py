@@ -39,8 +39,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .. import estimates, laws
-from ..estimates import Atoms, Data, Epsilon, Estimate, Mean
+from .. import estimates
+from ..estimates import Data, Epsilon, Estimate, Mean
 from ..numerics.autodiff import Memo
 from ..numerics.rotation import FIRST, Rotation
 from ..numerics.special import log1pexp
@@ -64,7 +64,7 @@ from ..shapes import act, one_time, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import LinearDrift, WhiteNoise
 from ..validation import require, shown, values_are_checked
-from .affine import Vectorwise
+from .affine import AffineEngine, Vectorwise
 from .correlated import Correlated
 from .gaussian import Gaussian, normal
 
@@ -96,11 +96,11 @@ class Auxiliaries:
 
 
 @solves(LinearDrift, WhiteNoise)
-class MatrixGaussian(Engine):
+class MatrixGaussian(AffineEngine):
     """Linear diffusions of vectors: power series and composition, no commutation assumed."""
 
-    technique = "power series, composed; factors by equilibrated Cholesky and rotations"
-    deterministic = True
+    technique = "power series, composed; factors entry by entry and by rotations"
+    speaks = (Mean, Epsilon, estimates.Score)
 
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:
@@ -115,7 +115,7 @@ class MatrixGaussian(Engine):
         self.noises = [term for term in terms if isinstance(term, WhiteNoise)]
         (self.size,) = {size for term in terms for size in term.widths().values()} or {1}
         self.varying = any(term.varies() for term in terms)
-        zero = torch.zeros(1, dtype=torch.float64)
+        zero = self._start()
         with torch.enable_grad():
             A, b, G = self._system(zero)
         self.changes = any(v.requires_grad for v in (A, b, G))
@@ -126,7 +126,7 @@ class MatrixGaussian(Engine):
         self.panels = self._resolved() if self.varying else 0
         self._memo, self._mirror = Memo(), Memo()
         self._turns: dict[Any, Rotation] = {}
-        self._fixed = None if self.varying or self.changes else self._tables(zero.device)
+        self._fixed = None if self.varying or self.changes else self._tables()
 
     def branch(self) -> str:
         if self.varying:
@@ -137,6 +137,10 @@ class MatrixGaussian(Engine):
         engine = copy(self)  # with the tables of this one
         engine.auxiliaries = Auxiliaries(mean, factor)
         return engine
+
+    def _start(self) -> Tensor:
+        """The time 0, shape (1,), where the numbers are."""
+        return self.terms[0].instant(0.0)
 
     # -- moments -------------------------------------------------------------------------------
 
@@ -159,14 +163,11 @@ class MatrixGaussian(Engine):
         stairs = staircase(A, G)
         return None if stairs.aligned() else stairs.ranks
 
-    def _tables(self, device: torch.device) -> tuple[Constant, Tensor | None]:
+    def _tables(self) -> tuple[Constant, Tensor | None]:
         """The tables for the numbers as they are now, and how their coordinates turn."""
 
         def make() -> tuple[Constant, Tensor | None]:
-            A, b, G = (
-                self._memo.forget_after(v[0])
-                for v in self._system(torch.zeros(1, device=device).double())
-            )
+            A, b, G = (self._memo.forget_after(v[0]) for v in self._system(self._start()))
             turn = None
             if self.ranks:
                 stairs = staircase(A, G, self.ranks)
@@ -192,7 +193,7 @@ class MatrixGaussian(Engine):
         if self.varying:
             flow = self._varying(s, t)
             return flow, cholesky(flow.cov)
-        flows, turn = self._fixed or self._tables(t.device)
+        flows, turn = self._fixed or self._tables()
         tau = span(s, t)
         flow = flows(tau)
         factor = cholesky(flow.cov)
@@ -225,7 +226,7 @@ class MatrixGaussian(Engine):
 
     def _resolved(self) -> int:
         """The number of panels with which the functions are resolved on [0, 1]."""
-        zero = torch.zeros(1, dtype=torch.float64)
+        zero = self._start()
         coarse = Varying(self._system, PANELS[0])(zero, zero + 1)
         for panels in PANELS[1:]:
             fine = Varying(self._system, panels)(zero, zero + 1)
@@ -298,9 +299,6 @@ class MatrixGaussian(Engine):
         noise = torch.randn_like(centre)
         return centre + self._apply(kernel.factor, noise), Epsilon(noise)
 
-    def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        return self.step(estimate, x, s, t, 1.0)
-
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         mean, S = self._stationary()
         like = torch.zeros(shape, dtype=torch.get_default_dtype(), device=mean.device)
@@ -310,7 +308,7 @@ class MatrixGaussian(Engine):
 
     def _stationary(self) -> tuple[Tensor, Tensor]:
         """The mean and the covariance of the limit law."""
-        A, b, G = (v[0] for v in self._system(torch.zeros(1, dtype=torch.float64)))
+        A, b, G = (v[0] for v in self._system(self._start()))
         if self.varying or not _hurwitz(A):
             raise Unsolved(
                 "there is no limit law: the drift matrix has an eigenvalue of real part ≥ 0 (or "
@@ -329,7 +327,7 @@ class MatrixGaussian(Engine):
         return self._law(centre + self._apply(flow.phi, x - centre), cholesky(flow.cov))
 
     def _backwards(self) -> Constant:
-        A, _, G = (v[0] for v in self._system(torch.zeros(1, dtype=torch.float64)))
+        A, _, G = (v[0] for v in self._system(self._start()))
         S = self._stationary()[1]
         A, G = torch.broadcast_tensors(torch.linalg.solve(S, S @ A.mT, left=False), G)
         sizes = digits(A, True, int(self.changes))
@@ -343,13 +341,8 @@ class MatrixGaussian(Engine):
 
     # -- steps ---------------------------------------------------------------------------------
 
-    def step(
-        self, estimate: Estimate, x: Tensor, s: Tensor, t: Tensor, eta: float
-    ) -> Distribution:
-        kind, said = self.said(estimate)
-        move = self.affine(kind, one_time(s, t), one_time(t, s), eta)
-        centre = move.centre(x, said)
-        return laws.point(centre) if move.c is None else self._law(centre, move.c)
+    def around(self, centre: Tensor, c: Tensor) -> Distribution:
+        return self._law(centre, c)
 
     def affine(self, kind: type, s: Tensor, t: Tensor, eta: float) -> Vectorwise:
         r"""The step to s that keeps the marginal, with noise :math:`\eta` times the bridge's.
@@ -398,6 +391,7 @@ class MatrixGaussian(Engine):
         Under a lift it is the least-squares fit of :math:`L^{-1} (y - m - P \hat x_0)` to
         :math:`\hat\varepsilon`.
         """
+        self.require_said(kind)
         load, factor = kernel.load, kernel.factor
         if issubclass(kind, Data | Mean):
             eye = torch.eye(load.shape[-1], dtype=load.dtype, device=load.device)
@@ -450,22 +444,6 @@ class MatrixGaussian(Engine):
         return A, G, self._given(flow, cholesky(flow.cov)).factor
 
     # -- scores and estimates ------------------------------------------------------------------
-
-    def mean_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
-        r""":math:`\hat x_0`, the statistic, from any estimate that determines it."""
-        kind, said = self.said(estimate)
-        return said if issubclass(kind, Data | Mean) else self.reading(kind, t).centre(x, said)
-
-    def said(self, estimate: Estimate) -> tuple[type, Tensor]:
-        """The kind of an estimate, a finite law by its mean, and the tensor that it says."""
-        if isinstance(estimate, Atoms):
-            return Mean, estimate.average(estimate.atoms)
-        if isinstance(estimate, Data | Mean | Epsilon | estimates.Score):
-            return type(estimate), estimate.value
-        raise Unsolved(
-            f"{type(estimate).__name__} does not determine E[x_0 | x_t] of vectors; Mean, "
-            "Epsilon, Score and Exact do"
-        )
 
     def epsilon_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\hat\varepsilon = L^{-1} (y - P \hat x_0 - m)`."""
@@ -537,12 +515,6 @@ class MatrixGaussian(Engine):
         else:
             level = (lower_inverse(kernel.factor) @ kernel.load).square().sum((-2, -1)).log()
         return torch.where(t > 0, level.reshape(len(t), -1).mean(-1).exp(), torch.inf)
-
-    def decays(self, head: Any) -> bool:
-        return head.kind is Atoms or head.kind is Data
-
-    def starts_at_infinity(self, head: Any) -> bool:
-        return head.kind not in (Epsilon, estimates.Score)
 
     def profile(self, z: Tensor) -> Tensor:
         r"""The rate :math:`\tfrac12 \operatorname{tr} G \Sigma^{-1}` per z, where noise is low."""

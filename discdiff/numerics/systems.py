@@ -15,8 +15,8 @@ not yet arrived; longer times are composed,
     \Phi = \Phi_2 \Phi_1, \qquad m = \Phi_2 m_1 + m_2, \qquad
     \Sigma = \Phi_2 \Sigma_1 \Phi_2^\top + \Sigma_2,
 
-where covariances are only added. Factors are taken of equilibrated matrices, and a covariance
-that is known by its factor is added by rotations, never by squares.
+where covariances are only added. Factors are taken entry by entry, and a covariance that is known
+by its factor is added by rotations, never by squares.
 
 References:
     | Computing integrals involving the matrix exponential (Van Loan, 1978)
@@ -99,15 +99,6 @@ class Series(NamedTuple):
     phi: Tensor
     mean: Tensor
     cov: Tensor
-
-    def at(self, u: Tensor) -> Flow:
-        """The flow at u of shape (B,), with the dimensions of the coefficients behind."""
-        size = self.phi.shape[0]
-        flat = torch.cat([c.reshape(size, -1) for c in self], -1)
-        sizes = [c[0].numel() for c in self]
-        parts = (powers(u, size) @ flat).split(sizes, -1)
-        shaped = [p.reshape(u.shape + c.shape[1:]) for p, c in zip(parts, self, strict=True)]
-        return Flow(*shaped)
 
     def end(self) -> Flow:
         """The flow at u = 1."""

@@ -175,7 +175,7 @@ def states_for(process: Process) -> State:
     for size in range(1, 5):
         x = torch.stack([entries.roll(i) for i in range(size)], 1)
         try:
-            return process.check_state(x, "x")
+            return process.check_data(x, "x")
         except ValueError:
             continue
     raise ValueError(f"no example states are known for {process!r}; give some by --data")
