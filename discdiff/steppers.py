@@ -18,7 +18,7 @@ from . import laws
 from .estimates import Atoms, Estimate, Missing
 from .exponential import Exponential, prepared
 from .numerics.special import log1pexp, logexpm1
-from .process import Leaf, Process, over_atoms
+from .process import Leaf, Process, first_tensor, over_atoms
 from .reverse import drift_of, rates_of
 from .shapes import along
 from .solve import Unsolved
@@ -114,7 +114,12 @@ class Ancestral(ByLaw):
         require(0 <= self.eta <= 1, f"eta must lie in [0, 1]; it is {self.eta}")
 
     def prepared(self, process: Process, times: Tensor) -> Stepper:
-        return prepared(self, process, times, self.eta)
+        run = prepared(self, process, times, self.eta)
+        plain = run is self and self.eta == 1 and isinstance(self.rounding, Stochastic)
+        late, early = list(process.leaves(times[:-1])), list(process.leaves(times[1:]))
+        if not plain or any(leaf.moving or not leaf.steady for leaf in late):
+            return run
+        return BridgeRun(self, list(zip(late, early, strict=True)))
 
     def law(
         self, process: Process, estimate: Estimate, x: State, t: Tensor, s: Tensor
@@ -122,6 +127,39 @@ class Ancestral(ByLaw):
         if not isinstance(self.rounding, Stochastic):
             estimate = self.rounding(estimate, process, x, t)
         return process._bridge(estimate, x, s, t, self.eta)
+
+
+class BridgeRun(Stepper):
+    """The ancestral steps of one run, with the clock of each leaf read once.
+
+    What a head says of all leaves at once (`Exact`) is left to the stepper itself.
+    """
+
+    def __init__(self, stepper: Stepper, leaves: list[tuple[Leaf, Leaf]]) -> None:
+        self.stepper = stepper
+        self.leaves = [late for late, _ in leaves]
+        self.engines = [late.core.engine for late, _ in leaves]
+        self.times = [(early.time, late.time) for late, early in leaves]
+
+    def init(self, process: Process, x: State) -> Any:
+        batch = first_tensor(x).shape[0]
+        spread = lambda t: t.unsqueeze(1).expand(-1, batch).unbind()
+        steps = [list(zip(*map(spread, pair), strict=True)) for pair in self.times]
+        return 0, steps, self.stepper.init(process, x)
+
+    def step(
+        self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
+    ) -> tuple[State, Any]:
+        k, steps, own = memory
+        estimate, moved = model(x, t), x
+        if isinstance(estimate, Atoms):
+            moved, own = self.stepper.step(process, lambda *_: estimate, x, t, s, own)
+            return moved, (k + 1, steps, own)
+        for leaf, engine, times in zip(self.leaves, self.engines, steps, strict=True):
+            said, y = leaf.read(estimate), leaf.get(x)
+            leaf.core.check_estimate(said, y)
+            moved = leaf.put(moved, engine.bridge(said, y, *times[k]).sample())
+        return moved, (k + 1, steps, own)
 
 
 @dataclass(frozen=True)

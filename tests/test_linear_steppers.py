@@ -342,3 +342,36 @@ def test_a_number_changed_in_place_is_seen():
     after = process.transition(x, torch.zeros(1), t).mean[0]
     assert not torch.allclose(before[0], after)
     assert torch.allclose(after, exact, rtol=1e-12)
+
+
+def runs():
+    masked = dd.Replace(dd.one_hot(3, 4)).on(dd.clock.LogLinear())
+    counts = dd.Death().on(dd.clock.Logistic(15.0))
+    words = dd.heads.Posterior(lambda x, t: x.unsqueeze(-1) * torch.arange(4.0), absent=3)
+    missing = dd.heads.Missing(lambda x, t: x - 1)
+    net = lambda x, t: {"word": words.net(x["word"], t), "count": missing.net(x["count"], t)}
+    both = dd.heads.Product(net, word=dd.heads.Posterior, count=dd.heads.Missing)
+    shift = torch.distributions.transforms.AffineTransform(1.0, 2.0)
+    return {
+        "masked": (masked, words, (5, 3)),
+        "counts": (counts, missing, (5, 3)),
+        "table": (dd.Product(word=masked, count=counts), both, {"word": (5, 2), "count": (5, 1)}),
+        "pushed": (counts.push(shift), missing, (5, 3)),
+    }
+
+
+@pytest.mark.parametrize("name", runs())
+def test_prepared_draws_from_bridges_are_the_same_draws(name):
+    process, speaker, shape = runs()[name]
+    stepper, x = steppers.Ancestral(), process.prior(shape).sample()
+    torch.manual_seed(1)
+    whole = dd.sample(process, speaker, shape, steps=12, start=x)
+    torch.manual_seed(1)
+    for t, s in itertools.pairwise(torch.linspace(1, 0, 13)):
+        x, _ = stepper.step(process, speaker, x, t.repeat(5), s.repeat(5), None)
+    for a, b in zip(_tensors(whole), _tensors(x), strict=True):
+        assert torch.equal(a, b)
+
+
+def _tensors(x):
+    return list(x.values()) if isinstance(x, dict) else [x]

@@ -26,7 +26,7 @@ from torch.nn.functional import mse_loss
 from .. import estimates
 from ..estimates import Data, Epsilon, Estimate, Mean, Velocity
 from ..numerics.quadrature import gauss_legendre, tail_integrals
-from ..numerics.special import expm1_ratio
+from ..numerics.special import expm1_quotient, expm1_ratio
 from ..shapes import along, span
 from ..solve import Score, Unsolved
 from ..terms import Linear, Noise
@@ -64,6 +64,7 @@ class Gaussian(AffineEngine):
 
     technique = "closed form"
     speaks = (Mean, Epsilon, Velocity, estimates.Score)
+    _fixed: tuple[Tensor, Tensor, Tensor] | None = None  # the rates, where they never change
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
@@ -82,6 +83,9 @@ class Gaussian(AffineEngine):
         self.stable = not self.varying and bool((a.detach() < 0).all())
         self.forgets = self.varying or bool((a.detach() != 0).any())
         self.rule = self._resolving() if self.varying else None
+        moves = self.varying or any(v.requires_grad for v in (a, b, g2))
+        self._fixed = None if moves else (a, b, g2)
+        self._ratio = expm1_ratio if moves or bool((a == 0).any()) else expm1_quotient
 
     def branch(self) -> str:
         if self.rule is not None:
@@ -97,6 +101,8 @@ class Gaussian(AffineEngine):
 
     def _rates(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """a, b and g² at times (B,), each of shape (1 or B,) or (1 or B, k)."""
+        if self._fixed is not None:
+            return self._fixed
         a = b = g2 = torch.zeros(1, dtype=torch.float64, device=t.device)
         for drift in self.drifts:
             a = _plus(a, drift.scale * self._number(drift.at("A", t), "A" in drift.functions, t))
@@ -148,8 +154,8 @@ class Gaussian(AffineEngine):
             a, b, g2 = (v.unsqueeze(-1) if v.dim() == 1 else v for v in (a, b, g2))
         # At the largest number e^{aτ} is what it is at ∞, without the gradient 0 · ∞.
         growth = (a * tau.clamp(max=torch.finfo(tau.dtype).max)).exp()
-        mean = b * expm1_ratio(a, tau) if self.drifting else torch.zeros_like(growth)
-        return Moments(growth, mean, g2 * expm1_ratio(2 * a, tau))
+        mean = b * self._ratio(a, tau) if self.drifting else torch.zeros_like(growth)
+        return Moments(growth, mean, g2 * self._ratio(2 * a, tau))
 
     def _integrated(self, s: Tensor, t: Tensor, rule: Rule) -> Moments:
         """The moments for rates that vary, by quadrature."""

@@ -30,6 +30,11 @@ def expm1_ratio(a: Tensor, tau: Tensor) -> Tensor:
     return torch.where(small, series, exact / torch.where(small, torch.ones_like(a), a))
 
 
+def expm1_quotient(a: Tensor, tau: Tensor) -> Tensor:
+    """As `expm1_ratio`, for a that is not 0 and carries no gradient: then nothing cancels."""
+    return torch.expm1(a * tau.clamp(max=torch.finfo(tau.dtype).max)) / a
+
+
 def log1mexp(x: Tensor) -> Tensor:
     r""":math:`\log(1 - e^{-x})` for x ≥ 0, accurate at both ends.
 
