@@ -32,6 +32,19 @@ from .reverse import Reverse, reverse
 from .sample import sample
 from .simulate import simulate
 from .solve import Engine, Unsolved, solves
+from .structures import (
+    BirthDeath,
+    Clusters,
+    Increments,
+    Interpolate,
+    Killing,
+    Kronecker,
+    LowRank,
+    Masking,
+    Reflecting,
+    Ring,
+    Sparse,
+)
 from .terms import (
     Birth,
     Death,
@@ -59,6 +72,17 @@ from .validation import set_validation, validate
 __version__ = "0.1.0"
 
 __all__ = [
+    "BirthDeath",
+    "Clusters",
+    "Increments",
+    "Interpolate",
+    "Killing",
+    "Kronecker",
+    "LowRank",
+    "Masking",
+    "Reflecting",
+    "Ring",
+    "Sparse",
     "Birth",
     "Clock",
     "Death",

@@ -305,6 +305,28 @@ class Rates(Structured):
         return "rate_matrix"
 
 
+class Stochastic(Structured):
+    """Matrices whose rows are probabilities; entries that are zero stay zero.
+
+    Arguments:
+        free: True at the entries that are not zero.
+    """
+
+    event_dim = 2
+
+    def __init__(self, free: Tensor | None = None) -> None:
+        self.free = free
+        super().__init__()
+
+    def at(self, value: Tensor) -> Constraint | None:
+        free = value != 0
+        return Stochastic(free) if bool((free.sum(-1) > 1).any()) else None
+
+    def check(self, value: Tensor) -> Tensor:
+        right = (value >= 0).all(-1) & ((value.sum(-1) - 1).abs() < 1e-6)
+        return right.all(-1)
+
+
 class Skew(Structured):
     """Skew-symmetric matrices; entries that are zero stay zero.
 
@@ -382,6 +404,7 @@ signed = Sparse(Signed())
 nonnegative = Sparse(constraints.positive)
 probabilities = Sparse(constraints.simplex)
 rate_matrix = Rates()
+stochastic = Stochastic()
 skew = Skew()
 semidefinite = Semidefinite()
 definite = Semidefinite(strict=True)
@@ -483,6 +506,28 @@ class LogRates(Transform):
         return Size((*shape[:-2], int(self._pattern(shape[-1]).sum())))
 
 
+class RowSoftmax(Transform):
+    """From the entries that are free, in logarithms, to rows of probabilities."""
+
+    domain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, free: Tensor) -> None:
+        super().__init__()
+        self.free = free
+
+    @property
+    def codomain(self) -> Constraint:  # type: ignore[override]
+        return Stochastic(self.free)
+
+    def _call(self, x: Tensor) -> Tensor:
+        free = self.free.to(x.device)
+        return Scatter(self.free)._call(x).masked_fill(~free, -torch.inf).softmax(-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y[..., self.free.to(y.device)].log()
+
+
 class SkewPart(Transform):
     """From the entries below the diagonal that are free to the skew-symmetric matrix."""
 
@@ -582,6 +627,11 @@ def _to_signed(constraint: Signed) -> Transform:
 @biject_to.register(Rates)
 def _to_rates(constraint: Rates) -> Transform:
     return LogRates(constraint.free)
+
+
+@transform_to.register(Stochastic)
+def _to_stochastic(constraint: Stochastic) -> Transform:
+    return RowSoftmax(_known(constraint.free))
 
 
 @transform_to.register(Skew)

@@ -262,7 +262,8 @@ class Entries(Site):
             y.reshape(-1, *y.shape[2:]), self.spread(self.zero, y), self.spread(self.t, y)
         )
         worst = 0.0
-        for z in self._targets(law):
+        moves = any(isinstance(term, FiniteJump) and term.varies() for term in self.core.terms)
+        for z in [] if moves else self._targets(law):  # rates that vary leave no law as it is
             many = z.unsqueeze(0).expand(y.shape).reshape(-1, *y.shape[2:])
             step = goal.log_prob(many).reshape(log_w.shape)
             worst = max(
@@ -361,13 +362,19 @@ class Entries(Site):
         other = self._general()
         if other is None:
             return error, ""
-        both = other.transition(self.x, self.zero, self.t).log_prob(y)
+        try:
+            both = other.transition(self.x, self.zero, self.t).log_prob(y)
+        except ValueError as reason:  # rates that vary too steeply for panels
+            if not getattr(other, "varying", False):
+                raise
+            return error, f"{type(other).__name__} refuses: {str(reason).split(':')[0]}"
         return max(error, apart(both.exp(), whole.exp())), f"= {type(other).__name__}"
 
     def _general(self) -> Any:
         terms = self.core.terms
         if all(isinstance(term, FiniteJump) for term in terms):
-            special = not isinstance(self.engine, Finite) and self.core.terms[0].size <= 64
+            most = 8 if any(term.varies() for term in terms) else 64
+            special = not isinstance(self.engine, Finite) and self.core.terms[0].size <= most
             return Finite(terms) if special else None
         jumps = all(isinstance(term, Jump) for term in terms)
         alike = not self.axes and not any(term.widths() for term in terms)

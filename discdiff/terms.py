@@ -658,13 +658,33 @@ class FiniteJump(Jump):
     def support(self) -> constraints.Constraint:  # type: ignore[override]
         return constraints.integer_interval(0, self.size - 1)
 
-    @abstractmethod
+    def varies(self) -> bool:
+        """Whether the rates vary in time: `frozen` then gives them at a time."""
+        return False
+
     def matrix(self) -> Tensor:
         """The rate matrix, (K, K) float64; rows sum to zero."""
+        states = torch.arange(self.size, device=self.scale.device)
+        return self.scale * _matrix_of(*self.out(states), states)
+
+    def matrices(self, t: Tensor) -> Tensor:
+        """The rate matrices at own times (B,), shape (B, K, K)."""
+        if not self.varies():
+            return self.matrix().expand(len(t), -1, -1)
+        states = torch.arange(self.size, device=t.device).expand(len(t), -1)
+        return self.scale * _matrix_of(*self.frozen(t).out(states), states)
 
     def states(self, x: Tensor) -> Tensor:
         """All states as points, shape (*x.shape, K)."""
         return torch.arange(self.size, device=x.device).expand(*x.shape, self.size)
+
+
+def _matrix_of(points: Tensor, rates: Tensor, x: Tensor) -> Tensor:
+    """The rate matrices of all jumps out of the states x, (*batch, K) to (*batch, K, K)."""
+    rates = rates.expand(points.shape).double().masked_fill(points == x.unsqueeze(-1), 0.0)
+    size = x.shape[-1]
+    Q = rates.new_zeros(*x.shape, size).scatter_add(-1, points, rates)
+    return Q - rates.sum(-1).diag_embed()
 
 
 class RateMatrix(FiniteJump):
@@ -714,8 +734,14 @@ class RateMatrix(FiniteJump):
     def support(self) -> constraints.Constraint:  # type: ignore[override]
         return _Sites(self.sites) if self.sites else super().support
 
+    def varies(self) -> bool:
+        return self.function is not None
+
     def matrix(self) -> Tensor:
         return self.scale * self.Q
+
+    def matrices(self, t: Tensor) -> Tensor:
+        return self.scale * self.function(t) if self.function else super().matrices(t)
 
     def frozen(self, t: Tensor) -> Jump:
         if self.function is None:

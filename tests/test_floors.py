@@ -21,7 +21,7 @@ FLOORS = (
     },  # numbers, and what they mean
     {"clock", "laws", "solve"},  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
-    {"terms", "heads"},  # what a user declares
+    {"terms", "structures", "heads"},  # what a user declares
     {"engines", "loss", "reverse", "times", "weights", "grids", "zoo"},  # solutions; what is known
     {
         "check",

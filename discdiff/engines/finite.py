@@ -1,20 +1,12 @@
 r"""Dense rate matrices, by uniformization with squaring.
 
-With :math:`P_{s,t}` the transition matrices, at :math:`x_t = x` and a posterior :math:`\mu` of
-:math:`x_0`,
-
-.. math::
-    p(x_s = b \mid x) = \sum_a \mu(a) \frac{P_{0,s}(a, b)\, P_{s,t}(b, x)}{P_{0,t}(a, x)}, \qquad
-    \frac{p_t(y)}{p_t(x)} = \sum_a \mu(a) \frac{P_{0,t}(a, y)}{P_{0,t}(a, x)}.
-
-Ratios of transition probabilities are what everything reads, so entries are computed with small
-*relative* error. Rates that vary in time and do not commute go through a tree of products of
-panels instead. Coupled sites are one joint space.
+Entries of the transition matrices are computed with small *relative* error. Rates that vary in
+time and do not commute go through a tree of products of panels instead. Coupled sites are one
+joint space. See `kernels` for what is made of the matrices.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -22,32 +14,44 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .. import laws
-from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Logits, Posterior, Ratio
 from ..numerics.linalg import Propagator, Uniformized, panels_for
 from ..numerics.special import safe_log
 from ..params import changes
 from ..shapes import span
-from ..solve import Engine, Score, Unsolved, solves
-from ..terms import FiniteJump, RateMatrix
+from ..solve import Engine, Unsolved, solves
+from ..structures import Sparse
+from ..terms import FiniteJump
 from ..validation import require
-from .replacement import atom_log_table, log_ratio_table
+from .kernels import Chain, Kernel
 
 TOLERANCE = 1e-10  # of the panels for rates that vary in time
+SPARSE = 2048  # states of a graph up to which its dense table is made
 MARGIN = 4  # more squarings for rates that change where they cannot be looked at
 
 
 @solves(FiniteJump)
-class Finite(Engine):
+class Finite(Chain):
     """Any chain on finitely many states (a thousand at most, in practice)."""
 
     technique = "uniformization with squaring"
+
+    @classmethod
+    def plan(cls, terms: tuple[Any, ...]) -> Engine:
+        size = max(term.size for term in terms)
+        if size > SPARSE and any(isinstance(term, Sparse) for term in terms):
+            raise Unsolved(
+                f"a graph of {size} states has no transition matrix that fits: up to {SPARSE} are "
+                "solved. Ways out: simulate the process and train by ratio_matching or "
+                "implicit_score_matching"
+            )
+        return cls(terms)
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
         sizes = {(term.size, getattr(term, "sites", ())) for term in terms}
         require(len(sizes) == 1, f"rate matrices of different spaces in one sum: {sorted(sizes)}")
         ((self.size, self.sites),) = sizes
-        self.varying = any(getattr(term, "function", None) is not None for term in terms)
+        self.varying = any(term.varies() for term in terms)
         self._tables: dict[torch.dtype, Uniformized] = {}
         self._panels: dict[int, int] = {}
         self._propagators: dict[torch.device, Propagator] = {}
@@ -69,19 +73,13 @@ class Finite(Engine):
         """The rate matrix of the sum, (K, K), or (B, K, K) at times that matter."""
         if t is None:
             return torch.stack([term.matrix() for term in self.terms]).sum(0)
-        each = [
-            term.scale * term.function(t)
-            if isinstance(term, RateMatrix) and term.function is not None
-            else term.matrix().expand(t.shape[0], -1, -1)
-            for term in self.terms
-        ]
-        return torch.stack(each).sum(0)
+        return torch.stack([term.matrices(t) for term in self.terms]).sum(0)
 
     # -- transition matrices -------------------------------------------------------------------
 
-    def _kernel(self, s: Tensor, t: Tensor) -> _Kernel:
+    def kernel(self, s: Tensor, t: Tensor) -> Kernel:
         if self.varying:
-            return _Varying(self._propagator(t), s, t)
+            return _Varying(self._propagator(t), s, t, self.size)
         return _Homogeneous(self._table(), span(s, t))
 
     def _table(self) -> Uniformized:
@@ -140,26 +138,13 @@ class Finite(Engine):
         """The joint index of states."""
         return laws.box_index(x, self.sites)[0] if self.sites else x
 
-    def _law(self, log_probs: Tensor) -> Distribution:
-        if self.sites:
-            law = laws.Indexed(log_probs, self.sites, torch.int64)
-        else:
-            law = laws.Table(log_probs, torch.int64)
-        return law.to_event(log_probs.dim() - 2)
+    def law(self, log_probs: Tensor) -> Distribution:
+        if not self.sites:
+            return super().law(log_probs)
+        return laws.Indexed(log_probs, self.sites, torch.int64).to_event(log_probs.dim() - 2)
 
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        return self._law(safe_log(self._kernel(s, t).rows(self.index(x))))
-
-    def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        x = self.index(x)
-        zero = torch.zeros_like(s)
-        late = self._kernel(s, t).columns(x)
-        if isinstance(estimate, Data):
-            early = self._kernel(zero, s).rows(self.index(estimate.value))
-        else:
-            weights = self._weights(estimate, x, t)
-            early = self._kernel(zero, s).apply(weights)
-        return self._law(safe_log(early * late).log_softmax(-1))
+        return self.law(safe_log(self.kernel(s, t).rows(self.index(x))))
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         if self.varying:
@@ -173,119 +158,32 @@ class Finite(Engine):
             raise Unsolved(f"the limit depends on the start (by up to {apart:.2g})")
         log_probs = safe_log(rows[0].to(torch.get_default_dtype()))
         sites = tuple(shape[:-1]) if self.sites else tuple(shape)
-        return self._law(log_probs.expand(*sites, self.size))
-
-    # -- scores and estimates ------------------------------------------------------------------
-
-    def _posterior(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
-        r"""The posterior :math:`\mu`, shape (B, *sites, K)."""
-        if isinstance(estimate, Data):
-            index = self.index(estimate.value)
-            return torch.nn.functional.one_hot(index, self.size).to(torch.get_default_dtype())
-        if isinstance(estimate, Atoms):
-            atoms = Atoms(estimate.log_weights, self.index(estimate.atoms))
-            return atom_log_table(atoms, self.size).exp()
-        if isinstance(estimate, Posterior):
-            return estimate.log_probs.exp()
-        if isinstance(estimate, LeaveOneOut):
-            joint = estimate.log_probs + safe_log(self._columns(x, t))
-            return joint.softmax(-1)
-        raise Unsolved(
-            f"{type(estimate).__name__} does not determine the posterior of x_0; Posterior, "
-            "LeaveOneOut and Exact do"
-        )
-
-    def _columns(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._kernel(torch.zeros_like(t), t).columns(x)
-
-    def _weights(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
-        r""":math:`\mu(a) / P_{0,t}(a, x)` up to a factor; 0 for states that cannot lead to x."""
-        if isinstance(estimate, LeaveOneOut):
-            return estimate.log_probs.exp()
-        column = self._columns(x, t)
-        possible = column > 0
-        mu = self._posterior(estimate, x, t)
-        return torch.where(possible, mu / torch.where(possible, column, 1.0), 0.0)
-
-    def ratio_table(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
-        r""":math:`\log p_t(y) / p_t(x)` for all y; x is a joint index."""
-        if isinstance(estimate, Conditional | Ratio):
-            return log_ratio_table(estimate, x)
-        kernel = self._kernel(torch.zeros_like(t), t)
-        if isinstance(estimate, Data):
-            law = kernel.rows(self.index(estimate.value))
-        else:
-            law = kernel.apply(self._weights(estimate, x, t))
-        table = safe_log(law)
-        return table - table.gather(-1, x.unsqueeze(-1))
-
-    def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
-        table = self.ratio_table(estimate, self.index(x), t)
-        return Score(log_ratio=lambda y: table.gather(-1, self.index(y)))
-
-    def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
-        x = self.index(x)
-        if kind is Ratio:
-            return Ratio(self.ratio_table(estimate, x, t))
-        if kind is Posterior:
-            return Posterior(safe_log(self._posterior(estimate, x, t)))
-        if not issubclass(kind, Logits):
-            raise self.unsolved(f"conversion to {kind.__name__}")
-        left_out = safe_log(self._weights(estimate, x, t)).log_softmax(-1)
-        if kind is LeaveOneOut:
-            return LeaveOneOut(left_out)
-        kernel = self._kernel(torch.zeros_like(t), t)
-        return Conditional(safe_log(kernel.apply(left_out.exp())))
-
-    def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
-        return self._law(safe_log(self._posterior(estimate, self.index(x), t)))
-
-    def decays(self, head: Any) -> bool:
-        return head.kind in (Atoms, Data, LeaveOneOut)
-
-    def starts_at_infinity(self, head: Any) -> bool:
-        return head.kind not in (Ratio, Conditional)
+        return self.law(log_probs.expand(*sites, self.size))
 
 
-class _Kernel(ABC):
-    """Transition matrices P between two times per batch element."""
-
-    @abstractmethod
-    def rows(self, x: Tensor) -> Tensor:
-        """The rows P(x, ·), shape (*x.shape, K)."""
-
-    @abstractmethod
-    def columns(self, x: Tensor) -> Tensor:
-        """The columns P(·, x), shape (*x.shape, K)."""
-
-    @abstractmethod
-    def apply(self, v: Tensor) -> Tensor:
-        """The products v P of vectors on the last axis."""
-
-
-class _Homogeneous(_Kernel):
+class _Homogeneous(Kernel):
     def __init__(self, table: Uniformized, tau: Tensor) -> None:
-        self.table, self.tau = table, tau
+        self.table, self.tau, self.size = table, tau, table.size
 
-    def rows(self, x: Tensor) -> Tensor:
+    def row(self, x: Tensor) -> Tensor:
         return self.table.rows(x, self.tau)
 
-    def columns(self, x: Tensor) -> Tensor:
+    def column(self, x: Tensor) -> Tensor:
         return self.table.columns(x, self.tau)
 
-    def apply(self, v: Tensor) -> Tensor:
+    def times(self, v: Tensor) -> Tensor:
         return self.table.apply(v, self.tau)
 
 
-class _Varying(_Kernel):
-    def __init__(self, propagator: Propagator, s: Tensor, t: Tensor) -> None:
-        self.propagator, self.s, self.t = propagator, s, t
+class _Varying(Kernel):
+    def __init__(self, propagator: Propagator, s: Tensor, t: Tensor, size: int) -> None:
+        self.propagator, self.s, self.t, self.size = propagator, s, t, size
 
-    def rows(self, x: Tensor) -> Tensor:
+    def row(self, x: Tensor) -> Tensor:
         return self.propagator.rows(x, self.s, self.t).to(torch.get_default_dtype())
 
-    def columns(self, x: Tensor) -> Tensor:
+    def column(self, x: Tensor) -> Tensor:
         return self.propagator.columns(x, self.s, self.t).to(torch.get_default_dtype())
 
-    def apply(self, v: Tensor) -> Tensor:
+    def times(self, v: Tensor) -> Tensor:
         return self.propagator.apply(v.double(), self.s, self.t).to(v.dtype)

@@ -35,6 +35,16 @@ def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.func.grad(lambda at: f(at).sum())(x)
 
 
+def slope(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """The derivative in time of a function of times (B,), of the shape of its values (B, *any).
+
+    Example:
+        >>> slope(lambda t: torch.stack([t, t**2], -1), torch.tensor([3.0]))
+        tensor([[1., 6.]])
+    """
+    return torch.func.jvp(f, (t,), (torch.ones_like(t),))[1]
+
+
 def divergence(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     r""":math:`\nabla \cdot f(x)` of a field from (B, *event) to itself, of shape (B,).
 

@@ -84,7 +84,7 @@ class Uniformized:
         for _ in range(TERMS - 1):
             powers.append(powers[-1] @ M)
         self._powers = torch.stack(powers)
-        first = _poisson(torch.ones_like(self.rate)) @ self._powers.flatten(1)
+        first = poisson(torch.ones_like(self.rate)) @ self._powers.flatten(1)
         self._squares = torch.stack(_squarings(_stochastic(first.reshape(M.shape)), levels))
 
     @property
@@ -147,7 +147,7 @@ class Uniformized:
     def _weights(self, tau: Tensor) -> Tensor:
         """Poisson weights of λr, of shape (B, TERMS)."""
         scaled = self._scaled(tau)
-        return _poisson(scaled - scaled.detach().floor()).to(self.dtype)
+        return poisson(scaled - scaled.detach().floor()).to(self.dtype)
 
     def _series(self, tau: Tensor, transposed: bool = False) -> Tensor:
         """P(r), of shape (B, K, K)."""
@@ -433,7 +433,7 @@ def _exponential(z: Tensor) -> Tensor:
     return (z[..., None] ** n / n.clamp(min=1).cumprod(-1)).sum(-1)
 
 
-def _poisson(mean: Tensor) -> Tensor:
+def poisson(mean: Tensor) -> Tensor:
     """Poisson weights of 0 … TERMS − 1 in a last dimension."""
     n = torch.arange(TERMS, dtype=mean.dtype, device=mean.device)
     mean = mean[..., None]

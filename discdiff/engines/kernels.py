@@ -1,0 +1,240 @@
+r"""Chains on finitely many states, seen through their transition matrices.
+
+With :math:`P_{s,t}` the transition matrices, at :math:`x_t = x` and a posterior :math:`\mu` of
+:math:`x_0`,
+
+.. math::
+    p(x_s = b \mid x) = \sum_a \mu(a) \frac{P_{0,s}(a, b)\, P_{s,t}(b, x)}{P_{0,t}(a, x)}, \qquad
+    \frac{p_t(y)}{p_t(x)} = \sum_a \mu(a) \frac{P_{0,t}(a, y)}{P_{0,t}(a, x)}.
+
+Rows, columns, products and single entries of P are all that any verb reads. A `Kernel` knows them,
+from a dense table or from structure, and `Chain` is the engine made of them. Ratios of transition
+probabilities are what everything reads, so a kernel has small *relative* error.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints, register_kl
+
+from .. import laws
+from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Logits, Posterior, Ratio
+from ..laws import _Law, draw_categories
+from ..numerics.special import safe_log
+from ..solve import Engine, Score, Unsolved
+from .replacement import atom_log_table, log_ratio_table, xlogx_ratio
+
+
+class Kernel(ABC):
+    """Transition matrices P between two times per batch element, on K states.
+
+    States have shape (B, *sites). A kernel itself sees them flattened, as (B, n).
+    """
+
+    size: int
+
+    def rows(self, x: Tensor) -> Tensor:
+        """The rows P(x, ·), shape (*x.shape, K)."""
+        return self.row(flat(x)).reshape(*x.shape, self.size)
+
+    def columns(self, x: Tensor) -> Tensor:
+        """The columns P(·, x), shape (*x.shape, K)."""
+        return self.column(flat(x)).reshape(*x.shape, self.size)
+
+    def apply(self, v: Tensor) -> Tensor:
+        """The products v P of vectors on the last axis, (B, *sites, K)."""
+        return self.times(v.reshape(len(v), -1, self.size)).reshape(v.shape)
+
+    def entries(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The function y ↦ P(x, y) of states y of shape (*x.shape, *more)."""
+        entry, count = self.entry(flat(x)), x[0].numel()
+        return lambda y: entry(y.reshape(len(x), count, -1)).reshape(y.shape)
+
+    def draw(self, x: Tensor, shape: Size = Size()) -> Tensor:
+        """Draws of the state after x, shape (*shape, *x.shape)."""
+        many = x.expand(shape + x.shape).movedim(len(shape), 0)
+        return self.moved(flat(many)).reshape(many.shape).movedim(0, len(shape))
+
+    @abstractmethod
+    def row(self, x: Tensor) -> Tensor:
+        """As `rows`, from (B, n) to (B, n, K)."""
+
+    @abstractmethod
+    def column(self, x: Tensor) -> Tensor:
+        """As `columns`, from (B, n) to (B, n, K)."""
+
+    @abstractmethod
+    def times(self, v: Tensor) -> Tensor:
+        """As `apply`, from (B, n, K) to the same."""
+
+    def entry(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """As `entries`, for x of shape (B, n) and y of shape (B, n, m)."""
+        rows = self.row(x)
+        return lambda y: rows.gather(-1, y)
+
+    def moved(self, x: Tensor) -> Tensor:
+        """As `draw`, one draw each, from (B, n) to the same."""
+        return draw_categories(safe_log(self.row(x)))
+
+
+def flat(x: Tensor) -> Tensor:
+    """States (B, *sites) as (B, n)."""
+    return x.reshape(len(x), -1)
+
+
+class Moved(_Law):
+    """The law of the state after x, entry by entry.
+
+    Arguments:
+        x: States, int64 of shape (B, *sites).
+        kernel: Knows where they go.
+    """
+
+    def __init__(self, x: Tensor, kernel: Kernel) -> None:
+        self.x, self.kernel = x, kernel
+        super().__init__(x.shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.kernel.size - 1)
+
+    @property
+    def probs(self) -> Tensor:
+        """All probabilities, shape (*x.shape, K)."""
+        return self.kernel.rows(self.x)
+
+    def _draw(self, shape: Size) -> Tensor:
+        return self.kernel.draw(self.x, shape)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        x = x.expand(torch.broadcast_shapes(x.shape, self.x.shape))
+        inside = (x >= 0) & (x < self.kernel.size)
+        more = tuple(range(x.dim() - self.x.dim()))  # dimensions of samples, moved to the end
+        last = tuple(range(-len(more), 0))
+        y = torch.where(inside, x, torch.zeros_like(x)).long().movedim(more, last)
+        found = safe_log(self.kernel.entries(self.x)(y)).movedim(last, more)
+        return torch.where(inside, found, torch.full_like(found, -torch.inf))
+
+
+@register_kl(Moved, Moved)
+def _kl_moved(p: Moved, q: Moved) -> Tensor:
+    return xlogx_ratio(safe_log(p.probs), safe_log(q.probs)).sum(-1)
+
+
+@register_kl(Moved, laws.Table)
+def _kl_moved_table(p: Moved, q: laws.Table) -> Tensor:
+    return xlogx_ratio(safe_log(p.probs), q.log_probs).sum(-1)
+
+
+class Chain(Engine, ABC):
+    """An engine that knows the kernels of its chain."""
+
+    size: int
+
+    @abstractmethod
+    def kernel(self, s: Tensor, t: Tensor) -> Kernel:
+        """The transition matrices from s to t."""
+
+    def index(self, x: Tensor) -> Tensor:
+        """States as the kernel counts them."""
+        return x
+
+    def law(self, log_probs: Tensor) -> Distribution:
+        """The law of states with these log-probabilities on the last axis."""
+        return laws.Table(log_probs, torch.int64).to_event(log_probs.dim() - 2)
+
+    def _to(self, t: Tensor) -> Kernel:
+        return self.kernel(torch.zeros_like(t), t)
+
+    # -- laws ----------------------------------------------------------------------------------
+
+    def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        return Moved(x, self.kernel(s, t)).to_event(x.dim() - 1)
+
+    def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        x = self.index(x)
+        late = self.kernel(s, t).columns(x)
+        if isinstance(estimate, Data):
+            early = self._to(s).rows(self.index(estimate.value))
+        else:
+            early = self._to(s).apply(self._weights(estimate, x, t))
+        return self.law(safe_log(early * late).log_softmax(-1))
+
+    # -- scores and estimates ------------------------------------------------------------------
+
+    def _posterior(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r"""The posterior :math:`\mu`, shape (B, *sites, K)."""
+        if isinstance(estimate, Data):
+            index = self.index(estimate.value)
+            return torch.nn.functional.one_hot(index, self.size).to(torch.get_default_dtype())
+        if isinstance(estimate, Atoms):
+            atoms = Atoms(estimate.log_weights, self.index(estimate.atoms))
+            return atom_log_table(atoms, self.size).exp()
+        if isinstance(estimate, Posterior):
+            return estimate.log_probs.exp()
+        if isinstance(estimate, LeaveOneOut):
+            joint = estimate.log_probs + safe_log(self._to(t).columns(x))
+            return joint.softmax(-1)
+        raise Unsolved(
+            f"{type(estimate).__name__} does not determine the posterior of x_0; Posterior, "
+            "LeaveOneOut and Exact do"
+        )
+
+    def _weights(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\mu(a) / P_{0,t}(a, x)` up to a factor; 0 for states that cannot lead to x."""
+        if isinstance(estimate, LeaveOneOut):
+            return estimate.log_probs.exp()
+        column = self._to(t).columns(x)
+        possible = column > 0
+        mu = self._posterior(estimate, x, t)
+        return torch.where(possible, mu / torch.where(possible, column, 1.0), 0.0)
+
+    def ratio_table(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\log p_t(y) / p_t(x)` for all y; x is a joint index."""
+        if isinstance(estimate, Conditional | Ratio):
+            return log_ratio_table(estimate, x)
+        if isinstance(estimate, Data):
+            law = self._to(t).rows(self.index(estimate.value))
+        else:
+            law = self._to(t).apply(self._weights(estimate, x, t))
+        table = safe_log(law)
+        return table - table.gather(-1, x.unsqueeze(-1))
+
+    def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
+        if isinstance(estimate, Data):
+            return Score(log_ratio=self._ratios_of_data(self.index(estimate.value), x, t))
+        table = self.ratio_table(estimate, self.index(x), t)
+        return Score(log_ratio=lambda y: table.gather(-1, self.index(y)))
+
+    def _ratios_of_data(self, x_0: Tensor, x: Tensor, t: Tensor) -> Any:
+        """Only the entries that are asked for."""
+        entries = self._to(t).entries(x_0)
+        here = safe_log(entries(self.index(x))).unsqueeze(-1)
+        return lambda y: safe_log(entries(self.index(y))) - here
+
+    def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
+        x = self.index(x)
+        if kind is Ratio:
+            return Ratio(self.ratio_table(estimate, x, t))
+        if kind is Posterior:
+            return Posterior(safe_log(self._posterior(estimate, x, t)))
+        if not issubclass(kind, Logits):
+            raise self.unsolved(f"conversion to {kind.__name__}")
+        left_out = safe_log(self._weights(estimate, x, t)).log_softmax(-1)
+        if kind is LeaveOneOut:
+            return LeaveOneOut(left_out)
+        return Conditional(safe_log(self._to(t).apply(left_out.exp())))
+
+    def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
+        return self.law(safe_log(self._posterior(estimate, self.index(x), t)))
+
+    def decays(self, head: Any) -> bool:
+        return head.kind in (Atoms, Data, LeaveOneOut)
+
+    def starts_at_infinity(self, head: Any) -> bool:
+        return head.kind not in (Ratio, Conditional)
