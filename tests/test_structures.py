@@ -6,17 +6,14 @@ import pytest
 import torch
 
 import discdiff as dd
+from discdiff.engines.factors import Factored
 from discdiff.engines.finite import Finite
-from discdiff.engines.structured import (
-    Circulant,
-    Clustered,
-    Factored,
-    Features,
-    Interpolated,
-    Killed,
-    MaskedEach,
-    Reflected,
-)
+from discdiff.engines.hops import TwoHops
+from discdiff.engines.interpolated import Interpolated
+from discdiff.engines.masks import Killed, MaskedEach
+from discdiff.engines.ring import Circulant, Reflected
+from discdiff.engines.tree import Clustered
+from discdiff.numerics.alias import Aliases
 from discdiff.numerics.linalg import Uniformized
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -80,7 +77,7 @@ KINDS = {
     "reflecting": (lambda K: 0.5 * dd.Reflecting(K) + dd.Reflecting(K), Reflected),
     "birth-death": (lambda K: dd.BirthDeath(simplex(K)), Finite),
     "clusters": (clusters, Clustered),
-    "two hops": (lambda K: 2.0 * hops(K) + hops(K), Features),
+    "two hops": (lambda K: 2.0 * hops(K) + hops(K), TwoHops),
     "masking": (lambda K: dd.Masking(torch.rand(K - 1) + 0.1), MaskedEach),
     "masking on clocks of their own": (own_clocks, MaskedEach),
     "killed ordinal": (lambda K: dd.Killing(dd.Reflecting(K - 1), 0.7), Killed),
@@ -265,3 +262,16 @@ def test_bad_numbers_are_refused(make, words):
     with pytest.raises(ValueError) as error:
         make()
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (3, 2), (40, 7), (300, 64), (2, 5000)])
+def test_alias_tables_are_their_laws(shape):
+    """And a state without mass is never drawn."""
+    torch.manual_seed(0)
+    probs = torch.rand(shape).pow(5) * (torch.rand(shape) < 0.6)
+    probs[:, 0] += 1e-3
+    probs = probs / probs.sum(-1, keepdim=True)
+    table = Aliases(probs)
+    torch.testing.assert_close(table.probs(), probs, rtol=0, atol=2e-15)
+    rows = torch.randint(shape[0], (20_000,))
+    assert bool((probs[rows, table.draw(rows)] > 0).all())

@@ -2,17 +2,30 @@
 
 from . import (
     counts,
+    factors,
     families,
     finite,
     gaussian,
+    hops,
+    interpolated,
+    kernels,
+    masks,
     matrix,
     particles,
     replacement,
-    structured,
+    ring,
+    tree,
     truncated,
 )
 
 __all__ = [
+    "factors",
+    "hops",
+    "interpolated",
+    "kernels",
+    "masks",
+    "ring",
+    "tree",
     "counts",
     "families",
     "finite",
@@ -20,6 +33,5 @@ __all__ = [
     "matrix",
     "particles",
     "replacement",
-    "structured",
     "truncated",
 ]

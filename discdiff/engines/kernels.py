@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,8 +27,11 @@ from .. import laws
 from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Logits, Posterior, Ratio
 from ..laws import _Law, draw_categories
 from ..numerics.special import safe_log
+from ..params import changes
+from ..shapes import one_time, span
 from ..solve import Engine, Score, Unsolved
-from .replacement import atom_log_table, log_ratio_table, xlogx_ratio
+from ..validation import require
+from .replacement import Replacement, atom_log_table, log_ratio_table, xlogx_ratio
 
 
 class Kernel(ABC):
@@ -129,6 +133,76 @@ def _kl_moved(p: Moved, q: Moved) -> Tensor:
 @register_kl(Moved, laws.Table)
 def _kl_moved_table(p: Moved, q: laws.Table) -> Tensor:
     return xlogx_ratio(safe_log(p.probs), q.log_probs).sum(-1)
+
+
+def cast(v: Tensor) -> Tensor:
+    """Numbers in the default dtype."""
+    return v.to(torch.get_default_dtype())
+
+
+def along_sites(v: Tensor, more: int = 1) -> Tensor:
+    """Numbers (B,) in the default dtype against (B, n, …)."""
+    return cast(v).reshape(v.shape + (1,) * more)
+
+
+def uniform_like(x: Tensor) -> Tensor:
+    """Uniform numbers, float64 of the shape of x."""
+    return torch.rand(x.shape, dtype=torch.float64, device=x.device)
+
+
+def inverse_cdf(probs: Tensor, x: Tensor) -> Tensor:
+    """Draws from one law per batch element, (B or 1, K), as many as x (B, n) has entries."""
+    cdf = probs.detach().double().cumsum(-1)
+    cdf = cdf.expand(len(x), -1).contiguous() if len(cdf) > 1 else cdf[0]
+    return torch.searchsorted(cdf, uniform_like(x) * cdf[..., -1:], right=True)
+
+
+@dataclass
+class RankOne(Kernel):
+    r""":math:`P = \alpha I + \mathbf{1} m^\top`.
+
+    Arguments:
+        stay: :math:`\alpha`, (B,).
+        law: m, (B or 1, K); its sum is 1 − α.
+    """
+
+    stay: Tensor
+    law: Tensor
+
+    def __post_init__(self) -> None:
+        self.size = self.law.shape[-1]
+
+    def _law(self) -> Tensor:
+        return cast(self.law).unsqueeze(1)
+
+    def _stays(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(x == y, along_sites(self.stay, 2), 0.0)
+
+    def row(self, x: Tensor) -> Tensor:
+        states = torch.arange(self.size, device=x.device)
+        return self._law() + self._stays(x.unsqueeze(-1), states)
+
+    def column(self, x: Tensor) -> Tensor:
+        states = torch.arange(self.size, device=x.device)
+        law = cast(self.law).expand(len(x), -1).gather(1, x)
+        return law.unsqueeze(-1) + self._stays(x.unsqueeze(-1), states)
+
+    def entry(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        law = cast(self.law).expand(len(x), -1)
+
+        def read(y: Tensor) -> Tensor:
+            found = law.gather(1, y.reshape(len(y), -1)).reshape(y.shape)
+            return found + self._stays(x.unsqueeze(-1), y)
+
+        return read
+
+    def times(self, v: Tensor) -> Tensor:
+        stays = v * along_sites(self.stay, 2).to(v)
+        return stays + v.sum(-1, keepdim=True) * self._law().to(v)
+
+    def moved(self, x: Tensor) -> Tensor:
+        stays = uniform_like(x) < self.stay.unsqueeze(-1)
+        return torch.where(stays, x, inverse_cdf(self.law, x))
 
 
 class Chain(Engine, ABC):
@@ -238,3 +312,62 @@ class Chain(Engine, ABC):
 
     def starts_at_infinity(self, head: Any) -> bool:
         return head.kind not in (Ratio, Conditional)
+
+
+class Structured(Chain):
+    """A chain whose table is kept while no declared number changes."""
+
+    def __init__(self, terms: tuple[Any, ...]) -> None:
+        super().__init__(terms)
+        sizes = {term.size for term in terms}
+        require(len(sizes) == 1, f"chains of different sizes in one sum: {sorted(sizes)}")
+        (self.size,) = sizes
+        self._kept: Any = None
+        self.changes = changes(*terms)
+
+    @property
+    def rate(self) -> Tensor:
+        """The sum of the factors of the terms."""
+        return torch.stack([term.scale for term in self.terms]).sum()
+
+    def table(self) -> Any:
+        """What depends on the declared numbers alone."""
+        if self.changes:
+            return self.tabulate()
+        if self._kept is None:
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = self.tabulate()
+        return self._kept
+
+    def tabulate(self) -> Any:
+        """The table, made anew."""
+        raise NotImplementedError
+
+    def spread(self, shape: tuple[int, ...], probs: Tensor) -> Distribution:
+        """The law of states that are drawn from one law, (K,), each."""
+        x = torch.zeros(shape, dtype=torch.int64, device=probs.device)
+        stay = torch.zeros(1, dtype=torch.float64, device=probs.device)
+        return Moved(x, RankOne(stay, probs.unsqueeze(0))).to_event(len(shape) - 1)
+
+    def uniform(self, shape: tuple[int, ...]) -> Distribution:
+        """The law of states of which all are equally likely."""
+        probs = torch.full((self.size,), 1 / self.size, dtype=torch.float64)
+        return self.spread(shape, probs.to(self.rate.device))
+
+
+def kernel_of(engine: Any, s: Tensor, t: Tensor) -> Kernel:
+    """The kernel of an engine of finite chains."""
+    if not isinstance(engine, Replacement):
+        return engine.kernel(s, t)
+    tau = engine.rate * span(s, t)
+    return RankOne((-tau).exp(), -torch.expm1(-tau).unsqueeze(-1) * engine.pi)
+
+
+def elapsed(s: Tensor, t: Tensor) -> Tensor:
+    """The time between s and t, (B,), or (1,) where it is one time that was expanded."""
+    return span(one_time(s, t), one_time(t, s))
+
+
+def hazard(rate: Tensor, tau: Tensor) -> Tensor:
+    """A rate times a time, 0 where the rate is 0 and the time infinite."""
+    return torch.where(rate > 0, rate * tau, torch.zeros_like(tau))

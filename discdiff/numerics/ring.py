@@ -28,6 +28,7 @@ class Convolved:
 
     Arguments:
         rates: The rates :math:`r_j`, float64 of shape (N,); :math:`r_0` counts for nothing.
+        moves: Those j at which a rate is not zero; all by default.
 
     Example:
         >>> one_way = Convolved(torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
@@ -36,10 +37,11 @@ class Convolved:
                 [0.3333, 0.3333, 0.3333]], dtype=torch.float64)
     """
 
-    def __init__(self, rates: Tensor) -> None:
+    def __init__(self, rates: Tensor, moves: list[int] | None = None) -> None:
         rates = torch.cat([torch.zeros_like(rates[:1]), rates[1:]])
         total = rates.sum()
         self.rate = torch.where(total > 0, total, torch.ones_like(total))  # any serves no jumps
+        self.moves = list(range(1, len(rates))) if moves is None else moves
         jump = rates / self.rate
         still = torch.zeros_like(jump)
         still[0] = 1.0
@@ -61,14 +63,21 @@ class Convolved:
 
     def __call__(self, tau: Tensor) -> Tensor:
         """The law after times (B,), shape (B, N)."""
-        top = math.nextafter(2.0 ** len(self.squares), 0.0)
-        scaled = (self.rate * tau).clamp(max=top)  # beyond it nothing changes
+        scaled = self._jumps(tau)
         whole = scaled.detach().floor()
         g = poisson(scaled - whole) @ self.powers
         for j, square in enumerate(self.squares):
             chosen = (whole / 2.0**j).floor().remainder(2) == 1
             g = torch.where(chosen.unsqueeze(-1), convolve(g, square), g)
         return g
+
+    def _jumps(self, tau: Tensor) -> Tensor:
+        """The expected number of jumps in times (B,); beyond some number nothing changes."""
+        return (self.rate * tau).clamp(max=math.nextafter(2.0 ** len(self.squares), 0.0))
+
+    def expected(self, tau: Tensor) -> Tensor:
+        """The expected number of jumps of each move in times (B,), shape (B, len(moves))."""
+        return self._jumps(tau).detach().unsqueeze(-1) * self.step[self.moves].detach()
 
 
 def convolve(v: Tensor, g: Tensor) -> Tensor:
