@@ -344,9 +344,9 @@ class Generator(Process):
         numbers = [v for m in holders for v in m._buffers.values() if v is not None]  # type: ignore
         plan = vars(self).get("_engine")
         if plan is None or plan.types != types or not plan.holds(numbers):
-            kinds = frozenset(type_before_parametrizations(term) for term in terms)
+            moving = moving_terms(terms)
             try:
-                engine = engine_for(kinds).plan(terms)
+                engine = engine_for(kinds_of(moving)).plan(moving or terms)
             except AttributeError as error:  # a module would say that it has no engine
                 raise TypeError(f"{self!r} cannot be planned: {error}") from error
             plan = _Plan(engine, types, numbers)
@@ -1237,6 +1237,16 @@ class Given(Process):
 def _drawn(process: Process, x_0: State, t: Tensor) -> tuple[State, Estimate]:
     """A draw of the noisy state, with the data themselves as the training target."""
     return laws.draw(process._marginal(x_0, t)), Data(x_0)
+
+
+def moving_terms(terms: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The terms that do something; one of factor zero has no part in the law of a sum."""
+    return tuple(term for term in terms if not term.idle)
+
+
+def kinds_of(terms: tuple[Any, ...]) -> frozenset[type]:
+    """The kinds of terms, by which an engine is chosen."""
+    return frozenset(type_before_parametrizations(term) for term in terms)
 
 
 def by_name(leaves: list[Leaf], values: list[Any]) -> Any:

@@ -76,6 +76,11 @@ class Term(Generator):
         require(bool((clone.scale.detach() >= 0).all()), f"a rate must be ≥ 0; it is {rate}")
         return clone
 
+    @property
+    def idle(self) -> bool:
+        """Whether the term does nothing: its rate, or its factor, is zero and stays so."""
+        return zero(self.scale)
+
     def widths(self) -> dict[str, int]:
         """The sizes that the last axis of a state must have, by the name of what asks for it."""
         return {}
@@ -346,6 +351,10 @@ class Noise(WhiteNoise):
     def sources(self) -> int | None:  # type: ignore[override]
         return self.at(_START).shape[-1] if self.is_matrix() else None
 
+    @property
+    def idle(self) -> bool:
+        return super().idle or (self.function is None and zero(self.B))
+
     def at(self, t: Tensor) -> Tensor:
         """B at own times (B,): the declared number, or the function's value."""
         return self.B if self.function is None else self.function(t)
@@ -482,6 +491,7 @@ class Recipe(Declared):
 
     arg_constraints = {"Q": skew, "D": semidefinite, "S": definite}
     S: Tensor
+    D: Tensor
 
     def __init__(self, Q: Numbers | Function, D: Numbers | Function, S: Numbers) -> None:
         super().__init__()
@@ -548,6 +558,10 @@ class Stirring(WhiteNoise):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
+
+    @property
+    def idle(self) -> bool:
+        return super().idle or ("D" not in self.recipe.functions and zero(self.recipe.D))
 
     @property
     def sources(self) -> int:  # type: ignore[override]
@@ -862,6 +876,10 @@ class Immigration(CountJump):
         )
         require_nonnegative(self.rate, "rate")
 
+    @property
+    def idle(self) -> bool:
+        return super().idle or zero(self.rate)
+
     def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
         rate = self.rate.to(x.dtype).expand(x.shape)
         return (x + 1).unsqueeze(-1), rate.unsqueeze(-1)
@@ -929,6 +947,10 @@ class Ehrenfest(CountJump):
             shape = tuple(getattr(self, name).shape)
             require(shape == (), f"{name} must be a number; its shape is {shape}")
             require_nonnegative(getattr(self, name), name)
+
+    @property
+    def idle(self) -> bool:
+        return super().idle or (zero(self.up) and zero(self.down))
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
@@ -1073,6 +1095,11 @@ def one_hot(index: int, size: int) -> Tensor:
     pi = torch.zeros(size, dtype=torch.float64)
     pi[index] = 1.0
     return pi
+
+
+def zero(value: Tensor) -> bool:
+    """Whether declared numbers are zero and stay so."""
+    return not value.requires_grad and not bool(value.any())
 
 
 def require_rate_matrix(Q: Tensor, name: str) -> None:

@@ -15,6 +15,7 @@ import discdiff as dd
 
 NO_LIMIT = "nothing is forgotten in the end, or the law spreads for ever"
 NOT_FOUND = "the engine knows no limit in closed form"
+CERTAIN = "without chance a law is a point, with no density and no score"
 NO_DECODER = "several species have no decoder: their bound is for heads that decay at 0"
 
 
@@ -104,6 +105,11 @@ no_limit = {"limit": NO_LIMIT}
 no_decoder = {"decoder": NO_DECODER}
 not_found = {"limit": NOT_FOUND}
 
+still = dict.fromkeys(("score", "heads", "additivity", "decoder", "entropy"), CERTAIN)
+certain = dict.fromkeys(
+    ("Dynkin", "Chapman–Kolmogorov", "normalisation", "limit", "bridge", *still), CERTAIN
+)
+
 MARKET = {
     # Gaussian
     "vp": Entry(vp.on(linear), reals),
@@ -124,6 +130,11 @@ MARKET = {
         reals[:2],
         no_limit,
     ),
+    "no noise": Entry(dd.Linear(-1.0).on(fast), reals, certain),
+    "vectors without noise": Entry(dd.Linear([[0.0, 1.0], [-1.0, 0.0]]), pairs, certain),
+    "nothing moves": Entry((0.0 * dd.Noise(1.0)).on(linear), reals, certain),
+    "no unit moves": Entry(dd.Ehrenfest(7, 0.0, 0.0).on(linear), counts, no_limit | still),
+    "no arrivals": Entry(0.0 * dd.Death() + dd.Immigration(0.0), counts, no_limit | still),
     # vectors
     "damped lift": Entry(damped.on(dd.clock.Constant(4.0)).lift(aside), reals),
     "damped lift in own time": Entry(damped.lift(aside), reals),

@@ -73,6 +73,8 @@ BRANCHES = {
     "Replacement": ["one-hot π.*", "uniform π", "general π"],
     "Finite": [r"\d+ states, \d+ squarings", r"\d+ states = sites .*, \d+ squarings",
                r"\d+ states, rates vary.*"],
+    "Still": [""],
+    "Motion": [""],
     "PureDeath": [""],
     "ImmigrationDeath": [""],
     "Families": ["no deaths", "births and deaths"],

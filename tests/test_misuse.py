@@ -248,6 +248,29 @@ AT_INFINITY = {
     "paths to infinity": case(lambda: dd.simulate(NOWHERE, X, [1.0]), "times", "finite"),
 }
 
+NOISELESS = {
+    "noise in one coordinate": case(
+        lambda: (dd.Linear(-1.0) + dd.Noise([1.0, 0.0])).marginal(X[:, :2], 0.5),
+        "no noise reaches coordinates [1]",
+        "Product",
+        error=dd.Unsolved,
+    ),
+    "loss without noise": case(
+        lambda: dd.loss(dd.Linear(-1.0) + dd.Noise(0.0), EPSILON, X, 0.5),
+        "no noise is declared",
+        "certain",
+        error=dd.Unsolved,
+    ),
+    "samples where nothing moves": case(
+        lambda: dd.elbo((0 * dd.Death()).on(dd.clock.Constant(1.0)), MISSING, N),
+        "nothing moves",
+        error=dd.Unsolved,
+    ),
+    "limit where nothing moves": case(
+        lambda: dd.Ehrenfest(4, 0.0, 0.0).limit((2, 3)), "nothing moves", error=dd.Unsolved
+    ),
+}
+
 SLOW = (0.1 * dd.Death()).on(dd.clock.LogLinear())
 
 TOO_SLOW = {
@@ -395,7 +418,7 @@ OPTIONS = {
     ),
 }
 
-CASES = {**DECLARED, **DATA, **TIMES, **AT_INFINITY, **TOO_SLOW, **HEADS, **OPTIONS}
+CASES = {**DECLARED, **DATA, **TIMES, **AT_INFINITY, **NOISELESS, **TOO_SLOW, **HEADS, **OPTIONS}
 
 
 def fails_as_said(bad):

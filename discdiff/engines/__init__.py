@@ -1,8 +1,19 @@
 """Engines: one technique, one file. Importing this package registers them all."""
 
-from . import counts, families, finite, gaussian, matrix, particles, replacement, truncated
+from . import (
+    certain,
+    counts,
+    families,
+    finite,
+    gaussian,
+    matrix,
+    particles,
+    replacement,
+    truncated,
+)
 
 __all__ = [
+    "certain",
     "counts",
     "families",
     "finite",

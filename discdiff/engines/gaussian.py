@@ -93,6 +93,8 @@ class Gaussian(AffineEngine):
         zero = self._start()
         with torch.enable_grad():
             a, b, g2 = self._rates(zero)
+        if not self.varying:
+            _require_noise(g2.detach()[0])
         shapes = {v.shape[1:] for v in (a, b, g2) if v.dim() > 1}
         self.diagonal = bool(shapes)
         self.drifting = bool(b.detach().ne(0).any()) or self.varying or b.requires_grad
@@ -445,6 +447,15 @@ def _blend(a: Tensor, b: Tensor, eta: float) -> Tensor:
 def _over(value: Tensor, t: Tensor) -> Tensor:
     """Numbers (B,), the mean over coordinates where there are several."""
     return (value if value.dim() == 1 else value.flatten(1).mean(1)).expand(t.shape)
+
+
+def _require_noise(g2: Tensor) -> None:
+    """Raises where noise reaches some coordinates of a diagonal, but not all."""
+    if g2.dim() and bool(g2.any()) and not bool(g2.all()):
+        raise Unsolved(
+            f"no noise reaches coordinates {(g2 == 0).nonzero()[:, 0].tolist()} of the last axis: "
+            "their law has no density. Way out: a part of their own in a Product, or .given"
+        )
 
 
 def _values(moments: Moments) -> list[Tensor]:
