@@ -99,6 +99,28 @@ DECLARED = {
     "negative clock": case(lambda: dd.clock.Linear(-1.0, 2.0), "b0", "≥ 0", "-1"),
     "clock backwards": case(lambda: dd.clock.Geometric(2.0, 1.0), "s1", "larger than s0 = 2", "1"),
     "falling clock": case(lambda: dd.clock.Function(lambda t: -t), "f must increase"),
+    "clock rates": case(lambda: dd.clock.Constant(torch.ones(2)), "rate", "number", "(2,)"),
+    "word for a rate": case(lambda: dd.clock.Constant("a"), "rate", "number", "'a'"),
+    "NaN clock": case(lambda: dd.clock.Linear(NAN, 1.0), "b0", "finite", "nan"),
+    "endless clock": case(lambda: dd.clock.Linear(0.0, INF), "b1", "finite", "inf"),
+    "clocks of a vector": case(lambda: dd.clock.Linear(torch.ones(2), 1.0), "b0", "(2,)"),
+    "variance beyond all": case(lambda: dd.clock.Geometric(1.0, INF), "s1", "finite", "inf"),
+    "variance overflows": case(lambda: dd.clock.Geometric(1.0, 1e200), "float64", "1e+200"),
+    "logit overflows": case(lambda: dd.clock.Logistic(1e3), "c must be ≤ 700", "1000"),
+    "log-ratio of a vector": case(lambda: dd.clock.LogSNR(0.0, torch.ones(2)), "high", "(2,)"),
+    "infinite log-ratio": case(lambda: dd.clock.LogSNR(-INF, 1.0), "low", "finite", "-inf"),
+    "power of a vector": case(lambda: dd.clock.Power(1.0, torch.ones(2)), "power", "(2,)"),
+    "clock that is no function": case(lambda: dd.clock.Function(3.0), "f", "function", "3.0"),
+    "clock of one value": case(lambda: dd.clock.Function(lambda t: t.sum()), "f", "(129,)", "()"),
+    "base that is no clock": case(lambda: dd.clock.Learned("a"), "base", "Clock", "str"),
+    "half a panel": case(lambda: dd.clock.Learned(panels=2.5), "panels", "integer", "2.5"),
+    "NaN in a table": case(
+        lambda: dd.clock.Tabulated([0.0, 1.0], [0.0, NAN]), "integral", "finite", "nan"
+    ),
+    "tables of two sizes": case(
+        lambda: dd.clock.Tabulated([0.0, 1.0], [0.0, 1.0, 2.0]), "one size", "(2,)", "(3,)"
+    ),
+    "empty tables": case(lambda: dd.clock.Tabulated([], []), "size ≥ 2", "(0,)"),
     "empty product": case(lambda: dd.Product(), "at least one part"),
     "part that is no process": case(lambda: dd.Product(a=3), "processes", "'a': 'int'"),
     "mixture weights": case(lambda: dd.Mixture([0.5, 0.6], VP, VP), "weights", "sum to 1", "0.6"),
