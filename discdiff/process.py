@@ -44,9 +44,11 @@ from .shapes import once
 from .solve import Engine, Unsolved, engine_for
 from .solve import Score as Readings
 from .validation import (
+    as_shape,
     as_time,
     require,
     require_order,
+    require_tensor,
     require_values,
     shown,
     values_are_checked,
@@ -179,10 +181,11 @@ class Process(Declared, ABC):
         Raises:
             Unsolved: If there is none.
         """
-        return self._limit(shape)
+        return self._limit(self.data_shape(shape))
 
     def prior(self, shape: Shape) -> Distribution:
         """Where sampling starts: the limit if there is one, else the law at 1 from 0."""
+        shape = self.data_shape(shape)
         try:
             return self._limit(shape)
         except Unsolved:
@@ -271,6 +274,10 @@ class Process(Declared, ABC):
     def check_data(self, x_0: State, name: str) -> State:
         """The data, after their shape, dtype, kind and values were checked."""
         return self.check_state(x_0, name)
+
+    def data_shape(self, shape: Shape) -> Shape:
+        """The shape of data, after it was checked."""
+        return as_shape(shape)
 
     def to_data(self, x: State) -> State:
         """The data in a state: all of it, but for auxiliaries."""
@@ -366,9 +373,14 @@ class Generator(Process):
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
         yield Leaf(self, t, torch.ones_like(t), _same, _put, _same)
 
+    def data_shape(self, shape: Shape) -> Shape:
+        shape = as_shape(shape)
+        for term in self.terms:
+            term.check_shape(torch.empty(shape, device="meta"), "the state")
+        return shape
+
     def check_state(self, x: State, name: str) -> Tensor:
-        require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
-        require(x.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
+        require_tensor(x, name)
         fits = x.is_floating_point() if self.dtype is None else x.dtype == self.dtype
         if not fits:
             reals = "a floating tensor, as reals and counts are"
@@ -513,6 +525,9 @@ class Timed(Process):
     def check_state(self, x: State, name: str) -> State:
         return self.process.check_state(x, name)
 
+    def data_shape(self, shape: Shape) -> Shape:
+        return self.process.data_shape(shape)
+
     def origin(self, shape: Shape) -> State:
         return self.process.origin(shape)
 
@@ -655,8 +670,7 @@ class Lifted(Process):
         return self.process.check_state(x, name)
 
     def check_data(self, x_0: State, name: str) -> State:
-        require(isinstance(x_0, Tensor), f"{name} must be a tensor; it is a {type(x_0).__name__}")
-        require(x_0.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
+        require_tensor(x_0, name)
         kind = f"{name} of shape {tuple(x_0.shape)} must be a floating tensor; it is {x_0.dtype}"
         require(x_0.is_floating_point(), kind)
         if values_are_checked(x_0):
@@ -795,6 +809,14 @@ class Product(Process):
         )
         return state
 
+    def data_shape(self, shape: Shape) -> Shape:
+        shape = self._shapes(shape)
+        checked = {name: part.data_shape(shape[name]) for name, part in self.parts.items()}
+        sizes = {name: first_shape(each)[0] for name, each in checked.items()}
+        same = len(set(sizes.values())) == 1
+        require(same, f"shape has parts of different batch size: {sizes}")
+        return checked
+
     def origin(self, shape: Shape) -> State:
         shape = self._shapes(shape)
         return {name: part.origin(shape[name]) for name, part in self.parts.items()}
@@ -840,7 +862,7 @@ class Product(Process):
         return laws.Joint({k: p._limit(shape[k]) for k, p in self.parts.items()})
 
     def prior(self, shape: Shape) -> Distribution:
-        shape = self._shapes(shape)
+        shape = self.data_shape(shape)
         return laws.Joint({k: p.prior(shape[k]) for k, p in self.parts.items()})
 
     def _convert(self, estimate: Estimate, x: State, t: Tensor, kind: Any) -> Any:
@@ -914,6 +936,15 @@ class Mixture(Process):
             part.check_state(x["state"], f"{name}['state']")  # type: ignore[operator]
         return dict(x)
 
+    def data_shape(self, shape: Shape) -> Shape:
+        named = (
+            isinstance(shape, Mapping) and "state" in shape and set(shape) <= {"label", "state"}
+        )
+        require(named, f"shape must be a dict with the key 'state'; it is {shape!r}")
+        for part in self.members:
+            state = part.data_shape(shape["state"])  # type: ignore[operator]
+        return {"label": first_shape(state)[:1], "state": state}
+
     def origin(self, shape: Shape) -> State:
         state = self.members[0].origin(shape["state"])  # type: ignore[operator]
         return {"label": torch.zeros(batch_size(state), dtype=torch.int64), "state": state}
@@ -942,6 +973,7 @@ class Mixture(Process):
         return laws.Labelled(self.weights, each)
 
     def prior(self, shape: Shape) -> Distribution:
+        shape = self.data_shape(shape)
         each = [part.prior(shape["state"]) for part in self.members]  # type: ignore
         return laws.Labelled(self.weights, each)
 
@@ -979,11 +1011,16 @@ class Pushed(Process):
             yield leaf.within(self._back, lambda x, y: self.transform(y), _at_data(self._back))
 
     def check_state(self, x: State, name: str) -> State:
-        require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
+        require_tensor(x, name)
         if values_are_checked(x):
             require_values(x, self.transform.codomain, name)
         self.process.check_state(self.transform.inv(x), f"T⁻¹({name})")
         return x
+
+    def data_shape(self, shape: Shape) -> Shape:
+        shape = as_shape(shape)
+        self.process.data_shape(self.transform.inverse_shape(shape))
+        return shape
 
     def origin(self, shape: Shape) -> State:
         return self.transform(self.process.origin(self.transform.inverse_shape(shape)))
@@ -1007,7 +1044,8 @@ class Pushed(Process):
         return self._image(self.process._limit(self.transform.inverse_shape(tuple(shape))))
 
     def prior(self, shape: Shape) -> Distribution:
-        return self._image(self.process.prior(self.transform.inverse_shape(tuple(shape))))
+        shape = self.data_shape(shape)
+        return self._image(self.process.prior(self.transform.inverse_shape(shape)))
 
     def __repr__(self) -> str:
         return f"({self.process!r}).push({self.transform!r})"
@@ -1113,6 +1151,9 @@ class Scaled(Process):
     def check_data(self, x_0: State, name: str) -> State:
         return self.process.check_data(x_0, name)
 
+    def data_shape(self, shape: Shape) -> Shape:
+        return self.process.data_shape(shape)
+
     def to_data(self, x: State) -> State:
         return self.process.to_data(x)
 
@@ -1203,10 +1244,27 @@ class Given(Process):
 
     def check_state(self, x: State, name: str) -> State:
         x = self.process.check_state(x, name)
+        self._require_fit(x.shape, name)
         if values_are_checked(x):
             moved = self.mask.expand(x.shape) & (x != self.values.to(x.dtype))
             require(not bool(moved.any()), f"{name} differs from the known values")
         return x
+
+    def data_shape(self, shape: Shape) -> Shape:
+        shape = self.process.data_shape(shape)
+        self._require_fit(torch.Size(shape), "the state")
+        return shape
+
+    def _require_fit(self, shape: torch.Size, name: str) -> None:
+        """Raises unless the known values fit states of this shape."""
+        own = self.values.shape
+        fits = len(own) <= len(shape) and all(
+            a in (1, b) for a, b in zip(own[::-1], shape[::-1], strict=False)
+        )
+        require(
+            fits,
+            f"{name} of shape {tuple(shape)} must fit what is known, of shape {tuple(own)}",
+        )
 
     def origin(self, shape: Shape) -> State:
         return self.clamp(self.process.origin(shape))
@@ -1267,6 +1325,13 @@ def first_tensor(x: State) -> Tensor:
     while isinstance(x, Mapping):
         x = next(iter(x.values()))
     return x
+
+
+def first_shape(shape: Shape) -> tuple[int, ...]:
+    """The first shape of a state's shapes."""
+    while isinstance(shape, Mapping):
+        shape = next(iter(shape.values()))
+    return tuple(shape)
 
 
 def batch_size(x: State) -> int:

@@ -62,6 +62,7 @@ def sample(
     """
     require_head(head)
     require(process.timed, "sample needs a process on a clock: declare .on(clock)")
+    shape = process.data_shape(shape)
     t = grid_times(process, steps, grid)
     stepper = stepper or Ancestral()
     require(

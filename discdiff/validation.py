@@ -8,7 +8,7 @@ program turns torch's distribution checks off for the whole process, and must no
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -74,6 +74,27 @@ def require(holds: bool, message: str) -> None:
     """Raises ``ValueError(message)`` unless the rule holds."""
     if not holds:
         raise ValueError(message)
+
+
+def require_tensor(x: Any, name: str) -> None:
+    """Raises unless this is a tensor with a batch dimension that holds something."""
+    require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
+    require(x.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
+    require(x.numel() > 0, f"{name} must not be empty; its shape is {tuple(x.shape)}")
+
+
+def as_shape(shape: Any, name: str = "shape") -> tuple[int, ...]:
+    """The shape of a state, (B, *event).
+
+    Raises:
+        ValueError: If it is none, or leaves nothing.
+    """
+    listed = isinstance(shape, tuple | list) and len(shape) >= 1
+    require(
+        listed and all(isinstance(n, SupportsIndex) and int(n) >= 1 for n in shape),
+        f"{name} must be (B, *event), a tuple of integers ≥ 1; it is {shape!r}",
+    )
+    return tuple(int(n) for n in shape)
 
 
 def shown(values: Tensor, limit: int = 4) -> str:

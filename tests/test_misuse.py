@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from market import MARKET
+
 import discdiff as dd
+from discdiff.process import map_state
 
 K, MASK = 4, 3
 X = torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, -0.3]])
@@ -186,6 +189,12 @@ DATA = {
         "part 'job'",
         "where it is [2, 0, 0, 2] and x_0 is [0, 2, 2, 0]",
     ),
+    "empty batch": case(lambda: VP.marginal(X[:0], 0.5), "x_0", "not be empty", "(0, 3)"),
+    "empty event": case(lambda: dd.loss(VP, EPSILON, X[:, :0], 0.5), "x_0", "empty", "(2, 0)"),
+    "empty column": case(
+        lambda: TABLE.marginal({"income": X[:0], "job": W[:0]}, 0.5), "x_0['income']", "empty"
+    ),
+    "times of no data": case(lambda: dd.times(VP, X[:0]), "x_0", "not be empty", "(0, 3)"),
     "missing column": case(
         lambda: TABLE.marginal({"income": X}, 0.5), "x_0", "['income', 'job']", "['income']"
     ),
@@ -514,3 +523,35 @@ def test_the_switch_is_the_packages_own():
     finally:
         dd.set_validation(True)
         torch.distributions.Distribution.set_default_validate_args(True)
+
+
+@pytest.mark.parametrize("name", MARKET)
+def test_an_empty_batch_is_refused_by_every_verb(name):
+    entry = MARKET[name]
+    process, x = entry.process, entry.x
+    none, head = map_state(lambda v: v[:0], x), dd.Exact(process, x)
+    noisy = map_state(lambda v: v[:0], process.marginal(x, 0.5).sample())
+    shape = map_state(lambda v: v.shape, none)
+    calls = [
+        lambda: process.marginal(none, 0.5),
+        lambda: process.transition(noisy, 0.2, 0.5),
+        lambda: process.bridge(none, noisy, 0.2, 0.5),
+        lambda: process.limit(shape),
+        lambda: process.prior(shape),
+        lambda: process.score(noisy, none, 0.5),
+        lambda: dd.loss(process, head, none, 0.5),
+        lambda: dd.times(process, none),
+        lambda: dd.elbo(process, head, none),
+        lambda: dd.log_prob(process, head, none),
+        lambda: dd.simulate(process, noisy, [0.2, 0.5]),
+        lambda: dd.reverse(process, head).rates(noisy, 0.5),
+        lambda: dd.validate(process, none),
+        lambda: dd.check(process, none),
+        lambda: dd.Exact(process, none),
+    ]
+    if process.timed:
+        calls.append(lambda: dd.sample(process, head, shape, steps=2))
+    for call in calls:
+        refused = "must not be empty|integers ≥ 1|coordinates of the sum"
+        with pytest.raises((ValueError, dd.Unsolved), match=refused):
+            call()
