@@ -18,9 +18,9 @@ from . import laws
 from .engines.matrix import MatrixGaussian
 from .estimates import Atoms, Data
 from .expectation import entropy_gap
-from .heads import Exact, Head
+from .heads import Exact, Head, require_head
 from .loss import integrand, loss
-from .process import Leaf, Process, Product, batch_size, first_tensor, map_state
+from .process import Leaf, Process, Product, batch_size, first_tensor, map_state, require_process
 from .sites import apart, chi_square, site
 from .solve import Unsolved
 from .steppers import Ancestral
@@ -96,6 +96,9 @@ def check(process: Process, x: State, head: Head | None = None) -> Report:
         >>> bool(check(Death().on(clock.LogLinear()), torch.tensor([[0.0], [3.0], [5.0]])))
         True
     """
+    require_process(process)
+    if head is not None:
+        require_head(head)
     x = process.check_data(x, "x")
     dtype = torch.get_default_dtype()
     state = torch.random.get_rng_state()

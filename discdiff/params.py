@@ -53,15 +53,24 @@ def declare(module: nn.Module, name: str, value: Any) -> None:
     if isinstance(value, nn.Parameter):
         module.register_parameter(name, value)
         return
-    if isinstance(value, Tensor) and value.is_complex():
-        raise ValueError(f"{name} must be real; its dtype is {value.dtype}")
-    try:
-        number = torch.as_tensor(value, dtype=torch.float64).contiguous()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} must be a number or a tensor; it is {value!r}") from error
+    number = as_numbers(value, name).contiguous()
     if isinstance(value, Tensor) and number is value and not value.requires_grad:
         number = number.clone()  # a later change of the caller's tensor changes no process
     module.register_buffer(name, number)
+
+
+def as_numbers(value: Any, name: str) -> Tensor:
+    """Numbers as a float64 tensor.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    if isinstance(value, Tensor) and value.is_complex():
+        raise ValueError(f"{name} must be real; its dtype is {value.dtype}")
+    try:
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be a number or a tensor; it is {value!r}") from error
 
 
 class Declared(nn.Module):
@@ -118,6 +127,9 @@ def learn(process: M) -> M:
         >>> [(name, p.shape) for name, p in chain.named_parameters()]
         [('parametrizations.Q.original', torch.Size([1]))]
     """
+    if not isinstance(process, Declared):
+        kind = type(process).__name__
+        raise ValueError(f"process must be a process, a term or a clock; it is a {kind}")
     for module, name, constraint in list(_learnable(process)):
         if parametrize.is_parametrized(module, name):
             continue  # a part that occurs twice

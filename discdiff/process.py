@@ -173,7 +173,7 @@ class Process(Declared, ABC):
         """
         x_t = self.check_state(x_t, "x_t")
         s, t = self._times(x_t, s, t)
-        return self._bridge(self.as_estimate(x_0), x_t, s, t)
+        return self._bridge(self._estimate(x_0, x_t), x_t, s, t)
 
     def limit(self, shape: Shape) -> Distribution:
         r"""The stationary law that is reached from every state, for states of this shape.
@@ -200,7 +200,7 @@ class Process(Declared, ABC):
         """
         x_t = self.check_state(x_t, "x_t")
         _, t = self._times(x_t, 0.0, t)
-        estimate = self.as_estimate(x_0)
+        estimate = self._estimate(x_0, x_t)
         self.require_own_coordinates("score")
         leaves = list(self.leaves(t))
         scores = [leaf.score(leaf.read(estimate), leaf.get(x_t)) for leaf in leaves]
@@ -210,7 +210,11 @@ class Process(Declared, ABC):
         """What an estimate says, as another kind of estimate (a dict of kinds for a product)."""
         x_t = self.check_state(x_t, "x_t")
         _, t = self._times(x_t, 0.0, t)
-        return self._convert(self.as_estimate(estimate), x_t, t, kind)
+        named = kind.values() if isinstance(kind, Mapping) else (kind,)
+        for one in named:
+            right = isinstance(one, type) and issubclass(one, Estimate)
+            require(right, f"kind must be a type of dd.estimates; it is {one!r}")
+        return self._convert(self._estimate(estimate, x_t), x_t, t, kind)
 
     # -- operators -----------------------------------------------------------------------------
 
@@ -303,6 +307,14 @@ class Process(Declared, ABC):
     def as_estimate(self, x_0: State | Estimate) -> Estimate:
         """Data as an estimate; estimates as they are."""
         return x_0 if isinstance(x_0, Estimate) else Data(self.check_data(x_0, "x_0"))
+
+    def _estimate(self, x_0: State | Estimate, x_t: State) -> Estimate:
+        """Data as an estimate, after it was checked that they fit the noisy state."""
+        estimate = self.as_estimate(x_0)
+        if isinstance(estimate, Data):
+            shape = self.state_shape(map_state(lambda v: v.shape, estimate.value))
+            require_shape(x_t, shape, "x_t")
+        return estimate
 
     def _times(self, x: State, s: float | Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         s, t = self.check_time(s, x, "s"), self.check_time(t, x, "t")
@@ -477,6 +489,9 @@ class Sum(Generator):
 
     def __init__(self, *terms: Generator) -> None:
         super().__init__()
+        require(bool(terms), "a sum needs at least one term")
+        others = [term for term in terms if not isinstance(term, Generator)]
+        require(not others, f"the members of a sum must be terms; got {others}")
         spaces = {(str(term.support), term.dtype) for term in terms}
         require(
             len(spaces) == 1,
@@ -633,6 +648,8 @@ class Lifted(Process):
 
     def _declare(self, law: Distribution) -> None:
         count = self.size - 1
+        kind = type(law).__name__
+        require(isinstance(law, Distribution), f"lift needs a normal law; it is a {kind}")
         fits = law.event_shape in ((), (count,)) and law.batch_shape in ((), (1,), (count,))
         require(
             isinstance(law.mean, Tensor) and fits,
@@ -643,6 +660,8 @@ class Lifted(Process):
         tril = getattr(base, "scale_tril", None)
         normal = tril is not None or isinstance(base, Normal)
         require(normal, f"the law of the auxiliaries must be normal; it is {law!r}")
+        finite = bool(law.mean.isfinite().all()) and bool(law.variance.isfinite().all())
+        require(finite, f"the law of the auxiliaries must be finite; it is {law!r}")
         declare(self, "mean", law.mean.double().expand(count))
         if tril is not None:
             declare(self, "scale_tril", tril.double())
@@ -765,6 +784,9 @@ class Product(Process):
 
     def __init__(self, parts: Mapping[str, Process] | None = None, /, **named: Process) -> None:
         super().__init__()
+        kind = type(parts).__name__
+        named_so = parts is None or isinstance(parts, Mapping)
+        require(named_so, f"the parts of a product must be named, by a dict; it is a {kind}")
         twice = set(parts or {}) & set(named)
         require(not twice, f"parts named twice: {sorted(twice)}")
         both = {**(parts or {}), **named}
@@ -895,6 +917,12 @@ class Mixture(Process):
     def __init__(self, weights: Tensor | list[float], *processes: Process) -> None:
         super().__init__()
         declare(self, "weights", weights)
+        others = [type(part).__name__ for part in processes if not isinstance(part, Process)]
+        require(not others, f"the processes of a mixture must be processes; got {others}")
+        spaces = {tuple(_spaces(part)) for part in processes}
+        require(len(spaces) <= 1, f"the processes of a mixture must share one space; got {spaces}")
+        clocks = {part.timed for part in processes}
+        require(len(clocks) <= 1, "either all processes of a mixture run on a clock, or none")
         require(
             self.weights.shape == (len(processes),),
             f"weights of shape {tuple(self.weights.shape)} must name {len(processes)} processes",
@@ -912,7 +940,8 @@ class Mixture(Process):
 
     def label(self, x_0: Tensor) -> dict[str, Tensor]:
         """Data with labels drawn from the weights."""
-        weights = self.weights.expand(x_0.shape[0], -1)
+        x_0 = self.members[0].check_data(x_0, "x_0")  # type: ignore[operator]
+        weights = self.weights.expand(batch_size(x_0), -1)
         return {"label": torch.multinomial(weights, 1)[:, 0], "state": x_0}
 
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
@@ -925,15 +954,19 @@ class Mixture(Process):
     def check_state(self, x: State, name: str) -> State:
         require(
             isinstance(x, Mapping) and set(x) == {"label", "state"},
-            f"{name} must be a dict with keys 'label' and 'state'",
+            f"{name} must be a dict with keys 'label' and 'state', as mixture.label(x_0)",
         )
         label = x["label"]
+        require_tensor(label, f"{name}['label']")
         require(label.dtype == torch.int64, f"{name}['label'] must be int64, not {label.dtype}")
         if values_are_checked(label):
             space = constraints.integer_interval(0, len(self.members) - 1)
             require_values(label, space, f"{name}['label']")
         for part in self.members:
             part.check_state(x["state"], f"{name}['state']")  # type: ignore[operator]
+        shape = (batch_size(x["state"]),)
+        found = tuple(label.shape)
+        require(found == shape, f"{name}['label'] must have shape {shape}; its shape is {found}")
         return dict(x)
 
     def data_shape(self, shape: Shape) -> Shape:
@@ -1081,7 +1114,11 @@ class Scaled(Process):
 
     def __init__(self, process: Process, alpha: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        start = float(alpha(torch.zeros((), dtype=torch.float64)).detach())
+        require(callable(alpha), f"alpha must be a function of time; it is {alpha!r}")
+        first = alpha(torch.zeros((), dtype=torch.float64))
+        one = isinstance(first, Tensor) and first.numel() == 1
+        require(one, f"alpha must return a tensor of the shape of its times; it returns {first!r}")
+        start = float(first.detach())
         require(abs(start - 1) < 1e-12, f"alpha(0) must be 1; it is {start}")
         self.process, self.alpha = process, alpha
         others = [leaf.core for leaf in process.leaves(process.instant(0.5))]
@@ -1214,7 +1251,11 @@ class Given(Process):
 
     def __init__(self, process: Process, known: tuple[Tensor, Tensor]) -> None:
         super().__init__()
-        values, mask = known
+        values, mask = as_pair(known)
+        one = not isinstance(process, Product | Mixture)
+        require(
+            one, "entries of one tensor are clamped: clamp the parts of a product by themselves"
+        )
         require(mask.dtype == torch.bool, f"the mask must be boolean, not {mask.dtype}")
         require(
             values.shape == mask.shape,
@@ -1222,6 +1263,8 @@ class Given(Process):
         )
         lifted = process.state_shape((1, *values.shape[1:])) != (1, *values.shape[1:])
         require(not lifted, "entries of a lifted state cannot be clamped: use sample(known=)")
+        origin = process.origin((1, *values.shape)).to(values.dtype)
+        process.check_state(torch.where(mask, values, origin), "what is known")
         self.process = process
         self.register_buffer("values", values)
         self.register_buffer("mask", mask)
@@ -1290,6 +1333,47 @@ class Given(Process):
 
     def __repr__(self) -> str:
         return f"({self.process!r}).given({int(self.mask.sum())} known entries)"
+
+
+def as_pair(known: Any) -> tuple[Tensor, Tensor]:
+    """What is known, as a pair of tensors.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    pair = isinstance(known, tuple) and len(known) == 2
+    require(pair, f"known must be a pair (values, mask); it is a {type(known).__name__}")
+    kinds = [type(v).__name__ for v in known]
+    require(kinds == ["Tensor"] * 2, f"known must be a pair of tensors; it holds {kinds}")
+    return known
+
+
+def require_process(process: Any) -> None:
+    """Raises ``ValueError`` unless this is a process."""
+    kind = type(process).__name__
+    require(isinstance(process, Process), f"process must be a Process; it is a {kind}")
+
+
+def require_law(law: Any, shape: Shape, name: str) -> None:
+    """Raises ``ValueError`` unless this is a law of states of this shape."""
+    kind = type(law).__name__
+    require(isinstance(law, Distribution), f"{name} must be a distribution; it is a {kind}")
+    if isinstance(shape, Mapping):
+        return
+    batch, event = tuple(law.batch_shape), tuple(law.event_shape)
+    more = tuple(shape) == batch + event
+    hint = f": call .to_event({len(batch) - 1}) on it" if more else ""
+    require(
+        batch in ((), (1,), tuple(shape[:1])) and event == tuple(shape[1:]),
+        f"{name} must have batch shape {tuple(shape[:1])} and event shape {tuple(shape[1:])}; it "
+        f"has {batch} and {event}{hint}",
+    )
+
+
+def _spaces(process: Process) -> list[tuple[str, Any]]:
+    """The state spaces of the parts of a process."""
+    leaves = process.leaves(process.instant(0.5))
+    return [(str(leaf.core.support), leaf.core.dtype) for leaf in leaves]
 
 
 def _drawn(process: Process, x_0: State, t: Tensor) -> tuple[State, Estimate]:

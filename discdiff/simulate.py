@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from .laws import draw, draw_categories
-from .process import Leaf, Process, first_tensor
+from .params import as_numbers
+from .process import Leaf, Process, first_tensor, require_process
 from .shapes import along, span
 from .solve import Unsolved
 from .terms import Diffusion, Drift, Jump
-from .validation import require, shown
+from .validation import require, require_count, shown, values_are_checked
 
 State = Any
 
@@ -38,11 +39,15 @@ def simulate(process: Process, x_0: State, times: Tensor | list[float], steps: i
     Raises:
         ValueError: If the times do not increase.
     """
+    require_process(process)
     x = process.check_state(x_0, "x_0")
-    times = torch.as_tensor(times, dtype=torch.float64)
+    steps = require_count(steps, "steps")
+    times = as_numbers(times, "times")
     last = 1.0 if process.timed else torch.inf
     rule = f"times must be a vector that increases within [0, {last:g}]; it is {shown(times, 8)}"
-    require(times.dim() == 1 and bool(((times >= 0) & (times <= last)).all()), rule)
+    require(
+        times.dim() == 1 and len(times) >= 1 and bool(((times >= 0) & (times <= last)).all()), rule
+    )
     require(bool((times.diff() >= 0).all()), rule)
     batch = first_tensor(x).shape[0]
     device = first_tensor(x).device
@@ -77,6 +82,11 @@ def _follow(leaf: Leaf, goal: Leaf, x: Tensor, steps: int) -> Tensor:
     require(bool(step.isfinite().all()), "times must be finite in the process's own time here")
     for k in range(steps):
         x = _euler(terms, x, leaf.time + k * step, step)
+    if values_are_checked(x) and not bool(x.isfinite().all()):
+        raise ValueError(
+            f"paths of {leaf.core!r} left the finite numbers before the own time "
+            f"{float(goal.time.max()):g}, in steps of {float(step.max()):g}: take more steps"
+        )
     return x
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import laws
 from .clock import LAST, Clock, OwnTime, Spread
 from .numerics.quadrature import gauss_legendre
-from .process import Leaf, Process, batch_size, first_tensor, map_state
+from .process import Leaf, Process, batch_size, first_tensor, map_state, require_process
 from .solve import Engine, Unsolved
 from .validation import require, require_tensor, values_are_checked
 
@@ -128,6 +128,7 @@ def times(
         ValueError: If stop is negative, or not before the end, or if much of the path lies
             between the last time that float64 knows and the end of the clock.
     """
+    require_process(process)
     require_tensor(first_tensor(x_0), "x_0")
     batch, device = batch_size(x_0), first_tensor(x_0).device
     require_reach(process, x_0)

@@ -34,7 +34,8 @@ def set_validation(enabled: bool) -> None:
         >>> set_validation(True)
     """
     global _enabled
-    _enabled = bool(enabled)
+    require(isinstance(enabled, bool), f"enabled must be True or False; it is {enabled!r}")
+    _enabled = enabled
 
 
 def validate(process: HasStates, x_0: Any) -> None:
@@ -56,6 +57,8 @@ def validate(process: HasStates, x_0: Any) -> None:
         ValueError: x_0 of shape (2, 1) must lie in ...; it contains [0.5]
     """
     global _everywhere
+    able = hasattr(process, "check_data")
+    require(able, f"process must be a Process; it is a {type(process).__name__}")
     before, _everywhere = _everywhere, True
     try:
         process.check_data(x_0, "x_0")
@@ -81,6 +84,7 @@ def require_tensor(x: Any, name: str) -> None:
     require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
     require(x.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
     require(x.numel() > 0, f"{name} must not be empty; its shape is {tuple(x.shape)}")
+    require(x.layout == torch.strided, f"{name} must be a dense tensor; it is {x.layout}")
 
 
 def as_shape(shape: Any, name: str = "shape") -> tuple[int, ...]:
@@ -95,6 +99,13 @@ def as_shape(shape: Any, name: str = "shape") -> tuple[int, ...]:
         f"{name} must be (B, *event), a tuple of integers ≥ 1; it is {shape!r}",
     )
     return tuple(int(n) for n in shape)
+
+
+def require_count(value: Any, name: str) -> int:
+    """The value as an integer; raises unless it is one, at least 1."""
+    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool | Tensor)
+    require(whole and int(value) >= 1, f"{name} must be an integer ≥ 1; it is {value!r}")
+    return int(value)
 
 
 def shown(values: Tensor, limit: int = 4) -> str:

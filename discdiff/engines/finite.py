@@ -29,7 +29,7 @@ from ..params import changes
 from ..shapes import span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import FiniteJump, RateMatrix
-from ..validation import require
+from ..validation import require, shown, values_are_checked
 from .replacement import atom_log_table, log_ratio_table
 
 TOLERANCE = 1e-10  # of the panels for rates that vary in time
@@ -70,7 +70,7 @@ class Finite(Engine):
         if t is None:
             return torch.stack([term.matrix() for term in self.terms]).sum(0)
         each = [
-            term.scale * term.function(t)
+            term.scale * _looked_at(term.function(t), t)
             if isinstance(term, RateMatrix) and term.function is not None
             else term.matrix().expand(t.shape[0], -1, -1)
             for term in self.terms
@@ -245,6 +245,18 @@ class Finite(Engine):
 
     def starts_at_infinity(self, head: Any) -> bool:
         return head.kind not in (Ratio, Conditional)
+
+
+def _looked_at(Q: Tensor, t: Tensor) -> Tensor:
+    """Rates at times, after it was checked that they are rates."""
+    if values_are_checked(Q):
+        bad = ~((Q >= 0) | torch.eye(Q.shape[-1], dtype=torch.bool)).flatten(1).all(1)
+        bad = bad | ~Q.isfinite().flatten(1).all(1)
+        require(
+            not bool(bad.any()),
+            f"Q must hold rates ≥ 0 and finite at all own times; it does not at {shown(t[bad])}",
+        )
+    return Q
 
 
 class _Kernel(ABC):
