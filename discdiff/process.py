@@ -14,7 +14,6 @@ that is linear in the generator (losses, reversal, Euler steps) walks the leaves
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -39,7 +38,7 @@ from .estimates import (
     Score,
     Velocity,
 )
-from .params import Declared, declare, probabilities, sparse
+from .params import Declared, Versions, declare, probabilities, sparse
 from .shapes import once
 from .solve import Engine, Unsolved, engine_for
 from .solve import Score as Readings
@@ -330,24 +329,19 @@ class Process(Declared, ABC):
         return t
 
 
+@dataclass(frozen=True)
 class _Plan:
-    """An engine, and the numbers that it was planned from."""
+    """An engine, and the kinds and numbers that it was planned from."""
 
-    def __init__(self, engine: Engine, types: list[type], numbers: list[Tensor]) -> None:
-        self.engine, self.types, self.numbers = engine, types, numbers
-        self.versions = [] if torch.compiler.is_compiling() else [v._version for v in numbers]
-
-    def holds(self, numbers: list[Tensor]) -> bool:
-        """Whether these are the numbers, unchanged; not looked at while compiling."""
-        if torch.compiler.is_compiling():
-            return True
-        same = len(numbers) == len(self.numbers) and all(map(operator.is_, self.numbers, numbers))
-        return same and self.versions == [v._version for v in numbers]
+    engine: Engine
+    types: list[type]
+    numbers: Versions
 
 
 class Generator(Process):
     """A sum of terms in its own time: what an engine solves."""
 
+    forgotten = ("_engine",)
     terms: tuple[Any, ...]
 
     @property
@@ -362,13 +356,13 @@ class Generator(Process):
         types = [type(m) for m in holders]  # numbers that become learned change the type
         numbers = [v for m in holders for v in m._buffers.values() if v is not None]  # type: ignore
         plan = vars(self).get("_engine")
-        if plan is None or plan.types != types or not plan.holds(numbers):
+        if plan is None or plan.types != types or not plan.numbers.hold(numbers):
             moving = moving_terms(terms)
             try:
                 engine = engine_for(kinds_of(moving)).plan(moving or terms)
             except AttributeError as error:  # a module would say that it has no engine
                 raise TypeError(f"{self!r} cannot be planned: {error}") from error
-            plan = _Plan(engine, types, numbers)
+            plan = _Plan(engine, types, Versions(numbers))
             vars(self)["_engine"] = plan
         return plan.engine
 
@@ -468,9 +462,6 @@ class Generator(Process):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         vars(self).pop("_engine", None)  # it was planned from other numbers
         super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in super().__getstate__().items() if k != "_engine"}
 
     def _copy(self) -> Any:
         """A copy that holds the same tensors, also where numbers are learned."""
