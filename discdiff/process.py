@@ -46,6 +46,7 @@ from .validation import (
     as_shape,
     as_time,
     require,
+    require_countable,
     require_order,
     require_tensor,
     require_values,
@@ -396,6 +397,8 @@ class Generator(Process):
             term.check_shape(x, name)
         if values_are_checked(x):
             require_values(x, self.support, name)
+            if x.is_floating_point() and self.support.is_discrete:
+                require_countable(x, name)
         return x
 
     def check_estimate(self, estimate: Estimate, x: Tensor) -> None:

@@ -133,6 +133,16 @@ def require_values(x: Tensor, support: constraints.Constraint, name: str) -> Non
         )
 
 
+def require_countable(x: Tensor, name: str) -> None:
+    """Raises unless every count, and the next one, is a number of the tensor's dtype."""
+    last, most = 2 / torch.finfo(x.dtype).eps, float(x.detach().max())
+    require(
+        most < last,
+        f"{name} of shape {tuple(x.shape)} holds counts up to {most:g}, and {x.dtype} counts to "
+        f"{last:g} only: use float64",
+    )
+
+
 def _holds_fast(x: Tensor, support: constraints.Constraint) -> bool:
     """Whether one cheap pass shows that every entry is inside; if not, nothing is shown."""
     if x.numel() == 0:

@@ -140,6 +140,9 @@ DATA = {
     "half a count": case(
         lambda: BLACKOUT.marginal(N / 2, 0.5), "x_0", "(2, 3)", "[0.5, 2.5, 1.5]"
     ),
+    "counts beyond float32": case(
+        lambda: BLACKOUT.marginal(without(N, 2.0**24), 0.5), "x_0", "1.67772e+07", "use float64"
+    ),
     "negative count": case(lambda: BLACKOUT.marginal(-N, 0.5), "x_0", "lower_bound=0", "-5"),
     "int counts": case(lambda: BLACKOUT.marginal(N.long(), 0.5), "x_0", "floating", "int64"),
     "NaN count": case(lambda: BLACKOUT.marginal(without(N, NAN), 0.5), "x_0", "nan"),
