@@ -330,7 +330,7 @@ class Process(Declared, ABC):
         return t
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Plan:
     """An engine, and the kinds and numbers that it was planned from."""
 
