@@ -529,6 +529,20 @@ class Indexed(_Law):
     def probs(self) -> Tensor:
         return self.log_probs.exp()
 
+    def _moment(self, power: int) -> Tensor:
+        """The mean of a power of every coordinate, over all points of the box."""
+        sides = [torch.arange(n, device=self.log_probs.device) for n in self.box]
+        points = torch.cartesian_prod(*sides).reshape(-1, len(self.box))
+        return self.probs @ points.to(self.log_probs.dtype) ** power
+
+    @property
+    def mean(self) -> Tensor:
+        return self._moment(1)
+
+    @property
+    def variance(self) -> Tensor:
+        return self._moment(2) - self.mean**2
+
     def _draw(self, shape: Size) -> Tensor:
         index = draw_categories(self.log_probs.expand(shape + self.log_probs.shape))
         return torch.stack(torch.unravel_index(index, self.box), -1).to(self.value_dtype)
