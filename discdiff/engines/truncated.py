@@ -165,8 +165,8 @@ class Truncated(Boxes):
     def _stationary(self) -> tuple[Tensor, tuple[int, ...]]:
         """The limit from every state of the first box from which no mass is ever lost, and it.
 
-        What leaves a box is absorbed, so the mass absorbed in the limit bounds what is lost. States
-        outside are not looked at: they must lead into the box, or limits may differ from there.
+        What leaves a box is absorbed, so the mass absorbed in the limit bounds what is lost.
+        States outside are not looked at: they must lead into the box.
 
         Raises:
             Unsolved: If it depends on the start, or every box of the largest size loses mass.
