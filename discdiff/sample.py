@@ -57,7 +57,10 @@ def sample(
         stepper: A `steppers` object; `Ancestral` by default.
         start: The state at the first time of the grid; drawn from the prior by default.
         known: The pair (values, mask), mask true where the data are known: infilling. A dict of
-            such pairs for a product.
+            such pairs for a product. Exact for masked sites with an exact head, as what is known
+            shows at once. Elsewhere known entries are drawn afresh from their own law at each
+            time, which is approximate: the exact way is ``process.given(known)``, with a head
+            trained on it.
         prior: The law at the first time; the process's own by default.
         context: Handed to the network.
         progress: Whether to count the steps on standard error.
