@@ -431,7 +431,7 @@ def spanning(first: Tensor, last: Tensor, panels: int) -> Tensor:
 
     Example:
         >>> spanning(torch.tensor([1.0]), torch.tensor([4.0]), 4)[:, 0]
-        tensor([5, 0, 0, 3, 0])
+        tensor([5, 3, 0, 0, 0])
     """
     width = 2.0 ** torch.arange(panels.bit_length(), device=first.device)[:, None]
     left, right, root = (first / width).ceil(), (last / width).floor(), panels / width
