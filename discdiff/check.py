@@ -12,15 +12,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
+from torch.distributions import Distribution
 
 from . import laws
 from .engines.matrix import MatrixGaussian
 from .estimates import Atoms, Data
-from .expectation import entropy_gap
-from .heads import Exact, Head
+from .expectation import entropy_gap, noisy_states
+from .heads import Exact, Head, require_head
+from .likelihood import prior_kl
 from .loss import integrand, loss
-from .process import Leaf, Process, Product, batch_size, first_tensor, map_state
+from .process import (
+    Leaf,
+    Lifted,
+    Process,
+    Product,
+    Pushed,
+    Scaled,
+    batch_size,
+    first_tensor,
+    map_state,
+    require_process,
+)
+from .shapes import sum_event
 from .sites import apart, chi_square, site
 from .solve import Unsolved
 from .steppers import Ancestral
@@ -28,6 +43,7 @@ from .steppers import Ancestral
 State = Any
 ROWS = 6  # states of the example that are looked at
 RETURNS = 600  # states that are sent forward and back
+BEYOND = 1e4  # nats at which one law has nothing in common with another
 QUANTILE = 5.5  # normal quantile of the statistical laws: a failure rate of 4e-8 each
 
 
@@ -96,6 +112,9 @@ def check(process: Process, x: State, head: Head | None = None) -> Report:
         >>> bool(check(Death().on(clock.LogLinear()), torch.tensor([[0.0], [3.0], [5.0]])))
         True
     """
+    require_process(process)
+    if head is not None:
+        require_head(head)
     x = process.check_data(x, "x")
     dtype = torch.get_default_dtype()
     state = torch.random.get_rng_state()
@@ -182,12 +201,88 @@ def _whole_rows(process: Process, x: State, head: Head | None) -> list[Row]:
     rows = [
         _measured("reversal", "", QUANTILE, lambda: _reversal(process, data)),
         _measured("entropy", "", 1e-6, lambda: _entropy(process, data, None)),
+        _measured("combinators", "", 1e-8, lambda: _seen(process, x)),
+        _measured("prior", "", 1e-6, lambda: _refusing(lambda: _prior(process, data))),
     ]
     if isinstance(process, Product):
         rows.insert(1, _measured("sum over parts", "", 1e-8, lambda: _sum_over_parts(process, x)))
     if head is not None:
         rows.append(_measured("given head", "", 1e-6, lambda: _given_head(process, data, head)))
     return rows
+
+
+def _seen(process: Process, x: State) -> float:
+    """What combinators make of the leaves: their times, the whole's laws, and Bayes' rule."""
+    s, t = (torch.full((batch_size(x),), u, dtype=torch.float64) for u in (0.3, 0.7))
+    law = process._marginal(x, s)
+    lattice = all(leaf.core.support.is_discrete for leaf in process.leaves(s))
+    if isinstance(getattr(law, "base_dist", law), Delta) and not lattice:
+        raise Unsolved("a state that is certain has no density")
+    x_s = laws.draw(law)
+    x_t = laws.draw(process._transition(x_s, s, t))
+    process.check_state(x_s, "x_s")
+    process.check_state(x_t, "x_t")
+    early, whole = process._marginal(x, s).log_prob(x_s), process._marginal(x, t).log_prob(x_t)
+    late = process._transition(x_s, s, t).log_prob(x_t)
+    bridge = process._bridge(Data(x), x_t, s, t).log_prob(x_s)
+    worst = apart(bridge, early + late - whole)
+    for leaf in process.leaves(t):
+        if leaf.clock is not None:
+            worst = max(worst, apart(leaf.time, leaf.clock(t)))
+            worst = max(worst, apart(leaf.speed, leaf.clock.rate(t)))
+    if any(isinstance(part, Pushed | Scaled | Lifted) for part in process.modules()):
+        return worst  # their leaves see other coordinates, or less
+    return max(worst, apart(whole, _from_leaves(process, x, x_t, t)))
+
+
+def _from_leaves(process: Process, x: State, x_t: State, t: Tensor) -> Tensor:
+    """The log-marginal as the sum over the leaves' own, at the entries that move."""
+    zero, total = torch.zeros_like(t), torch.zeros_like(t)
+    for leaf, start in zip(process.leaves(t), process.leaves(zero), strict=True):
+        law = leaf.core.engine.marginal(start.get(x), leaf.time)
+        each = getattr(law, "base_dist", law).log_prob(leaf.get(x_t))
+        total = total + sum_event(leaf.still(each, x_t))
+    return total
+
+
+def _prior(process: Process, data: State) -> tuple[float, str]:
+    r"""The prior is the limit, or the law at 1 from 0; the bound's KL is that from its density."""
+    if not process.timed:
+        raise Unsolved("without a clock nothing starts at 1")
+    options, one = _effort(process, data, True), torch.ones(1, dtype=torch.float64)
+    grid, across = options.get("grid", 193), options.get("across", 1)
+    worst, most = 0.0, 0.0
+    for n in range(batch_size(data)):
+        datum = map_state(lambda v: v[n : n + 1], data)  # noqa: B023
+        state, log_w = noisy_states(process, datum, one, grid, data, max(across, 3))
+        size, weight = batch_size(state), log_w[:, 0].exp()
+        x_0 = map_state(lambda v: v.expand(size, *v.shape[1:]), datum)  # noqa: B023
+        shape = map_state(lambda v: v.shape, x_0)
+        start = process.prior(shape).log_prob(state).double()
+        own = process._marginal(x_0, one.expand(size)).log_prob(state).double()
+        left = torch.where(weight > 0, weight * (own - start), 0.0).sum()
+        try:
+            said = prior_kl(process, datum).double().sum()
+        except NotImplementedError:  # no rule for these two laws: no bound reads one
+            said = left
+        goal = _beginning(process, shape).log_prob(state).double()
+        some = weight > 0
+        for a, b in ((said, left), (start[some], goal[some])):
+            worst = max(worst, apart(*(v.clamp(-BEYOND, BEYOND) for v in (a, b))))
+        most = max(most, float(said))
+    return worst, f"KL(q(x_1|x_0) ‖ prior) ≤ {most:.1e} nats"
+
+
+def _beginning(process: Process, shape: Any) -> Distribution:
+    """Where sampling must start: the limit if there is one, else the law at 1 from 0."""
+    if isinstance(process, Product):
+        parts = {name: _beginning(part, shape[name]) for name, part in process.parts.items()}
+        return laws.Joint(parts)
+    try:
+        return process._limit(shape)
+    except Unsolved:
+        origin = process.origin(shape)
+        return process._marginal(origin, torch.ones(batch_size(origin), dtype=torch.float64))
 
 
 def _given_head(process: Process, data: State, head: Head) -> tuple[float, str]:
@@ -200,6 +295,18 @@ def _given_head(process: Process, data: State, head: Head) -> tuple[float, str]:
     if not bool(value.isfinite().all()):
         return torch.inf, f"its loss is {value.tolist()}"
     return _entropy(process, data, head)
+
+
+def _refusing(error: Callable[[], Any]) -> Any:
+    """An error, or ``Unsolved`` where too much would have to be enumerated."""
+    try:
+        return error()
+    except NotImplementedError as reason:
+        raise Unsolved(f"{reason}") from reason
+    except ValueError as reason:
+        if "too many" in str(reason) or "too much" in str(reason):
+            raise Unsolved(f"{reason}") from reason
+        raise
 
 
 def _few(process: Process, x: State, count: int) -> State:

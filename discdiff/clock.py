@@ -23,7 +23,7 @@ from torch.distributions import constraints
 from .numerics.autodiff import gradient
 from .numerics.special import log1pexp, logexpm1
 from .params import Declared, declare, fixed, increasing, nonnegative
-from .validation import require
+from .validation import require, shown
 
 Number = float | Tensor
 LAST = 1 - 2.0**-53  # the end of the open interval: the last time before 1
@@ -132,6 +132,7 @@ class Constant(Clock):
 
     def __init__(self, rate: Number) -> None:
         super().__init__()
+        _require_given(rate, "rate", finite=False)
         declare(self, "speed", rate)
         require_positive(self.speed, "rate")
 
@@ -139,7 +140,7 @@ class Constant(Clock):
         return self.speed * t
 
     def rate(self, t: Tensor) -> Tensor:
-        return self.speed.expand(t.shape) if self.speed.dim() == 0 else self.speed
+        return self.speed.expand(t.shape)
 
     def inverse(self, u: Tensor) -> Tensor:
         return u / self.speed
@@ -175,6 +176,7 @@ class Linear(Clock):
         super().__init__()
         declare(self, "b0", b0)
         declare(self, "b1", b1)
+        require_number(self.b0, "b0")
         require(bool(self.b0.detach() >= 0), f"b0 must be ≥ 0; it is {_number(self.b0)}")
         require_positive(self.b1, "b1")
 
@@ -268,6 +270,9 @@ class Logistic(Clock):
         super().__init__()
         declare(self, "c", c)
         require_positive(self.c, "c")
+        require(
+            bool(self.c.detach() <= 700), f"c must be ≤ 700, as e^c is; it is {_number(self.c)}"
+        )
 
     # With σ(a) − σ(b) = sinh((a − b)/2) / (2 cosh(a/2) cosh(b/2)):
     #   survival     = sinh(c(1 − t)) cosh(c/2) / (cosh(c(1 − 2t)/2) sinh c)
@@ -330,11 +335,15 @@ class Geometric(Clock):
         super().__init__()
         declare(self, "s0", s0)
         require_positive(self.s0, "s0")
+        _require_given(s1, "s1")
         declare(self, "ratio", s1 / self.s0)
         require(
             bool(self.ratio.detach() > 1),
             f"s1 must be larger than s0 = {_number(self.s0)}; it is {_number(self.s1)}",
         )
+        end = self.s1.detach() ** 2
+        fits = bool(self.s0.detach() ** 2 > 0) and bool(end.isfinite())
+        require(fits, f"s0² and s1² must be float64; s0 is {_number(self.s0)}, s1 {s1}")
 
     @property
     def s1(self) -> Tensor:
@@ -465,8 +474,10 @@ class LogSNR(Clock):
     def __init__(self, low: Number, high: Number) -> None:
         super().__init__()
         declare(self, "low", low)
+        require_number(self.low, "low")
+        _require_given(high, "high")
         declare(self, "range", high - self.low)
-        ok = bool(self.range.detach() > 0) and bool(self.range.detach().isfinite())
+        ok = bool(self.range.detach() > 0)
         require(ok, f"low must be below high; they are {_number(self.low)} and {high}")
 
     def gamma(self, t: Tensor) -> Tensor:
@@ -505,11 +516,18 @@ class Function(Clock):
 
     def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
+        require(callable(f), f"f must be a function of times; it is {f!r}")
         t = torch.linspace(0, 1, 129, dtype=torch.float64)
-        values = f(t).detach()
+        values = f(t)
+        require(
+            isinstance(values, Tensor) and values.shape == t.shape,
+            f"f must return a tensor of the shape of its times, {tuple(t.shape)}; it returns "
+            f"{tuple(values.shape) if isinstance(values, Tensor) else repr(values)}",
+        )
+        values = values.detach()
         require(abs(float(values[0])) == 0.0, f"f(0) must be 0; it is {float(values[0]):g}")
         bad = ~(values[1:] > values[:-1])
-        require(not bool(bad.any()), f"f must increase; it does not near t = {t[1:][bad][:3]}")
+        require(not bool(bad.any()), f"f must increase; it does not near t = {shown(t[1:][bad])}")
         self.f = f
 
     def forward(self, t: Tensor) -> Tensor:
@@ -547,7 +565,10 @@ class Learned(Clock):
 
     def __init__(self, base: Clock | None = None, panels: int = 16) -> None:
         super().__init__()
-        require(panels >= 1, f"panels must be at least 1; it is {panels}")
+        whole = isinstance(panels, int) and panels >= 1 and panels is not True
+        require(whole, f"panels must be an integer ≥ 1; it is {panels}")
+        clock = base is None or isinstance(base, Clock)
+        require(clock, f"base must be a Clock; it is a {type(base).__name__}")
         self.base = base if base is not None else LogLinear()
         self.panels = panels
         self.logits = nn.Parameter(torch.zeros(panels, dtype=torch.float64))
@@ -613,8 +634,15 @@ class Tabulated(Clock):
         declare(self, "integral", integral)
         t_, v = self.knots.detach(), self.integral.detach()
         require(
-            t_.shape == v.shape and t_.dim() == 1, "t and integral must be vectors of one size"
+            t_.shape == v.shape and t_.dim() == 1 and len(t_) >= 2,
+            "t and integral must be vectors of one size ≥ 2; their shapes are "
+            f"{tuple(t_.shape)} and {tuple(v.shape)}",
         )
+        for name, values in (("t", t_), ("integral", v)):
+            bad = ~values.isfinite()
+            require(
+                not bool(bad.any()), f"{name} must be finite; it contains {shown(values[bad])}"
+            )
         require(float(t_[0]) == 0 and float(t_[-1]) == 1, "t must run from 0 to 1")
         require(float(v[0]) == 0, f"integral must start at 0; it starts at {float(v[0]):g}")
         require(bool((t_.diff() > 0).all() and (v.diff() > 0).all()), "both tables must increase")
@@ -641,10 +669,27 @@ class Tabulated(Clock):
         return f"Tabulated({self.knots.shape[0]} knots)"
 
 
+def require_number(value: Tensor, name: str) -> None:
+    """Raises unless a declared number is one finite number."""
+    shape = tuple(value.shape)
+    require(shape == (), f"{name} must be a number; its shape is {shape}")
+    require(bool(value.detach().isfinite()), f"{name} must be finite; it is {_number(value)}")
+
+
 def require_positive(value: Tensor, name: str) -> None:
-    """Raises unless a declared number is positive and finite."""
-    ok = (value.detach() > 0) & value.detach().isfinite()
-    require(bool(ok.all()), f"{name} must be positive and finite; it is {_number(value)}")
+    """Raises unless a declared number is one positive and finite number."""
+    shape = tuple(value.shape)
+    require(shape == (), f"{name} must be a number; its shape is {shape}")
+    ok = bool(value.detach() > 0) and bool(value.detach().isfinite())
+    require(ok, f"{name} must be positive and finite; it is {_number(value)}")
+
+
+def _require_given(value: Number, name: str, finite: bool = True) -> None:
+    """Raises unless an argument that is kept under another name is one number."""
+    real = isinstance(value, Tensor | float | int) and not isinstance(value, bool)
+    require(real, f"{name} must be a number; it is {value!r}")
+    if finite:
+        require_number(torch.as_tensor(value, dtype=torch.float64), name)
 
 
 def _log_sinhc(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -55,6 +56,8 @@ def points(law: Distribution, support: Any, grid: int = 193) -> tuple[Tensor, Te
         shape = (len(every),) + (1,) * len(law.batch_shape) + (len(law.box),)
         every = every.reshape(shape).expand(-1, *law.batch_shape, -1)
         return every, law.log_probs.movedim(-1, 0)
+    if isinstance(law, Delta) and not support.is_discrete:
+        raise Unsolved("a state that is certain has no density")
     if law.event_shape:
         return _box(law)
     if not support.is_discrete:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.nn.utils.parametrize import type_before_parametrizations
 
 from .diagnosis import Diagnosis, diagnose, shape_of
 from .estimates import (
@@ -32,7 +31,7 @@ from .estimates import (
     Velocity,
 )
 from .loss import sum_over_terms
-from .process import Generator, Leaf, Process
+from .process import Generator, Leaf, Process, kinds_of, moving_terms
 from .solve import Engine, Unsolved, covering, engine_for
 from .terms import Term
 from .validation import require
@@ -186,8 +185,10 @@ def _plan(leaf: Leaf) -> Plan:
 
 def _reason(leaf: Leaf, engine: Engine) -> str:
     """Why this engine: the kinds it covers, and which others were passed over."""
-    kinds = frozenset(type_before_parametrizations(term) for term in leaf.core.terms)
+    kinds = kinds_of(moving_terms(leaf.core.terms))
     chosen = engine_for(kinds)
+    if not kinds:
+        return "all rates are zero"
     if not isinstance(engine, chosen):
         return f"handed on by {_named(chosen)}, whose structure these terms do not have"
     why = f"covers {{{_names(kinds)}}}"

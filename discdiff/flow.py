@@ -42,7 +42,7 @@ from . import laws
 from .heads import Head, require_head
 from .likelihood import log_jacobian
 from .numerics.autodiff import divergence, quadratic_forms, signs
-from .process import Generator, Lifted, Process, Pushed, Timed
+from .process import Generator, Lifted, Process, Pushed, Timed, require_process
 from .reverse import drift_of
 from .shapes import along
 from .solve import Unsolved
@@ -148,6 +148,7 @@ def probability_flow(
         tensor([0.])
     """
     require_head(head)
+    require_process(process)
     x_0 = process.check_data(x_0, "x_0")
     _require_flow(process, x_0)
     require(0 < stop < 1, f"stop must lie in (0, 1); it is {stop}")

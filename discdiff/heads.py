@@ -9,6 +9,7 @@ which every other estimate follows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from . import estimates
 from .estimates import Atoms, Estimate, Parts
 from .numerics.special import log_softplus
-from .process import Process, batch_size, first_tensor, map_state
+from .process import Process, batch_size, first_tensor, map_state, require_process
 from .validation import require, shown, values_are_checked
 
 State = Any
@@ -35,18 +36,44 @@ class Head(nn.Module):
 
     def __init__(self, net: Callable[..., Any] | None = None) -> None:
         super().__init__()
+        callable_ = callable(net) and not isinstance(net, type | Head)
+        require(
+            net is None or callable_,
+            f"net must be a network or a function of (x, t); it is {net!r}",
+        )
         self.net = net
+        self._takes = [n for n in (2, 3) if net is None or _takes(net, n)]
+        require(
+            bool(self._takes),
+            f"net must take (x, t) or (x, t, context), as nets of dd.nn do; {net!r} does not",
+        )
 
     def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
         net = self.net
         if net is None:
             raise ValueError(f"{type(self).__name__} was given no network")
+        if (2 if context is None else 3) not in self._takes:
+            given = "without a context" if context is None else "with a context"
+            raise ValueError(f"the network of {type(self).__name__} cannot be called {given}")
         output = net(x, t) if context is None else net(x, t, context)
         return self.read(_raised(output, first_tensor(x)), x)
 
     def read(self, output: Any, x: State) -> Estimate:
         """The network's output as an estimate."""
         raise NotImplementedError
+
+
+def _takes(net: Callable[..., Any], count: int) -> bool:
+    """Whether a network can be called with so many arguments, as far as its signature tells."""
+    try:
+        call = signature(net.forward if isinstance(net, nn.Module) else net)
+    except (TypeError, ValueError):
+        return True
+    try:
+        call.bind(*range(count))
+    except TypeError:
+        return False
+    return True
 
 
 def _raised(output: Any, x: Tensor) -> Any:
@@ -85,8 +112,9 @@ class Mean(Head):
     kind = estimates.Mean
 
     def read(self, output: Tensor, x: Tensor) -> Estimate:
-        of_data = isinstance(x, Tensor) and tuple(output.shape) == tuple(x.shape[:-1])
-        return estimates.Mean(output if of_data else _shaped(output, x, Mean))
+        both = isinstance(x, Tensor) and isinstance(output, Tensor)
+        of_data = both and tuple(output.shape) == tuple(x.shape[:-1])
+        return estimates.Mean(_numbers(output, Mean) if of_data else _shaped(output, x, Mean))
 
 
 class Epsilon(_Like):
@@ -141,10 +169,15 @@ class _Categorical(Head):
         self, net: Callable[..., Any] | None = None, absent: int | tuple[int, ...] = ()
     ) -> None:
         super().__init__(net)
-        self.absent = (absent,) if isinstance(absent, int) else tuple(absent)
+        every = (absent,) if isinstance(absent, int) else absent
+        listed = isinstance(every, tuple | list) and all(isinstance(a, int) for a in every)
+        require(listed, f"absent must be one index or a tuple of them; it is {absent!r}")
+        self.absent = tuple(every)
 
     def read(self, output: Tensor, x: Tensor) -> Estimate:
+        output = _numbers(output, type(self))
         size = output.shape[-1]
+        require(len(set(self.absent)) < size, f"all {size} states are absent: {self.absent}")
         bad = [a for a in self.absent if not 0 <= a < size]
         require(not bad, f"absent states {bad} lie outside [0, {size - 1}]")
         return self.kind(output, self.absent)  # type: ignore[call-arg]
@@ -175,7 +208,7 @@ class Ratio(Head):
     kind = estimates.Ratio
 
     def read(self, output: Tensor, x: Tensor) -> Estimate:
-        return estimates.Ratio(output)
+        return estimates.Ratio(_numbers(output, Ratio, False))
 
 
 class Product(Head):
@@ -199,6 +232,9 @@ class Product(Head):
     ) -> None:
         super().__init__(net)
         both = {**(parts or {}), **named}
+        for name, head in both.items():
+            right = isinstance(head, Head) or (isinstance(head, type) and issubclass(head, Head))
+            require(right, f"the head of {name!r} must be of dd.heads; it is {head!r}")
         self.names = tuple(both)
         self.members = nn.ModuleList(h if isinstance(h, Head) else h() for h in both.values())
 
@@ -232,11 +268,14 @@ class Exact(Head):
 
     def __init__(self, process: Process, data: State, weights: Tensor | None = None) -> None:
         super().__init__(None)
+        require_process(process)
         self.process = process
         self.data = process.check_data(data, "data")
         count = batch_size(data)
         if weights is None:
             weights = torch.full((count,), 1 / count, dtype=torch.float64)
+        kind = type(weights).__name__
+        require(isinstance(weights, Tensor), f"weights must be a tensor; it is a {kind}")
         require(
             weights.shape == (count,) and bool((weights >= 0).all()),
             f"weights of shape {tuple(weights.shape)} must be ≥ 0, one per atom ({count})",
@@ -288,6 +327,9 @@ class Exact(Head):
 
     def as_(self, kind: Any) -> Head:
         """The same knowledge as a head of another kind: a head type, or a dict of them."""
+        for one in kind.values() if isinstance(kind, Mapping) else (kind,):
+            right = isinstance(one, type) and issubclass(one, Head)
+            require(right, f"kind must be a type of dd.heads; it is {one!r}")
         return _Converted(self, kind)
 
 
@@ -327,4 +369,19 @@ def _shaped(output: Tensor, x: State, head: type[Head], *last: int) -> Tensor:
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output)
         rule = f"the network of {head.__name__} must return shape {shape}"
         raise ValueError(f"{rule}; it returned {found}")
+    return _numbers(output, head)
+
+
+def _numbers(output: Any, head: type[Head], whole: bool = True) -> Tensor:
+    """The output, which must be a floating tensor, without NaN where that means nothing."""
+    network = f"the network of {head.__name__}"
+    if not isinstance(output, Tensor) or not output.dim():
+        raise ValueError(f"{network} must return a tensor for a batch; it returned {output!r}")
+    if not output.is_floating_point():
+        raise ValueError(f"{network} must return a floating tensor; it returned {output.dtype}")
+    if whole and values_are_checked(output):
+        seen = output.detach()
+        if bool(seen.sum().isnan()) and bool(seen.isnan().any()):  # ∞ − ∞ is NaN as well
+            rows = seen.isnan().flatten(1).any(1).nonzero()[:, 0]
+            raise ValueError(f"{network} returned NaN, in rows {shown(rows)} of the batch")
     return output

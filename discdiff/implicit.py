@@ -31,7 +31,7 @@ from torch import Tensor
 from .heads import Head, require_head
 from .loss import full_precision
 from .numerics.autodiff import divergence, hutchinson
-from .process import Leaf, Process, first_tensor, map_state, require_shape
+from .process import Leaf, Process, first_tensor, map_state, require_process, require_shape
 from .shapes import sum_event
 from .simulate import advance
 from .solve import Unsolved
@@ -94,6 +94,7 @@ def implicit_score_matching(
     weight = weight or NLL()
     require(isinstance(weight, Weight), f"weight must be of dd.weights; it is {weight!r}")
     require(probes >= 0, f"probes must be ≥ 0; it is {probes}")
+    require_process(process)
     x_0 = process.check_data(x_0, "x_0")
     t = process.check_time(t, x_0, "t")
     x = _noisy(process, x_0, t, x_t, steps)

@@ -31,13 +31,15 @@ from .process import (
     batch_size,
     first_tensor,
     map_state,
+    require_law,
+    require_process,
 )
 from .shapes import sum_event
 from .solve import Unsolved
 from .steppers import Ancestral, Stepper
 from .terms import Diffusion, Drift
 from .times import clock_key, natural_clocks, require_reach, rule, times
-from .validation import require, shown
+from .validation import require, require_count, shown
 from .weights import Weight
 
 State = Any
@@ -75,12 +77,13 @@ def path_kl(
         ValueError: If stop is 0 and the integral would diverge for this head, or if the process
             is too slow for its clock (see `times`).
     """
+    require_process(process)
     x_0 = process.check_data(x_0, "x_0")
     stop = stop_for(process, head, stop)
     with full_precision(x_0):
         start = prior_kl(process, x_0, prior)
     require_reach(process, x_0)
-    require(nodes is None or nodes >= 1, f"nodes must be ≥ 1; it is {nodes}")
+    nodes = None if nodes is None else require_count(nodes, "nodes")
     if nodes is None:
         t, w = times(process, x_0, stop=stop)
         return start + w.to(start.dtype) * _draw_rate(process, head, x_0, t, context)
@@ -111,6 +114,7 @@ def elbo(
     Returns:
         Shape (B,).
     """
+    require_process(process)
     x_0 = process.check_data(x_0, "x_0")
     stop = stop_for(process, head, stop)
     options = {"stop": stop, "nodes": nodes, "prior": prior, "context": context}
@@ -128,6 +132,8 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
             at an infinite end of the clock.
     """
     require_head(head)
+    real = stop is None or (isinstance(stop, float | int) and 0 <= stop < 1)
+    require(real, f"stop must lie in [0, 1); it is {stop!r}")
     pairs = leaf_heads(process, head)
     for leaf, part in pairs:
         ends = leaf.clock is None or bool(leaf.clock(leaf.clock.instant(1.0)).isfinite())
@@ -175,7 +181,11 @@ def prior_kl(process: Process, x_0: State, prior: Distribution | None = None) ->
     if prior is None and _ends_in_limit(process, t[:1], shape):
         return torch.zeros(first.shape[0], dtype=_dtype(first), device=first.device)
     law = process._marginal(x_0, t)
-    return laws.kl(law, prior or process.prior(shape)).to(_dtype(first))
+    if prior is None:
+        prior = process.prior(shape)
+    else:
+        require_law(prior, process.state_shape(shape), "prior")
+    return laws.kl(law, prior).to(_dtype(first))
 
 
 def _ends_in_limit(process: Process, end: Tensor, shape: Any) -> bool:

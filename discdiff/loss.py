@@ -25,7 +25,7 @@ from .estimates import Data, Estimate
 from .heads import Head, require_head
 from .laws import hidden_log_prob
 from .numerics.special import bregman_log, safe_log
-from .process import Leaf, Process, first_tensor, map_state, require_shape
+from .process import Leaf, Process, first_tensor, map_state, require_process, require_shape
 from .shapes import sum_event
 from .solve import Score
 from .terms import Diffusion, Drift, Jump
@@ -67,6 +67,7 @@ def loss(
             the data cannot lead.
         Unsolved: If the head does not determine the score.
     """
+    require_process(process)
     require_head(head)
     weight = weight or NLL()
     kind = type(weight).__name__

@@ -21,8 +21,10 @@ Learning changes numbers and keeps structure, which engines read once: what is z
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from itertools import chain
 from math import isqrt
 from typing import Any, ClassVar, TypeVar
@@ -53,15 +55,48 @@ def declare(module: nn.Module, name: str, value: Any) -> None:
     if isinstance(value, nn.Parameter):
         module.register_parameter(name, value)
         return
-    if isinstance(value, Tensor) and value.is_complex():
-        raise ValueError(f"{name} must be real; its dtype is {value.dtype}")
-    try:
-        number = torch.as_tensor(value, dtype=torch.float64).contiguous()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} must be a number or a tensor; it is {value!r}") from error
+    number = as_numbers(value, name).contiguous()
     if isinstance(value, Tensor) and number is value and not value.requires_grad:
         number = number.clone()  # a later change of the caller's tensor changes no process
     module.register_buffer(name, number)
+
+
+def as_numbers(value: Any, name: str) -> Tensor:
+    """Numbers as a float64 tensor.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    if isinstance(value, Tensor) and value.is_complex():
+        raise ValueError(f"{name} must be real; its dtype is {value.dtype}")
+    try:
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be a number or a tensor; it is {value!r}") from error
+
+
+class Versions:
+    """Tensors as they are now, to see later whether they were changed or replaced.
+
+    Example:
+        >>> number = torch.ones(1)
+        >>> then = Versions([number])
+        >>> number.mul_(2.0), then.hold([number])
+        (tensor([2.]), False)
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.tensors = list(tensors)
+        compiling = torch.compiler.is_compiling()
+        self.versions = [] if compiling else [v._version for v in self.tensors]
+
+    def hold(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether these are the tensors, unchanged; not looked at while compiling."""
+        if torch.compiler.is_compiling():
+            return True
+        now = list(tensors)
+        same = len(now) == len(self.tensors) and all(map(operator.is_, self.tensors, now))
+        return same and self.versions == [v._version for v in now]
 
 
 class Declared(nn.Module):
@@ -72,6 +107,20 @@ class Declared(nn.Module):
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
+
+    forgotten: ClassVar[tuple[str, ...]] = ()  # attributes that no copy takes along
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in self.forgotten}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Declared:
+        """A copy; a number that is a function of another tensor stays one, of the same tensor."""
+        clone = object.__new__(type(self))
+        memo[id(self)] = clone
+        memo |= {id(v): v for v in self._buffers.values() if v is not None and not v.is_leaf}
+        state = {k: v for k, v in vars(self).items() if k not in self.forgotten}
+        vars(clone).update(deepcopy(state, memo))
+        return clone
 
     def instant(self, t: float) -> Tensor:
         """A time, float64 of shape (1,), where the numbers of this module are."""
@@ -118,6 +167,9 @@ def learn(process: M) -> M:
         >>> [(name, p.shape) for name, p in chain.named_parameters()]
         [('parametrizations.Q.original', torch.Size([1]))]
     """
+    if not isinstance(process, Declared):
+        kind = type(process).__name__
+        raise ValueError(f"process must be a process, a term or a clock; it is a {kind}")
     for module, name, constraint in list(_learnable(process)):
         if parametrize.is_parametrized(module, name):
             continue  # a part that occurs twice

@@ -14,7 +14,6 @@ that is linear in the generator (losses, reversal, Euler steps) walks the leaves
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -39,14 +38,17 @@ from .estimates import (
     Score,
     Velocity,
 )
-from .params import Declared, declare, probabilities, sparse
+from .params import Declared, Versions, declare, probabilities, sparse
 from .shapes import once
 from .solve import Engine, Unsolved, engine_for
 from .solve import Score as Readings
 from .validation import (
+    as_shape,
     as_time,
     require,
+    require_countable,
     require_order,
+    require_tensor,
     require_values,
     shown,
     values_are_checked,
@@ -171,7 +173,7 @@ class Process(Declared, ABC):
         """
         x_t = self.check_state(x_t, "x_t")
         s, t = self._times(x_t, s, t)
-        return self._bridge(self.as_estimate(x_0), x_t, s, t)
+        return self._bridge(self._estimate(x_0, x_t), x_t, s, t)
 
     def limit(self, shape: Shape) -> Distribution:
         r"""The stationary law that is reached from every state, for states of this shape.
@@ -179,10 +181,11 @@ class Process(Declared, ABC):
         Raises:
             Unsolved: If there is none.
         """
-        return self._limit(shape)
+        return self._limit(self.data_shape(shape))
 
     def prior(self, shape: Shape) -> Distribution:
         """Where sampling starts: the limit if there is one, else the law at 1 from 0."""
+        shape = self.data_shape(shape)
         try:
             return self._limit(shape)
         except Unsolved:
@@ -197,7 +200,7 @@ class Process(Declared, ABC):
         """
         x_t = self.check_state(x_t, "x_t")
         _, t = self._times(x_t, 0.0, t)
-        estimate = self.as_estimate(x_0)
+        estimate = self._estimate(x_0, x_t)
         self.require_own_coordinates("score")
         leaves = list(self.leaves(t))
         scores = [leaf.score(leaf.read(estimate), leaf.get(x_t)) for leaf in leaves]
@@ -207,7 +210,11 @@ class Process(Declared, ABC):
         """What an estimate says, as another kind of estimate (a dict of kinds for a product)."""
         x_t = self.check_state(x_t, "x_t")
         _, t = self._times(x_t, 0.0, t)
-        return self._convert(self.as_estimate(estimate), x_t, t, kind)
+        named = kind.values() if isinstance(kind, Mapping) else (kind,)
+        for one in named:
+            right = isinstance(one, type) and issubclass(one, Estimate)
+            require(right, f"kind must be a type of dd.estimates; it is {one!r}")
+        return self._convert(self._estimate(estimate, x_t), x_t, t, kind)
 
     # -- operators -----------------------------------------------------------------------------
 
@@ -272,6 +279,10 @@ class Process(Declared, ABC):
         """The data, after their shape, dtype, kind and values were checked."""
         return self.check_state(x_0, name)
 
+    def data_shape(self, shape: Shape) -> Shape:
+        """The shape of data, after it was checked."""
+        return as_shape(shape)
+
     def to_data(self, x: State) -> State:
         """The data in a state: all of it, but for auxiliaries."""
         return x
@@ -297,6 +308,14 @@ class Process(Declared, ABC):
         """Data as an estimate; estimates as they are."""
         return x_0 if isinstance(x_0, Estimate) else Data(self.check_data(x_0, "x_0"))
 
+    def _estimate(self, x_0: State | Estimate, x_t: State) -> Estimate:
+        """Data as an estimate, after it was checked that they fit the noisy state."""
+        estimate = self.as_estimate(x_0)
+        if isinstance(estimate, Data):
+            shape = self.state_shape(map_state(lambda v: v.shape, estimate.value))
+            require_shape(x_t, shape, "x_t")
+        return estimate
+
     def _times(self, x: State, s: float | Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         s, t = self.check_time(s, x, "s"), self.check_time(t, x, "t")
         require_order(s, t)
@@ -311,24 +330,19 @@ class Process(Declared, ABC):
         return t
 
 
+@dataclass
 class _Plan:
-    """An engine, and the numbers that it was planned from."""
+    """An engine, and the kinds and numbers that it was planned from."""
 
-    def __init__(self, engine: Engine, types: list[type], numbers: list[Tensor]) -> None:
-        self.engine, self.types, self.numbers = engine, types, numbers
-        self.versions = [] if torch.compiler.is_compiling() else [v._version for v in numbers]
-
-    def holds(self, numbers: list[Tensor]) -> bool:
-        """Whether these are the numbers, unchanged; not looked at while compiling."""
-        if torch.compiler.is_compiling():
-            return True
-        same = len(numbers) == len(self.numbers) and all(map(operator.is_, self.numbers, numbers))
-        return same and self.versions == [v._version for v in numbers]
+    engine: Engine
+    types: list[type]
+    numbers: Versions
 
 
 class Generator(Process):
     """A sum of terms in its own time: what an engine solves."""
 
+    forgotten = ("_engine",)
     terms: tuple[Any, ...]
 
     @property
@@ -343,13 +357,13 @@ class Generator(Process):
         types = [type(m) for m in holders]  # numbers that become learned change the type
         numbers = [v for m in holders for v in m._buffers.values() if v is not None]  # type: ignore
         plan = vars(self).get("_engine")
-        if plan is None or plan.types != types or not plan.holds(numbers):
-            kinds = frozenset(type_before_parametrizations(term) for term in terms)
+        if plan is None or plan.types != types or not plan.numbers.hold(numbers):
+            moving = moving_terms(terms)
             try:
-                engine = engine_for(kinds).plan(terms)
+                engine = engine_for(kinds_of(moving)).plan(moving or terms)
             except AttributeError as error:  # a module would say that it has no engine
                 raise TypeError(f"{self!r} cannot be planned: {error}") from error
-            plan = _Plan(engine, types, numbers)
+            plan = _Plan(engine, types, Versions(numbers))
             vars(self)["_engine"] = plan
         return plan.engine
 
@@ -366,9 +380,14 @@ class Generator(Process):
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
         yield Leaf(self, t, torch.ones_like(t), _same, _put, _same)
 
+    def data_shape(self, shape: Shape) -> Shape:
+        shape = as_shape(shape)
+        for term in self.terms:
+            term.check_shape(torch.empty(shape, device="meta"), "the state")
+        return shape
+
     def check_state(self, x: State, name: str) -> Tensor:
-        require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
-        require(x.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
+        require_tensor(x, name)
         fits = x.is_floating_point() if self.dtype is None else x.dtype == self.dtype
         if not fits:
             reals = "a floating tensor, as reals and counts are"
@@ -378,6 +397,8 @@ class Generator(Process):
             term.check_shape(x, name)
         if values_are_checked(x):
             require_values(x, self.support, name)
+            if x.is_floating_point() and self.support.is_discrete:
+                require_countable(x, name)
         return x
 
     def check_estimate(self, estimate: Estimate, x: Tensor) -> None:
@@ -445,9 +466,6 @@ class Generator(Process):
         vars(self).pop("_engine", None)  # it was planned from other numbers
         super()._load_from_state_dict(*args, **kwargs)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in super().__getstate__().items() if k != "_engine"}
-
     def _copy(self) -> Any:
         """A copy that holds the same tensors, also where numbers are learned."""
         clone = object.__new__(type(self))
@@ -465,6 +483,9 @@ class Sum(Generator):
 
     def __init__(self, *terms: Generator) -> None:
         super().__init__()
+        require(bool(terms), "a sum needs at least one term")
+        others = [term for term in terms if not isinstance(term, Generator)]
+        require(not others, f"the members of a sum must be terms; got {others}")
         spaces = {(str(term.support), term.dtype) for term in terms}
         require(
             len(spaces) == 1,
@@ -512,6 +533,9 @@ class Timed(Process):
 
     def check_state(self, x: State, name: str) -> State:
         return self.process.check_state(x, name)
+
+    def data_shape(self, shape: Shape) -> Shape:
+        return self.process.data_shape(shape)
 
     def origin(self, shape: Shape) -> State:
         return self.process.origin(shape)
@@ -618,6 +642,8 @@ class Lifted(Process):
 
     def _declare(self, law: Distribution) -> None:
         count = self.size - 1
+        kind = type(law).__name__
+        require(isinstance(law, Distribution), f"lift needs a normal law; it is a {kind}")
         fits = law.event_shape in ((), (count,)) and law.batch_shape in ((), (1,), (count,))
         require(
             isinstance(law.mean, Tensor) and fits,
@@ -628,6 +654,8 @@ class Lifted(Process):
         tril = getattr(base, "scale_tril", None)
         normal = tril is not None or isinstance(base, Normal)
         require(normal, f"the law of the auxiliaries must be normal; it is {law!r}")
+        finite = bool(law.mean.isfinite().all()) and bool(law.variance.isfinite().all())
+        require(finite, f"the law of the auxiliaries must be finite; it is {law!r}")
         declare(self, "mean", law.mean.double().expand(count))
         if tril is not None:
             declare(self, "scale_tril", tril.double())
@@ -655,8 +683,7 @@ class Lifted(Process):
         return self.process.check_state(x, name)
 
     def check_data(self, x_0: State, name: str) -> State:
-        require(isinstance(x_0, Tensor), f"{name} must be a tensor; it is a {type(x_0).__name__}")
-        require(x_0.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
+        require_tensor(x_0, name)
         kind = f"{name} of shape {tuple(x_0.shape)} must be a floating tensor; it is {x_0.dtype}"
         require(x_0.is_floating_point(), kind)
         if values_are_checked(x_0):
@@ -751,6 +778,9 @@ class Product(Process):
 
     def __init__(self, parts: Mapping[str, Process] | None = None, /, **named: Process) -> None:
         super().__init__()
+        kind = type(parts).__name__
+        named_so = parts is None or isinstance(parts, Mapping)
+        require(named_so, f"the parts of a product must be named, by a dict; it is a {kind}")
         twice = set(parts or {}) & set(named)
         require(not twice, f"parts named twice: {sorted(twice)}")
         both = {**(parts or {}), **named}
@@ -794,6 +824,14 @@ class Product(Process):
             len(set(sizes.values())) == 1, f"{name} has parts of different batch size: {sizes}"
         )
         return state
+
+    def data_shape(self, shape: Shape) -> Shape:
+        shape = self._shapes(shape)
+        checked = {name: part.data_shape(shape[name]) for name, part in self.parts.items()}
+        sizes = {name: first_shape(each)[0] for name, each in checked.items()}
+        same = len(set(sizes.values())) == 1
+        require(same, f"shape has parts of different batch size: {sizes}")
+        return checked
 
     def origin(self, shape: Shape) -> State:
         shape = self._shapes(shape)
@@ -840,7 +878,7 @@ class Product(Process):
         return laws.Joint({k: p._limit(shape[k]) for k, p in self.parts.items()})
 
     def prior(self, shape: Shape) -> Distribution:
-        shape = self._shapes(shape)
+        shape = self.data_shape(shape)
         return laws.Joint({k: p.prior(shape[k]) for k, p in self.parts.items()})
 
     def _convert(self, estimate: Estimate, x: State, t: Tensor, kind: Any) -> Any:
@@ -873,6 +911,12 @@ class Mixture(Process):
     def __init__(self, weights: Tensor | list[float], *processes: Process) -> None:
         super().__init__()
         declare(self, "weights", weights)
+        others = [type(part).__name__ for part in processes if not isinstance(part, Process)]
+        require(not others, f"the processes of a mixture must be processes; got {others}")
+        spaces = {tuple(_spaces(part)) for part in processes}
+        require(len(spaces) <= 1, f"the processes of a mixture must share one space; got {spaces}")
+        clocks = {part.timed for part in processes}
+        require(len(clocks) <= 1, "either all processes of a mixture run on a clock, or none")
         require(
             self.weights.shape == (len(processes),),
             f"weights of shape {tuple(self.weights.shape)} must name {len(processes)} processes",
@@ -890,7 +934,8 @@ class Mixture(Process):
 
     def label(self, x_0: Tensor) -> dict[str, Tensor]:
         """Data with labels drawn from the weights."""
-        weights = self.weights.expand(x_0.shape[0], -1)
+        x_0 = self.members[0].check_data(x_0, "x_0")  # type: ignore[operator]
+        weights = self.weights.expand(batch_size(x_0), -1)
         return {"label": torch.multinomial(weights, 1)[:, 0], "state": x_0}
 
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
@@ -903,16 +948,29 @@ class Mixture(Process):
     def check_state(self, x: State, name: str) -> State:
         require(
             isinstance(x, Mapping) and set(x) == {"label", "state"},
-            f"{name} must be a dict with keys 'label' and 'state'",
+            f"{name} must be a dict with keys 'label' and 'state', as mixture.label(x_0)",
         )
         label = x["label"]
+        require_tensor(label, f"{name}['label']")
         require(label.dtype == torch.int64, f"{name}['label'] must be int64, not {label.dtype}")
         if values_are_checked(label):
             space = constraints.integer_interval(0, len(self.members) - 1)
             require_values(label, space, f"{name}['label']")
         for part in self.members:
             part.check_state(x["state"], f"{name}['state']")  # type: ignore[operator]
+        shape = (batch_size(x["state"]),)
+        found = tuple(label.shape)
+        require(found == shape, f"{name}['label'] must have shape {shape}; its shape is {found}")
         return dict(x)
+
+    def data_shape(self, shape: Shape) -> Shape:
+        named = (
+            isinstance(shape, Mapping) and "state" in shape and set(shape) <= {"label", "state"}
+        )
+        require(named, f"shape must be a dict with the key 'state'; it is {shape!r}")
+        for part in self.members:
+            state = part.data_shape(shape["state"])  # type: ignore[operator]
+        return {"label": first_shape(state)[:1], "state": state}
 
     def origin(self, shape: Shape) -> State:
         state = self.members[0].origin(shape["state"])  # type: ignore[operator]
@@ -942,6 +1000,7 @@ class Mixture(Process):
         return laws.Labelled(self.weights, each)
 
     def prior(self, shape: Shape) -> Distribution:
+        shape = self.data_shape(shape)
         each = [part.prior(shape["state"]) for part in self.members]  # type: ignore
         return laws.Labelled(self.weights, each)
 
@@ -979,11 +1038,16 @@ class Pushed(Process):
             yield leaf.within(self._back, lambda x, y: self.transform(y), _at_data(self._back))
 
     def check_state(self, x: State, name: str) -> State:
-        require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
+        require_tensor(x, name)
         if values_are_checked(x):
             require_values(x, self.transform.codomain, name)
         self.process.check_state(self.transform.inv(x), f"T⁻¹({name})")
         return x
+
+    def data_shape(self, shape: Shape) -> Shape:
+        shape = as_shape(shape)
+        self.process.data_shape(self.transform.inverse_shape(shape))
+        return shape
 
     def origin(self, shape: Shape) -> State:
         return self.transform(self.process.origin(self.transform.inverse_shape(shape)))
@@ -1007,7 +1071,8 @@ class Pushed(Process):
         return self._image(self.process._limit(self.transform.inverse_shape(tuple(shape))))
 
     def prior(self, shape: Shape) -> Distribution:
-        return self._image(self.process.prior(self.transform.inverse_shape(tuple(shape))))
+        shape = self.data_shape(shape)
+        return self._image(self.process.prior(self.transform.inverse_shape(shape)))
 
     def __repr__(self) -> str:
         return f"({self.process!r}).push({self.transform!r})"
@@ -1043,7 +1108,11 @@ class Scaled(Process):
 
     def __init__(self, process: Process, alpha: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        start = float(alpha(torch.zeros((), dtype=torch.float64)).detach())
+        require(callable(alpha), f"alpha must be a function of time; it is {alpha!r}")
+        first = alpha(torch.zeros((), dtype=torch.float64))
+        one = isinstance(first, Tensor) and first.numel() == 1
+        require(one, f"alpha must return a tensor of the shape of its times; it returns {first!r}")
+        start = float(first.detach())
         require(abs(start - 1) < 1e-12, f"alpha(0) must be 1; it is {start}")
         self.process, self.alpha = process, alpha
         others = [leaf.core for leaf in process.leaves(process.instant(0.5))]
@@ -1113,6 +1182,9 @@ class Scaled(Process):
     def check_data(self, x_0: State, name: str) -> State:
         return self.process.check_data(x_0, name)
 
+    def data_shape(self, shape: Shape) -> Shape:
+        return self.process.data_shape(shape)
+
     def to_data(self, x: State) -> State:
         return self.process.to_data(x)
 
@@ -1173,7 +1245,11 @@ class Given(Process):
 
     def __init__(self, process: Process, known: tuple[Tensor, Tensor]) -> None:
         super().__init__()
-        values, mask = known
+        values, mask = as_pair(known)
+        one = not isinstance(process, Product | Mixture)
+        require(
+            one, "entries of one tensor are clamped: clamp the parts of a product by themselves"
+        )
         require(mask.dtype == torch.bool, f"the mask must be boolean, not {mask.dtype}")
         require(
             values.shape == mask.shape,
@@ -1181,6 +1257,8 @@ class Given(Process):
         )
         lifted = process.state_shape((1, *values.shape[1:])) != (1, *values.shape[1:])
         require(not lifted, "entries of a lifted state cannot be clamped: use sample(known=)")
+        origin = process.origin((1, *values.shape)).to(values.dtype)
+        process.check_state(torch.where(mask, values, origin), "what is known")
         self.process = process
         self.register_buffer("values", values)
         self.register_buffer("mask", mask)
@@ -1203,10 +1281,27 @@ class Given(Process):
 
     def check_state(self, x: State, name: str) -> State:
         x = self.process.check_state(x, name)
+        self._require_fit(x.shape, name)
         if values_are_checked(x):
             moved = self.mask.expand(x.shape) & (x != self.values.to(x.dtype))
             require(not bool(moved.any()), f"{name} differs from the known values")
         return x
+
+    def data_shape(self, shape: Shape) -> Shape:
+        shape = self.process.data_shape(shape)
+        self._require_fit(torch.Size(shape), "the state")
+        return shape
+
+    def _require_fit(self, shape: torch.Size, name: str) -> None:
+        """Raises unless the known values fit states of this shape."""
+        own = self.values.shape
+        fits = len(own) <= len(shape) and all(
+            a in (1, b) for a, b in zip(own[::-1], shape[::-1], strict=False)
+        )
+        require(
+            fits,
+            f"{name} of shape {tuple(shape)} must fit what is known, of shape {tuple(own)}",
+        )
 
     def origin(self, shape: Shape) -> State:
         return self.clamp(self.process.origin(shape))
@@ -1234,9 +1329,60 @@ class Given(Process):
         return f"({self.process!r}).given({int(self.mask.sum())} known entries)"
 
 
+def as_pair(known: Any) -> tuple[Tensor, Tensor]:
+    """What is known, as a pair of tensors.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    pair = isinstance(known, tuple) and len(known) == 2
+    require(pair, f"known must be a pair (values, mask); it is a {type(known).__name__}")
+    kinds = [type(v).__name__ for v in known]
+    require(kinds == ["Tensor"] * 2, f"known must be a pair of tensors; it holds {kinds}")
+    return known
+
+
+def require_process(process: Any) -> None:
+    """Raises ``ValueError`` unless this is a process."""
+    kind = type(process).__name__
+    require(isinstance(process, Process), f"process must be a Process; it is a {kind}")
+
+
+def require_law(law: Any, shape: Shape, name: str) -> None:
+    """Raises ``ValueError`` unless this is a law of states of this shape."""
+    kind = type(law).__name__
+    require(isinstance(law, Distribution), f"{name} must be a distribution; it is a {kind}")
+    if isinstance(shape, Mapping):
+        return
+    batch, event = tuple(law.batch_shape), tuple(law.event_shape)
+    more = tuple(shape) == batch + event
+    hint = f": call .to_event({len(batch) - 1}) on it" if more else ""
+    require(
+        batch in ((), (1,), tuple(shape[:1])) and event == tuple(shape[1:]),
+        f"{name} must have batch shape {tuple(shape[:1])} and event shape {tuple(shape[1:])}; it "
+        f"has {batch} and {event}{hint}",
+    )
+
+
+def _spaces(process: Process) -> list[tuple[str, Any]]:
+    """The state spaces of the parts of a process."""
+    leaves = process.leaves(process.instant(0.5))
+    return [(str(leaf.core.support), leaf.core.dtype) for leaf in leaves]
+
+
 def _drawn(process: Process, x_0: State, t: Tensor) -> tuple[State, Estimate]:
     """A draw of the noisy state, with the data themselves as the training target."""
     return laws.draw(process._marginal(x_0, t)), Data(x_0)
+
+
+def moving_terms(terms: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The terms that do something; one of factor zero has no part in the law of a sum."""
+    return tuple(term for term in terms if not term.idle)
+
+
+def kinds_of(terms: tuple[Any, ...]) -> frozenset[type]:
+    """The kinds of terms, by which an engine is chosen."""
+    return frozenset(type_before_parametrizations(term) for term in terms)
 
 
 def by_name(leaves: list[Leaf], values: list[Any]) -> Any:
@@ -1257,6 +1403,13 @@ def first_tensor(x: State) -> Tensor:
     while isinstance(x, Mapping):
         x = next(iter(x.values()))
     return x
+
+
+def first_shape(shape: Shape) -> tuple[int, ...]:
+    """The first shape of a state's shapes."""
+    while isinstance(shape, Mapping):
+        shape = next(iter(shape.values()))
+    return tuple(shape)
 
 
 def batch_size(x: State) -> int:

@@ -24,10 +24,11 @@ from torch import Tensor
 from .heads import Head, require_head
 from .loss import jumps_into, reverse_log_rates
 from .numerics.autodiff import divergence, gradient
-from .process import Leaf, Process, by_name
+from .process import Leaf, Process, by_name, require_process
 from .shapes import along
 from .solve import Score, Unsolved
 from .terms import Diffusion, Drift, Jump, WhiteNoise
+from .validation import require, values_are_checked
 
 State = Any
 
@@ -47,6 +48,7 @@ class Reverse:
     """The reversal of a process; all rates are per unit of reverse (clock) time."""
 
     def __init__(self, process: Process, head: Head, context: Any = None) -> None:
+        require_process(process)
         require_head(head)
         process.require_own_coordinates("reverse")
         self.process, self.head, self.context = process, head, context
@@ -54,6 +56,8 @@ class Reverse:
     def _seen(self, x: State, t: float | Tensor) -> tuple[State, Any, list[Leaf]]:
         x = self.process.check_state(x, "x")
         t = self.process.check_time(t, x, "t")
+        if values_are_checked(t):
+            require(bool((t > 0).all()), "the reversal needs t > 0: at t = 0 nothing is noisy")
         return x, self.head(x, t, self.context), list(self.process.leaves(t))
 
     def _collect(self, x: State, t: float | Tensor, read: Any) -> Any:

@@ -13,11 +13,20 @@ from torch import Tensor
 from .grids import Grid
 from .heads import Head, require_head
 from .likelihood import leaf_heads
-from .process import Process, first_tensor, map_state, require_shape
+from .params import as_numbers
+from .process import (
+    Process,
+    as_pair,
+    first_tensor,
+    map_state,
+    require_law,
+    require_process,
+    require_shape,
+)
 from .solve import Unsolved
 from .stepper import Stepper
 from .steppers import Ancestral
-from .validation import require, shown
+from .validation import require, require_count, shown
 
 State = Any
 
@@ -48,7 +57,10 @@ def sample(
         stepper: A `steppers` object; `Ancestral` by default.
         start: The state at the first time of the grid; drawn from the prior by default.
         known: The pair (values, mask), mask true where the data are known: infilling. A dict of
-            such pairs for a product.
+            such pairs for a product. Exact for masked sites with an exact head, as what is known
+            shows at once. Elsewhere known entries are drawn afresh from their own law at each
+            time, which is approximate: the exact way is ``process.given(known)``, with a head
+            trained on it.
         prior: The law at the first time; the process's own by default.
         context: Handed to the network.
         progress: Whether to count the steps on standard error.
@@ -60,14 +72,18 @@ def sample(
         ValueError: If the process has no clock, or the grid does not decrease in [0, 1].
         Unsolved: If the head cannot leave :math:`\Lambda = \infty`.
     """
+    require_process(process)
     require_head(head)
     require(process.timed, "sample needs a process on a clock: declare .on(clock)")
+    shape = process.data_shape(shape)
     t = grid_times(process, steps, grid)
     stepper = stepper or Ancestral()
     require(
         isinstance(stepper, Stepper),
         f"stepper must be of dd.steppers; it is a {type(stepper).__name__}",
     )
+    if prior is not None:
+        require_law(prior, process.state_shape(shape), "prior")
     x = start if start is not None else (prior or process.prior(shape)).sample()
     x = process.check_state(_to_device(x, process), "start")
     require_shape(x, process.state_shape(shape), "start")
@@ -112,11 +128,9 @@ def grid_times(
         require(len(clocks) == 1, "a grid object needs one clock; give times for several clocks")
         return grid.times(next(iter(clocks.values())))  # type: ignore[arg-type]
     if grid is None:
-        number = 100 if steps is None else steps
-        whole = number >= 1 and int(number) == number
-        require(whole, f"steps must be an integer ≥ 1; it is {steps}")
-        return torch.linspace(1, 0, int(number) + 1, dtype=torch.float64)
-    t = torch.as_tensor(grid, dtype=torch.float64)
+        number = 100 if steps is None else require_count(steps, "steps")
+        return torch.linspace(1, 0, number + 1, dtype=torch.float64)
+    t = as_numbers(grid, "grid")
     require(t.dim() == 1 and t.numel() >= 2, "grid must be a vector of at least two times")
     require(
         bool((t.diff() < 0).all()) and bool((t >= 0).all()) and bool((t <= 1).all()),
@@ -161,9 +175,7 @@ def _check_known(process: Process, x: State, known: Any) -> None:
         for name, part in process.parts.items():  # type: ignore[attr-defined]
             _check_known(part, x[name], known.get(name))
         return
-    pair = isinstance(known, tuple) and len(known) == 2
-    require(pair, f"known must be a pair (values, mask); it is a {type(known).__name__}")
-    values, mask = known
+    values, mask = as_pair(known)
     x = process.to_data(x)
     require(mask.dtype == torch.bool, f"the mask of known must be boolean; it is {mask.dtype}")
     shapes = tuple(values.shape), tuple(mask.shape)

@@ -9,17 +9,25 @@ import torch
 from torch import Tensor
 
 from .laws import draw, draw_categories
-from .process import Leaf, Process, first_tensor
+from .params import as_numbers
+from .process import Leaf, Process, first_tensor, require_process
 from .shapes import along, span
 from .solve import Unsolved
+from .strong import runge_kutta
 from .terms import Diffusion, Drift, Jump
-from .validation import require, shown
+from .validation import require, require_count, shown, values_are_checked
 
 State = Any
 
 
 @torch.no_grad()
-def simulate(process: Process, x_0: State, times: Tensor | list[float], steps: int = 64) -> State:
+def simulate(
+    process: Process,
+    x_0: State,
+    times: Tensor | list[float],
+    steps: int = 64,
+    strong: bool = False,
+) -> State:
     r"""Draws paths of the process at given times.
 
     Where an engine knows the transition law the paths are exact. Otherwise diffusions take
@@ -31,6 +39,8 @@ def simulate(process: Process, x_0: State, times: Tensor | list[float], steps: i
         x_0: Starting states, (B, *event) or a dict.
         times: Increasing times, T of them.
         steps: Euler–Maruyama steps between two times.
+        strong: Whether diffusions without a closed form take stochastic Runge–Kutta steps of
+            strong order 3/2 instead, for noise that acts entry by entry (`StateNoise`, scalars).
 
     Returns:
         Shape (T, B, *event), or a dict of such.
@@ -38,36 +48,42 @@ def simulate(process: Process, x_0: State, times: Tensor | list[float], steps: i
     Raises:
         ValueError: If the times do not increase.
     """
+    require_process(process)
     x = process.check_state(x_0, "x_0")
-    times = torch.as_tensor(times, dtype=torch.float64)
+    steps = require_count(steps, "steps")
+    times = as_numbers(times, "times")
     last = 1.0 if process.timed else torch.inf
     rule = f"times must be a vector that increases within [0, {last:g}]; it is {shown(times, 8)}"
-    require(times.dim() == 1 and bool(((times >= 0) & (times <= last)).all()), rule)
+    require(
+        times.dim() == 1 and len(times) >= 1 and bool(((times >= 0) & (times <= last)).all()), rule
+    )
     require(bool((times.diff() >= 0).all()), rule)
     batch = first_tensor(x).shape[0]
     device = first_tensor(x).device
     s, path = torch.zeros(batch, dtype=torch.float64, device=device), []
     for time in times:
         t = time.expand(batch).to(device)
-        x = advance(process, x, s, t, steps)
+        x = advance(process, x, s, t, steps, strong)
         path.append(x)
         s = t
     return _stack(path)
 
 
 @torch.no_grad()
-def advance(process: Process, x: State, s: Tensor, t: Tensor, steps: int = 64) -> State:
+def advance(
+    process: Process, x: State, s: Tensor, t: Tensor, steps: int = 64, strong: bool = False
+) -> State:
     """States at times t, given those at times s, each of shape (B,): see `simulate`."""
     try:
         return draw(process._transition(x, s, t))
     except Unsolved:
         moved = x
         for leaf, goal in zip(process.leaves(s), process.leaves(t), strict=True):
-            moved = goal.put(moved, _follow(leaf, goal, leaf.get(x), steps))
+            moved = goal.put(moved, _follow(leaf, goal, leaf.get(x), steps, strong))
         return moved
 
 
-def _follow(leaf: Leaf, goal: Leaf, x: Tensor, steps: int) -> Tensor:
+def _follow(leaf: Leaf, goal: Leaf, x: Tensor, steps: int, strong: bool) -> Tensor:
     terms = leaf.core.terms
     if all(isinstance(term, Jump) for term in terms):
         return _gillespie(terms, x, span(leaf.time, goal.time))
@@ -75,8 +91,15 @@ def _follow(leaf: Leaf, goal: Leaf, x: Tensor, steps: int) -> Tensor:
         raise Unsolved("jumps and diffusions in one sum are not simulated")
     step = span(leaf.time, goal.time) / steps
     require(bool(step.isfinite().all()), "times must be finite in the process's own time here")
+    if strong:
+        return runge_kutta(terms, x, float(leaf.time[0]), float(goal.time[0]), steps)
     for k in range(steps):
         x = _euler(terms, x, leaf.time + k * step, step)
+    if values_are_checked(x) and not bool(x.isfinite().all()):
+        raise ValueError(
+            f"paths of {leaf.core!r} left the finite numbers before the own time "
+            f"{float(goal.time.max()):g}, in steps of {float(step.max()):g}: take more steps"
+        )
     return x
 
 

@@ -211,7 +211,9 @@ class Entries(Site):
         for f in self.tests():
             value = f(y.double())
             mean = (_exp(log_p) * weight * value).sum(0)
-            (slope,) = torch.autograd.grad(mean.sum(), t, retain_graph=True)
+            slope = torch.zeros_like(t)
+            if mean.requires_grad:  # it is not where nothing moves
+                (slope,) = torch.autograd.grad(mean.sum(), t, retain_graph=True)
             moved = (_exp(log_p) * weight * self.generator(f, y)).sum(0).detach()
             moved = moved.reshape(moved.shape[0], -1).sum(1)
             scale = 1 + moved.abs() + mean.detach().abs().reshape(len(slope), -1).sum(1)
@@ -304,6 +306,8 @@ class Entries(Site):
 
     def _discrepancy(self, law: Distribution, draws: Tensor) -> float:
         if not self.core.support.is_discrete:
+            if not bool(law.variance.any()):
+                return 0.0 if bool((draws == law.mean).all()) else torch.inf
             u = (draws - law.mean) / law.variance.sqrt().clamp(min=1e-300)
             fits = [u.mean(0) * DRAWS**0.5, (u.square().mean(0) - 1) * (DRAWS / 2) ** 0.5]
             return max(_size(v) for v in fits)

@@ -221,7 +221,9 @@ def engine_for(kinds: frozenset[type]) -> type[Engine]:
 def solvable() -> str:
     """The list of what is solvable, for the message of `Unsolved`."""
     solved = ", ".join(
-        "{" + ", ".join(kind.__name__ for kind in engine.kinds) + "}" for engine in _engines
+        "{" + ", ".join(kind.__name__ for kind in engine.kinds) + "}"
+        for engine in _engines
+        if engine.kinds
     )
     return (
         f"Solvable sums: {solved}. Ways out: simulate the process, ratio matching, implicit score "

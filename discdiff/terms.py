@@ -12,10 +12,11 @@ for a drift, a diffusion and a jump. A term holds numbers; engines hold algorith
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from .laws import box_index
 from .numerics.systems import cholesky, lyapunov
 from .params import (
     Declared,
+    as_numbers,
     declare,
     definite,
     factor,
@@ -66,6 +68,8 @@ class Term(Generator):
         return (self,)
 
     def __rmul__(self, rate: Number) -> Term:
+        if not isinstance(rate, float | int | Tensor):
+            return NotImplemented
         require("scale" in self._buffers, "the factor of this term is learned: scale first")
         clone = self._copy()
         declare(clone, "scale", rate * self.scale)
@@ -73,8 +77,14 @@ class Term(Generator):
             clone.scale.dim() == 0,
             f"the factor of a term must be a number; its shape is {tuple(clone.scale.shape)}",
         )
-        require(bool((clone.scale.detach() >= 0).all()), f"a rate must be ≥ 0; it is {rate}")
+        fits = bool(clone.scale.detach() >= 0) and bool(clone.scale.detach().isfinite())
+        require(fits, f"a rate must be ≥ 0 and finite; it is {rate}")
         return clone
+
+    @property
+    def idle(self) -> bool:
+        """Whether the term does nothing: its rate, or its factor, is zero and stays so."""
+        return zero(self.scale)
 
     def widths(self) -> dict[str, int]:
         """The sizes that the last axis of a state must have, by the name of what asks for it."""
@@ -165,10 +175,13 @@ class Field(Drift):
 
     def __init__(self, velocity: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
+        require(callable(velocity), f"velocity must be a function of (x, t); it is {velocity!r}")
         self._velocity = velocity
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._velocity(x, t)
+        found = self._velocity(x, t)
+        _require_shape(found, x, "velocity", found.shape == x.shape if _tensor(found) else False)
+        return found
 
 
 class LinearDrift(Drift):
@@ -346,6 +359,10 @@ class Noise(WhiteNoise):
     def sources(self) -> int | None:  # type: ignore[override]
         return self.at(_START).shape[-1] if self.is_matrix() else None
 
+    @property
+    def idle(self) -> bool:
+        return super().idle or (self.function is None and zero(self.B))
+
     def at(self, t: Tensor) -> Tensor:
         """B at own times (B,): the declared number, or the function's value."""
         return self.B if self.function is None else self.function(t)
@@ -403,13 +420,20 @@ class StateNoise(Diffusion):
 
     def __init__(self, g: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
+        require(callable(g), f"g must be a function of (x, t); it is {g!r}")
         self._g = g
 
+    def level(self, x: Tensor, t: Tensor) -> Tensor:
+        """g at a state and a time, of a shape that broadcasts with the state's."""
+        found = self._g(x, t)
+        _require_shape(found, x, "g", _tensor(found) and _broadcasts(found, x))
+        return found
+
     def mix(self, noise: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return self._g(x, t) * noise
+        return self.level(x, t) * noise
 
     def unmix(self, vector: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return self._g(x, t) * vector
+        return self.level(x, t) * vector
 
 
 class Langevin(Sum):
@@ -482,6 +506,7 @@ class Recipe(Declared):
 
     arg_constraints = {"Q": skew, "D": semidefinite, "S": definite}
     S: Tensor
+    D: Tensor
 
     def __init__(self, Q: Numbers | Function, D: Numbers | Function, S: Numbers) -> None:
         super().__init__()
@@ -550,6 +575,10 @@ class Stirring(WhiteNoise):
         self.recipe = recipe
 
     @property
+    def idle(self) -> bool:
+        return super().idle or ("D" not in self.recipe.functions and zero(self.recipe.D))
+
+    @property
     def sources(self) -> int:  # type: ignore[override]
         return self.recipe.S.shape[-1]
 
@@ -593,7 +622,10 @@ def stationary(A: Numbers, B: Numbers) -> tuple[Tensor, Tensor, Tensor]:
         >>> S
         tensor([[1.]], dtype=torch.float64)
     """
-    A, B = (torch.as_tensor(v, dtype=torch.float64) for v in (A, B))
+    A, B = as_numbers(A, "A"), as_numbers(B, "B")
+    square = A.dim() == 2 and A.shape[0] == A.shape[1] and B.dim() == 2 and len(A) == len(B)
+    shapes = f"their shapes are {tuple(A.shape)} and {tuple(B.shape)}"
+    require(square, f"A must be (k, k) and B (k, r); {shapes}")
     top = float(torch.linalg.eigvals(A.detach()).real.max())
     require(top < 0, f"the eigenvalues of A must have negative real parts; the largest is {top:g}")
     S, D = lyapunov(A, B @ B.mT), B @ B.mT / 2
@@ -602,6 +634,21 @@ def stationary(A: Numbers, B: Numbers) -> tuple[Tensor, Tensor, Tensor]:
 
 
 _START = torch.zeros(1, dtype=torch.float64)
+
+
+def _tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _broadcasts(value: Tensor, x: Tensor) -> bool:
+    pairs = zip(value.shape[::-1], x.shape[::-1], strict=False)
+    return value.dim() <= x.dim() and all(a in (1, b) for a, b in pairs)
+
+
+def _require_shape(value: Any, x: Tensor, name: str, fits: bool) -> None:
+    """Raises unless what a function of (x, t) returned fits the state."""
+    found = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+    require(fits, f"{name}(x, t) must fit x of shape {tuple(x.shape)}; it returned {found}")
 
 
 def require_function(value: Any, name: str) -> Tensor:
@@ -716,13 +763,19 @@ class RateMatrix(FiniteJump):
         self.function = Q if callable(Q) else None
         if self.function is None:
             require_no_parameter(Q, "Q")
-            Q = torch.as_tensor(Q, dtype=torch.float64)
+            Q = as_numbers(Q, "Q")
             require_rate_matrix(Q.detach(), "Q")
             declare(self, "Q", with_diagonal(Q))
             first = self.Q
         else:
-            first = require_function(self.function, "Q")[0]
+            value = require_function(self.function, "Q")
+            shape = tuple(value.shape)
+            batched = len(shape) == 3 and shape[0] == 1
+            require(batched, f"Q at times of shape (1,) must be (1, K, K); its shape is {shape}")
+            first = value[0]
             require_rate_matrix(first.detach(), "Q")
+        listed = isinstance(sites, tuple | list) and all(isinstance(n, int) for n in sites)
+        require(listed, f"sites must be a tuple of integers; it is {sites!r}")
         self.size, self.sites = first.shape[0], tuple(sites)
         sides = torch.Size(self.sites).numel()
         require(
@@ -812,7 +865,7 @@ class Replace(FiniteJump):
     def __init__(self, pi: Numbers) -> None:
         super().__init__()
         require_no_parameter(pi, "pi")
-        pi = torch.as_tensor(pi, dtype=torch.float64)
+        pi = as_numbers(pi, "pi")
         require_simplex(pi.detach(), "pi")
         declare(self, "pi", pi / pi.sum())
         self.size = self.pi.shape[0]
@@ -888,6 +941,10 @@ class Immigration(CountJump):
         )
         require_nonnegative(self.rate, "rate")
 
+    @property
+    def idle(self) -> bool:
+        return super().idle or zero(self.rate)
+
     def out(self, x: Tensor) -> tuple[Tensor, Tensor]:
         rate = self.rate.to(x.dtype).expand(x.shape)
         return (x + 1).unsqueeze(-1), rate.unsqueeze(-1)
@@ -948,13 +1005,19 @@ class Ehrenfest(CountJump):
 
     def __init__(self, size: int, up: Number = 1.0, down: Number = 1.0) -> None:
         super().__init__()
-        require(int(size) == size and size > 0, f"size must be a positive integer; it is {size}")
+        real = isinstance(size, int | float) and math.isfinite(size)
+        whole = real and int(size) == size and size > 0
+        require(whole, f"size must be a positive integer; it is {size!r}")
         self.size = int(size)
         for name, value in (("up", up), ("down", down)):
             declare(self, name, value)
             shape = tuple(getattr(self, name).shape)
             require(shape == (), f"{name} must be a number; its shape is {shape}")
             require_nonnegative(getattr(self, name), name)
+
+    @property
+    def idle(self) -> bool:
+        return super().idle or (zero(self.up) and zero(self.down))
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
@@ -1018,7 +1081,7 @@ class Reaction(Jump):
         self, change: int | list[int] | Tensor, rate: Number | Callable[[Tensor], Tensor]
     ) -> None:
         super().__init__()
-        declare(self, "change", torch.as_tensor(change, dtype=torch.float64).reshape(-1))
+        declare(self, "change", as_numbers(change, "change").reshape(-1))
         moved = self.change.detach()
         require(
             bool((moved == moved.round()).all()) and bool(moved.any()),
@@ -1047,7 +1110,10 @@ class Reaction(Jump):
         """The rate at x, zero where x or the state after the reaction is no count."""
         allowed = (x >= 0).all(-1) & ((x + self.change.to(x.dtype)) >= 0).all(-1)
         rate = self._choices(x) if self.function is None else self.function(x)
-        rate = torch.as_tensor(rate).to(x.dtype).expand(x.shape[:-1])
+        rate = torch.as_tensor(rate).to(x.dtype)
+        shapes = f"{tuple(x.shape[:-1])}, one rate per state; its shape is {tuple(rate.shape)}"
+        require(_broadcasts(rate, x[..., 0]), f"the propensity of {self!r} must be {shapes}")
+        rate = rate.expand(x.shape[:-1])
         rate = torch.where(allowed, rate, torch.zeros_like(rate))
         if not self.mass_action and values_are_checked(x):
             self._require_rates(rate.detach(), x)
@@ -1095,10 +1161,17 @@ def one_hot(index: int, size: int) -> Tensor:
         >>> one_hot(2, 3)
         tensor([0., 0., 1.], dtype=torch.float64)
     """
+    whole = isinstance(index, SupportsIndex) and isinstance(size, SupportsIndex)
+    require(whole, f"index and size must be integers; they are {index!r} and {size!r}")
     require(0 <= index < size, f"index must lie in [0, {size - 1}]; it is {index}")
     pi = torch.zeros(size, dtype=torch.float64)
     pi[index] = 1.0
     return pi
+
+
+def zero(value: Tensor) -> bool:
+    """Whether declared numbers are zero and stay so."""
+    return not value.requires_grad and not bool(value.any())
 
 
 def require_rate_matrix(Q: Tensor, name: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -18,9 +18,10 @@ from torch import Tensor
 from . import laws
 from .clock import LAST, Clock, OwnTime, Spread
 from .numerics.quadrature import gauss_legendre
-from .process import Leaf, Process, batch_size, first_tensor, map_state
+from .params import Versions
+from .process import Leaf, Process, batch_size, first_tensor, map_state, require_process
 from .solve import Engine, Unsolved
-from .validation import require, values_are_checked
+from .validation import require, require_tensor, values_are_checked
 
 Natural = Clock | OwnTime | Spread
 
@@ -29,7 +30,8 @@ HALF_WIDTH = 40.0  # densities beyond |z| = 40 are below e^-40 of the whole
 CELLS = 640
 LEFT = 1e-6  # nats per entry that integrals over (0, 1) may lack
 ROWS = 4  # data at which that is looked at
-_reached: WeakSet[Process] = WeakSet()  # processes whose integrals over (0, 1) lack nothing
+# The numbers with which the integrals over (0, 1) of processes lack nothing.
+_reached: WeakKeyDictionary[Process, Versions] = WeakKeyDictionary()
 
 
 def natural(leaf: Leaf) -> Natural:
@@ -128,6 +130,8 @@ def times(
         ValueError: If stop is negative, or not before the end, or if much of the path lies
             between the last time that float64 knows and the end of the clock.
     """
+    require_process(process)
+    require_tensor(first_tensor(x_0), "x_0")
     batch, device = batch_size(x_0), first_tensor(x_0).device
     require_reach(process, x_0)
     density = density or time_density(process, stop)
@@ -143,12 +147,15 @@ def require_reach(process: Process, x_0: Any) -> None:
     Where :math:`\Lambda(1) = \infty`, the last float64 time before 1 has a finite
     :math:`\Lambda`, 36.7 for `clock.LogLinear`, at which a slow process has not come to rest.
     What integrals lack is of the size of :math:`\mathrm{KL}(q(x_1 | x_0) \| q(x_{last} | x_0))`.
-    It is looked at once for each process.
+    It is looked at once for each process, and again where its numbers change.
 
     Raises:
         ValueError: If it exceeds 1e-6 nats per entry.
     """
-    if not values_are_checked(first_tensor(x_0)) or process in _reached:
+    if not values_are_checked(first_tensor(x_0)):
+        return
+    numbers = [*process.parameters(), *process.buffers()]
+    if process in _reached and _reached[process].hold(numbers):
         return
     some = map_state(lambda v: v[:ROWS], x_0)
     zero = torch.zeros(batch_size(some), dtype=torch.float64)
@@ -164,7 +171,7 @@ def require_reach(process: Process, x_0: Any) -> None:
                 "may). Way out: make it faster, (10 * process).on(clock), which is only another "
                 "schedule, or take a clock with a finite end, such as clock.Constant",
             )
-    _reached.add(process)
+    _reached[process] = Versions(numbers)
 
 
 def _left(x: Tensor, late: Leaf, end: Leaf) -> float:

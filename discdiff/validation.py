@@ -8,7 +8,7 @@ program turns torch's distribution checks off for the whole process, and must no
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -34,7 +34,8 @@ def set_validation(enabled: bool) -> None:
         >>> set_validation(True)
     """
     global _enabled
-    _enabled = bool(enabled)
+    require(isinstance(enabled, bool), f"enabled must be True or False; it is {enabled!r}")
+    _enabled = enabled
 
 
 def validate(process: HasStates, x_0: Any) -> None:
@@ -56,6 +57,8 @@ def validate(process: HasStates, x_0: Any) -> None:
         ValueError: x_0 of shape (2, 1) must lie in ...; it contains [0.5]
     """
     global _everywhere
+    able = hasattr(process, "check_data")
+    require(able, f"process must be a Process; it is a {type(process).__name__}")
     before, _everywhere = _everywhere, True
     try:
         process.check_data(x_0, "x_0")
@@ -74,6 +77,35 @@ def require(holds: bool, message: str) -> None:
     """Raises ``ValueError(message)`` unless the rule holds."""
     if not holds:
         raise ValueError(message)
+
+
+def require_tensor(x: Any, name: str) -> None:
+    """Raises unless this is a tensor with a batch dimension that holds something."""
+    require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
+    require(x.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
+    require(x.numel() > 0, f"{name} must not be empty; its shape is {tuple(x.shape)}")
+    require(x.layout == torch.strided, f"{name} must be a dense tensor; it is {x.layout}")
+
+
+def as_shape(shape: Any, name: str = "shape") -> tuple[int, ...]:
+    """The shape of a state, (B, *event).
+
+    Raises:
+        ValueError: If it is none, or leaves nothing.
+    """
+    listed = isinstance(shape, tuple | list) and len(shape) >= 1
+    require(
+        listed and all(isinstance(n, SupportsIndex) and int(n) >= 1 for n in shape),
+        f"{name} must be (B, *event), a tuple of integers ≥ 1; it is {shape!r}",
+    )
+    return tuple(int(n) for n in shape)
+
+
+def require_count(value: Any, name: str) -> int:
+    """The value as an integer; raises unless it is one, at least 1."""
+    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool | Tensor)
+    require(whole and int(value) >= 1, f"{name} must be an integer ≥ 1; it is {value!r}")
+    return int(value)
 
 
 def shown(values: Tensor, limit: int = 4) -> str:
@@ -99,6 +131,16 @@ def require_values(x: Tensor, support: constraints.Constraint, name: str) -> Non
         raise ValueError(
             f"{name} of shape {tuple(x.shape)} must lie in {support!r}; it contains {shown(bad)}"
         )
+
+
+def require_countable(x: Tensor, name: str) -> None:
+    """Raises unless every count, and the next one, is a number of the tensor's dtype."""
+    last, most = 2 / torch.finfo(x.dtype).eps, float(x.detach().max())
+    require(
+        most < last,
+        f"{name} of shape {tuple(x.shape)} holds counts up to {most:g}, and {x.dtype} counts to "
+        f"{last:g} only: use float64",
+    )
 
 
 def _holds_fast(x: Tensor, support: constraints.Constraint) -> bool:

@@ -15,6 +15,7 @@ import discdiff as dd
 
 NO_LIMIT = "nothing is forgotten in the end, or the law spreads for ever"
 NOT_FOUND = "the engine knows no limit in closed form"
+CERTAIN = "without chance a law is a point, with no density and no score"
 NO_DECODER = "several species have no decoder: their bound is for heads that decay at 0"
 
 
@@ -70,6 +71,18 @@ def spinning(t: torch.Tensor) -> torch.Tensor:
     return (1 + t)[:, None, None] * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
 
 
+def sinking(t: torch.Tensor) -> torch.Tensor:
+    """A replacement law that moves from even to uneven."""
+    share = (-t).exp().unsqueeze(-1)
+    early, late = torch.tensor([[0.25] * 4, [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    return share * early + (1 - share) * late
+
+
+def own_clocks(t: torch.Tensor) -> torch.Tensor:
+    """Integrated rates of masking, a clock for each of three tokens."""
+    return t.unsqueeze(-1) * torch.tensor([1.0, 0.5, 2.0]) + t.unsqueeze(-1) ** 2
+
+
 reals = torch.tensor([-1.0, 0.5, 2.0])
 pairs = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
 counts = torch.tensor([0.0, 3.0, 6.0])
@@ -104,6 +117,12 @@ no_limit = {"limit": NO_LIMIT}
 no_decoder = {"decoder": NO_DECODER}
 not_found = {"limit": NOT_FOUND}
 
+still = dict.fromkeys(("score", "heads", "additivity", "decoder", "entropy"), CERTAIN)
+certain = dict.fromkeys(
+    ("Dynkin", "Chapman–Kolmogorov", "normalisation", "limit", "bridge", "combinators", "prior"),
+    CERTAIN,
+)
+
 MARKET = {
     # Gaussian
     "vp": Entry(vp.on(linear), reals),
@@ -124,6 +143,11 @@ MARKET = {
         reals[:2],
         no_limit,
     ),
+    "no noise": Entry(dd.Linear(-1.0).on(fast), reals, certain | still),
+    "vectors without noise": Entry(dd.Linear([[0.0, 1.0], [-1.0, 0.0]]), pairs, certain | still),
+    "nothing moves": Entry((0.0 * dd.Noise(1.0)).on(linear), reals, certain | still),
+    "no unit moves": Entry(dd.Ehrenfest(7, 0.0, 0.0).on(linear), counts, no_limit | still),
+    "no arrivals": Entry(0.0 * dd.Death() + dd.Immigration(0.0), counts, no_limit | still),
     # vectors
     "damped lift": Entry(damped.on(dd.clock.Constant(4.0)).lift(aside), reals),
     "damped lift in own time": Entry(damped.lift(aside), reals),
@@ -182,6 +206,32 @@ MARKET = {
     "replaced": Entry(dd.Replace(torch.tensor([0.1, 0.2, 0.7])).on(dd.clock.Cosine()), codes),
     "replaced, with a zero": Entry(dd.Replace(torch.tensor([0.4, 0.0, 0.6])).on(fast), codes),
     "two replacements": Entry((mask + 0.5 * dd.Replace(torch.full((4,), 0.25))).on(fast), codes),
+    # structures
+    "ring": Entry(dd.Ring(5).on(fast), codes),
+    "one way round": Entry(dd.Increments(4, [0.0, 1.0, 0.0, 0.0]).on(dd.clock.Cosine()), codes),
+    "even steps": Entry(
+        dd.Increments(4, [0.0, 0.0, 1.0, 0.0]).on(dd.clock.Constant(2.0)), codes, no_limit
+    ),
+    "reflecting": Entry((3.0 * dd.Reflecting(5)).on(fast), codes),
+    "birth and death": Entry(dd.BirthDeath([0.1, 0.4, 0.3, 0.2]).on(fast), codes),
+    "tree": Entry(dd.Clusters([[0, 0, 0, 0], [0, 0, 1, 1]]).on(fast), codes),
+    "groves": Entry(dd.Clusters([[0, 0, 1, 1]]).on(dd.clock.Constant(2.0)), codes, no_limit),
+    "two hops": Entry(
+        dd.LowRank([[1.0, 0], [0.5, 0.5], [0, 1]], [[0.5, 0], [0.3, 0.2], [0.2, 0.8]]).on(fast),
+        codes,
+    ),
+    "masking each": Entry(dd.Masking([1.0, 2.0, 0.5]).on(fast), codes),
+    "masking on clocks of their own": Entry(
+        dd.Masking(own_clocks).on(dd.clock.Constant(2.0)), codes
+    ),
+    "killed walk": Entry(dd.Killing(dd.Reflecting(3)).on(fast), codes),
+    "octave and class": Entry(
+        dd.Kronecker(dd.Reflecting(2), dd.Replace(torch.tensor([0.5, 0.3, 0.2]))).on(fast), codes
+    ),
+    "sinking law": Entry(dd.Interpolate(sinking).on(dd.clock.Constant(2.0)), codes),
+    "graph": Entry(
+        dd.Sparse(torch.tensor([[0, 1.0, 0], [0, 0, 2.0], [0.5, 0, 0]])).on(fast), codes
+    ),
     # dense rate matrices
     "chain": Entry(chain.on(fast), codes),
     "chain in own time": Entry(chain, letters),
@@ -236,7 +286,9 @@ MARKET = {
     "halving on a clock": Entry(Halve().on(fast), counts),
     "halving and death": Entry((Halve() + dd.Death()).on(fast), counts),
     "merging": Entry(
-        (merge + decay).on(dd.clock.Constant(1.0)), torch.tensor([[1.0], [4.0]]), no_decoder
+        (merge + decay).on(dd.clock.Constant(1.0)),
+        torch.tensor([[1.0], [4.0]]),
+        no_decoder,
     ),
     # combinators
     "a faster term": Entry((2.5 * queue).on(dd.clock.Constant(1.0)), counts),

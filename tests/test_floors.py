@@ -38,6 +38,7 @@ FLOORS = (
         "sites",
         "splitting",
         "stepper",
+        "strong",
         "steppers",
         "testing",
     },  # the verbs

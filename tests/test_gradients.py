@@ -16,6 +16,9 @@ import discdiff as dd
 from discdiff.heads import Exact
 from discdiff.process import batch_size, map_state
 
+# What has a score, and with it a loss.
+SCORED = {name: entry for name, entry in MARKET.items() if "score" not in entry.without}
+
 S, T = 0.2, 0.4
 HEADS = {
     "Gaussian": {"Mean", "Epsilon", "Velocity", "Score"},
@@ -106,10 +109,10 @@ def gradcheck(process, make, outputs, x_0, x_t):
     return torch.autograd.gradcheck(loss, [v.requires_grad_() for v in outputs], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", MARKET)
+@pytest.mark.parametrize("name", SCORED)
 def test_gradients_of_the_loss_in_what_a_network_says(name, float64):
-    process = MARKET[name].process
-    x_0, _, x_t = noisy(MARKET[name])
+    process = SCORED[name].process
+    x_0, _, x_t = noisy(SCORED[name])
     heads = list(spoken(process, x_t))
     for _, outputs, make in heads:
         assert gradcheck(process, make, outputs, x_0, x_t)
@@ -118,7 +121,7 @@ def test_gradients_of_the_loss_in_what_a_network_says(name, float64):
 
 def test_every_head_of_every_engine_is_differentiated():
     found = {}
-    for entry in MARKET.values():
+    for entry in SCORED.values():
         for leaf, plan in plans(entry.process):
             found.setdefault(type(leaf.core.engine).__name__, set()).update(plan.heads)
     assert found == HEADS
@@ -126,7 +129,7 @@ def test_every_head_of_every_engine_is_differentiated():
 
 def test_a_wrong_gradient_is_seen(float64):
     """One per cent of the output carries no gradient."""
-    entry = MARKET["vp"]
+    entry = SCORED["vp"]
     x_0, _, x_t = noisy(entry)
 
     def leaky(net):
@@ -147,22 +150,22 @@ def measured(process, x_0, x_s, x_t):
     return of
 
 
-@pytest.mark.parametrize("name", MARKET)
+@pytest.mark.parametrize("name", SCORED)
 def test_a_batch_is_its_rows(name, float64):
-    states = noisy(MARKET[name])
-    of = measured(MARKET[name].process, *states)
+    states = noisy(SCORED[name])
+    of = measured(SCORED[name].process, *states)
     whole = of(slice(None))
     rows = [of(slice(k, k + 1)) for k in range(batch_size(states[0]))]
     for k, together in enumerate(whole):
         torch.testing.assert_close(torch.cat([row[k] for row in rows]), together)
 
 
-@pytest.mark.parametrize("name", MARKET)
+@pytest.mark.parametrize("name", SCORED)
 def test_losses_and_bridges_of_float32_are_near_float64(name, float64):
-    states = noisy(MARKET[name])
-    fine = measured(MARKET[name].process, *states)(slice(None))
+    states = noisy(SCORED[name])
+    fine = measured(SCORED[name].process, *states)(slice(None))
     torch.set_default_dtype(torch.float32)
-    coarse = measured(MARKET[name].process, *map(single, states))(slice(None))
+    coarse = measured(SCORED[name].process, *map(single, states))(slice(None))
     for a, b in zip(coarse, fine, strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from market import MARKET
 
 import discdiff as dd
+from discdiff.process import map_state
 
 K, MASK = 4, 3
 X = torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, -0.3]])
@@ -26,7 +28,7 @@ TABLE = dd.Product(income=VP, job=MASKED)
 
 
 def zeros(x, t):
-    return torch.zeros_like(x)
+    return torch.zeros(x.shape)
 
 
 def logits(x, t):
@@ -99,6 +101,28 @@ DECLARED = {
     "negative clock": case(lambda: dd.clock.Linear(-1.0, 2.0), "b0", "≥ 0", "-1"),
     "clock backwards": case(lambda: dd.clock.Geometric(2.0, 1.0), "s1", "larger than s0 = 2", "1"),
     "falling clock": case(lambda: dd.clock.Function(lambda t: -t), "f must increase"),
+    "clock rates": case(lambda: dd.clock.Constant(torch.ones(2)), "rate", "number", "(2,)"),
+    "word for a rate": case(lambda: dd.clock.Constant("a"), "rate", "number", "'a'"),
+    "NaN clock": case(lambda: dd.clock.Linear(NAN, 1.0), "b0", "finite", "nan"),
+    "endless clock": case(lambda: dd.clock.Linear(0.0, INF), "b1", "finite", "inf"),
+    "clocks of a vector": case(lambda: dd.clock.Linear(torch.ones(2), 1.0), "b0", "(2,)"),
+    "variance beyond all": case(lambda: dd.clock.Geometric(1.0, INF), "s1", "finite", "inf"),
+    "variance overflows": case(lambda: dd.clock.Geometric(1.0, 1e200), "float64", "1e+200"),
+    "logit overflows": case(lambda: dd.clock.Logistic(1e3), "c must be ≤ 700", "1000"),
+    "log-ratio of a vector": case(lambda: dd.clock.LogSNR(0.0, torch.ones(2)), "high", "(2,)"),
+    "infinite log-ratio": case(lambda: dd.clock.LogSNR(-INF, 1.0), "low", "finite", "-inf"),
+    "power of a vector": case(lambda: dd.clock.Power(1.0, torch.ones(2)), "power", "(2,)"),
+    "clock that is no function": case(lambda: dd.clock.Function(3.0), "f", "function", "3.0"),
+    "clock of one value": case(lambda: dd.clock.Function(lambda t: t.sum()), "f", "(129,)", "()"),
+    "base that is no clock": case(lambda: dd.clock.Learned("a"), "base", "Clock", "str"),
+    "half a panel": case(lambda: dd.clock.Learned(panels=2.5), "panels", "integer", "2.5"),
+    "NaN in a table": case(
+        lambda: dd.clock.Tabulated([0.0, 1.0], [0.0, NAN]), "integral", "finite", "nan"
+    ),
+    "tables of two sizes": case(
+        lambda: dd.clock.Tabulated([0.0, 1.0], [0.0, 1.0, 2.0]), "one size", "(2,)", "(3,)"
+    ),
+    "empty tables": case(lambda: dd.clock.Tabulated([], []), "size ≥ 2", "(0,)"),
     "empty product": case(lambda: dd.Product(), "at least one part"),
     "part that is no process": case(lambda: dd.Product(a=3), "processes", "'a': 'int'"),
     "mixture weights": case(lambda: dd.Mixture([0.5, 0.6], VP, VP), "weights", "sum to 1", "0.6"),
@@ -115,6 +139,9 @@ DECLARED = {
 DATA = {
     "half a count": case(
         lambda: BLACKOUT.marginal(N / 2, 0.5), "x_0", "(2, 3)", "[0.5, 2.5, 1.5]"
+    ),
+    "counts beyond float32": case(
+        lambda: BLACKOUT.marginal(without(N, 2.0**24), 0.5), "x_0", "1.67772e+07", "use float64"
     ),
     "negative count": case(lambda: BLACKOUT.marginal(-N, 0.5), "x_0", "lower_bound=0", "-5"),
     "int counts": case(lambda: BLACKOUT.marginal(N.long(), 0.5), "x_0", "floating", "int64"),
@@ -164,6 +191,12 @@ DATA = {
         "part 'job'",
         "where it is [2, 0, 0, 2] and x_0 is [0, 2, 2, 0]",
     ),
+    "empty batch": case(lambda: VP.marginal(X[:0], 0.5), "x_0", "not be empty", "(0, 3)"),
+    "empty event": case(lambda: dd.loss(VP, EPSILON, X[:, :0], 0.5), "x_0", "empty", "(2, 0)"),
+    "empty column": case(
+        lambda: TABLE.marginal({"income": X[:0], "job": W[:0]}, 0.5), "x_0['income']", "empty"
+    ),
+    "times of no data": case(lambda: dd.times(VP, X[:0]), "x_0", "not be empty", "(0, 3)"),
     "missing column": case(
         lambda: TABLE.marginal({"income": X}, 0.5), "x_0", "['income', 'job']", "['income']"
     ),
@@ -246,6 +279,29 @@ AT_INFINITY = {
         lambda: GROWING.marginal(N, 1.0), "births", "clock.Constant", error=dd.Unsolved
     ),
     "paths to infinity": case(lambda: dd.simulate(NOWHERE, X, [1.0]), "times", "finite"),
+}
+
+NOISELESS = {
+    "noise in one coordinate": case(
+        lambda: (dd.Linear(-1.0) + dd.Noise([1.0, 0.0])).marginal(X[:, :2], 0.5),
+        "no noise reaches coordinates [1]",
+        "Product",
+        error=dd.Unsolved,
+    ),
+    "loss without noise": case(
+        lambda: dd.loss(dd.Linear(-1.0) + dd.Noise(0.0), EPSILON, X, 0.5),
+        "no noise is declared",
+        "certain",
+        error=dd.Unsolved,
+    ),
+    "samples where nothing moves": case(
+        lambda: dd.elbo((0 * dd.Death()).on(dd.clock.Constant(1.0)), MISSING, N),
+        "nothing moves",
+        error=dd.Unsolved,
+    ),
+    "limit where nothing moves": case(
+        lambda: dd.Ehrenfest(4, 0.0, 0.0).limit((2, 3)), "nothing moves", error=dd.Unsolved
+    ),
 }
 
 SLOW = (0.1 * dd.Death()).on(dd.clock.LogLinear())
@@ -395,7 +451,188 @@ OPTIONS = {
     ),
 }
 
-CASES = {**DECLARED, **DATA, **TIMES, **AT_INFINITY, **TOO_SLOW, **HEADS, **OPTIONS}
+MIXED = dd.Mixture([0.3, 0.7], VP, VP)
+LABELS = torch.tensor([0, 1])
+
+
+def noise(value):
+    """A head whose network returns this."""
+    return dd.heads.Epsilon(lambda x, t: value)
+
+
+NEWCOMER = {
+    "learn a number": case(lambda: dd.learn(3), "process, a term or a clock", "int"),
+    "learn a network": case(lambda: dd.learn(torch.nn.Linear(2, 2)), "process", "Linear"),
+    "process and head swapped": case(lambda: dd.elbo(EPSILON, VP, X), "process", "Epsilon"),
+    "loss of a number": case(lambda: dd.loss(3, EPSILON, X, 0.5), "process", "int"),
+    "sample of a number": case(lambda: dd.sample(3, EPSILON, (2, 3)), "process", "int"),
+    "paths of data": case(lambda: dd.simulate(X, VP, [0.5]), "process", "Tensor"),
+    "check of a number": case(lambda: dd.check(3, X), "process", "int"),
+    "check of a function": case(lambda: dd.check(VP, X[:, :1], head=zeros), "head", "function"),
+    "exact without a process": case(lambda: dd.Exact(3, X), "process", "int"),
+    "reversal of a number": case(lambda: dd.reverse(3, MEAN), "process", "int"),
+    "flow of a number": case(lambda: dd.log_prob(3, MEAN, X), "process", "int"),
+    "validate a number": case(lambda: dd.validate(3, X), "process", "int"),
+    "shape that is a number": case(lambda: dd.sample(VP, MEAN, 4), "shape", "(B, *event)", "4"),
+    "negative shape": case(lambda: dd.sample(VP, MEAN, (-2, 3)), "integers ≥ 1", "(-2, 3)"),
+    "shape of another width": case(
+        lambda: (dd.Linear([-1.0, -2.0]) + dd.Noise(1.0)).limit((2, 3)), "size 2", "(2, 3)"
+    ),
+    "half a step": case(lambda: dd.sample(VP, MEAN, (2, 3), steps=2.5), "steps", "≥ 1", "2.5"),
+    "steps backwards": case(lambda: dd.sample(VP, MEAN, (2, 3), steps=-1), "steps", "≥ 1", "-1"),
+    "steps in words": case(lambda: dd.sample(VP, MEAN, (2, 3), steps="3"), "steps", "'3'"),
+    "grid in words": case(lambda: dd.sample(VP, MEAN, (2, 3), grid="abc"), "grid", "'abc'"),
+    "NaN in a grid": case(
+        lambda: dd.sample(VP, MEAN, (2, 3), grid=[1.0, NAN, 0.0]), "grid", "nan"
+    ),
+    "grid that stands": case(
+        lambda: dd.sample(VP, MEAN, (2, 3), grid=[1.0, 0.5, 0.5, 0.0]), "grid must decrease"
+    ),
+    "no Euler steps": case(
+        lambda: dd.simulate(VP, X, [0.5], steps=0), "steps must be an integer ≥ 1", "0"
+    ),
+    "no times": case(lambda: dd.simulate(VP, X, []), "times", "vector"),
+    "half a node": case(lambda: dd.elbo(VP, MEAN, X, nodes=2.5), "nodes", "2.5"),
+    "NaN stop": case(lambda: dd.elbo(VP, MEAN, X, stop=NAN), "stop must lie in [0, 1)", "nan"),
+    "label that is missing": case(
+        lambda: dd.loss(MIXED, MEAN, X, 0.5), "x_0", "'label' and 'state'"
+    ),
+    "labels of another batch": case(
+        lambda: dd.loss(MIXED, MEAN, {"label": LABELS[:1], "state": X}, 0.5), "(2,)", "(1,)"
+    ),
+    "labels in a list": case(
+        lambda: dd.loss(MIXED, MEAN, {"label": [0, 1], "state": X}, 0.5), "x_0['label']", "list"
+    ),
+    "mixture of two spaces": case(lambda: dd.Mixture([0.5, 0.5], VP, MASKED), "one space"),
+    "mixture with a number": case(lambda: dd.Mixture([1.0], 3), "processes", "int"),
+    "sum of a number": case(lambda: dd.Sum(3), "terms", "3"),
+    "product in a list": case(lambda: dd.Product([VP]), "dict", "list"),
+    "prior of entries": case(
+        lambda: dd.elbo(VP, MEAN, X, prior=torch.distributions.Normal(torch.zeros(2, 3), 1.0)),
+        "prior must have batch shape (2,)",
+        ".to_event(1)",
+    ),
+    "prior that is a number": case(
+        lambda: dd.sample(VP, MEAN, (2, 3), prior=3), "prior must be a distribution", "int"
+    ),
+    "known of another width": case(
+        lambda: VP.given((torch.zeros(1, 2), torch.ones(1, 2) > 0)).marginal(X, 0.5),
+        "x_0 of shape (2, 3)",
+        "(1, 2)",
+    ),
+    "known without mask": case(lambda: VP.given(X), "(values, mask)", "Tensor"),
+    "known in lists": case(lambda: VP.given(([0.0], [True])), "pair of tensors", "list"),
+    "known tokens that are floats": case(
+        lambda: MASKED.given((X, X > 0)), "what is known", "int64", "float32"
+    ),
+    "known tokens outside": case(lambda: MASKED.given((W + 9, W == 0)), "what is known", "[9, 9]"),
+    "known NaN": case(lambda: VP.given((X * NAN, X > 0)), "what is known", "nan"),
+    "known of a table": case(lambda: TABLE.given((X, X > 0)), "parts of a product"),
+    "sampled with unknown lists": case(
+        lambda: dd.sample(VP, MEAN, (2, 3), known=([0.0], [True])), "pair of tensors", "list"
+    ),
+    "network that says nothing": case(
+        lambda: dd.loss(VP, noise(None), X, 0.5), "Epsilon must return shape (2, 3)", "None"
+    ),
+    "network that says integers": case(
+        lambda: dd.loss(VP, noise(torch.zeros(2, 3).long()), X, 0.5), "floating", "int64"
+    ),
+    "network that says NaN": case(
+        lambda: dd.loss(VP, noise(X * NAN), X, 0.5), "network of Epsilon returned NaN", "[0, 1]"
+    ),
+    "tokens from NaN": case(
+        lambda: dd.sample(MASKED, dd.heads.Posterior(lambda x, t: logits(x, t) * NAN), (2, 3)),
+        "network of Posterior returned NaN",
+    ),
+    "units from NaN": case(
+        lambda: dd.sample(BLACKOUT, dd.heads.Missing(lambda x, t: x * NAN), (2, 3)),
+        "network of Missing returned NaN",
+    ),
+    "posterior of nothing": case(
+        lambda: dd.loss(MASKED, dd.heads.Posterior(lambda x, t: None), W, 0.5), "tensor", "None"
+    ),
+    "network without time": case(
+        lambda: dd.heads.Epsilon(torch.nn.Linear(3, 3)), "net must take (x, t)", "Linear"
+    ),
+    "network that is a class": case(lambda: dd.heads.Epsilon(torch.nn.Linear), "net", "class"),
+    "head of a head": case(lambda: dd.heads.Epsilon(MEAN), "net must be a network", "Mean"),
+    "context for two arguments": case(
+        lambda: dd.loss(VP, EPSILON, X, 0.5, context=X), "cannot be called with a context"
+    ),
+    "absent by name": case(lambda: dd.heads.Posterior(logits, absent="mask"), "absent", "'mask'"),
+    "all absent": case(
+        lambda: dd.loss(MASKED, dd.heads.Posterior(logits, absent=(0, 1, 2, 3)), W, 0.5), "all 4"
+    ),
+    "head by name": case(lambda: dd.heads.Product(zeros, a="epsilon"), "'a'", "dd.heads"),
+    "kind by name": case(lambda: dd.Exact(VP, X).as_("mean"), "dd.heads", "'mean'"),
+    "estimate by name": case(lambda: VP.convert(X, X, 0.5, "mean"), "dd.estimates", "'mean'"),
+    "data of another shape": case(
+        lambda: VP.bridge(X[:1], X, 0.2, 0.5), "x_t", "(1, 3)", "(2, 3)"
+    ),
+    "reversal at 0": case(lambda: dd.reverse(VP, EPSILON).drift(X, 0.0), "t > 0"),
+    "field that is a number": case(lambda: dd.Field(3), "velocity", "function", "3"),
+    "field of another shape": case(
+        lambda: dd.simulate(dd.Field(lambda x, t: x[:, :1]) + dd.Noise(1.0), X, [0.5]),
+        "velocity(x, t)",
+        "(2, 3)",
+        "(2, 1)",
+    ),
+    "field that says nothing": case(
+        lambda: dd.simulate(dd.Field(lambda x, t: None) + dd.Noise(1.0), X, [0.5]), "None"
+    ),
+    "field that explodes": case(
+        lambda: dd.simulate(dd.Field(lambda x, t: x * NAN) + dd.Noise(1.0), X, [0.5]),
+        "left the finite numbers",
+        "more steps",
+    ),
+    "noise of another shape": case(
+        lambda: dd.simulate(dd.Linear(-1.0) + dd.StateNoise(lambda x, t: torch.ones(7)), X, [0.5]),
+        "g(x, t)",
+        "(7,)",
+    ),
+    "law of auxiliaries": case(
+        lambda: (dd.Linear([[0.0, 1.0], [-1.0, -1.0]]) + dd.Noise(1.0)).lift(0.1), "law", "float"
+    ),
+    "scale by a number": case(lambda: VP.scaled(2.0), "alpha", "function", "2.0"),
+    "scale of no tensor": case(lambda: VP.scaled(lambda t: 1.0), "alpha", "tensor", "1.0"),
+    "infinite factor": case(lambda: INF * dd.Noise(1.0), "rate", "finite", "inf"),
+    "rates without time": case(
+        lambda: dd.RateMatrix(lambda t: torch.zeros(3, 3)), "(1, K, K)", "(3, 3)"
+    ),
+    "rates that become negative": case(
+        lambda: dd.RateMatrix(
+            lambda t: (1 - 4 * t)[:, None, None] * torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
+        ).marginal(torch.tensor([0]), 0.9),
+        "rates ≥ 0 and finite at all own times",
+    ),
+    "sites by name": case(lambda: dd.RateMatrix(torch.zeros(6, 6), sites="ab"), "sites", "'ab'"),
+    "ragged rates": case(lambda: dd.RateMatrix([[0.0, 1.0], [1.0]]), "Q must be a number"),
+    "law of nothing": case(lambda: dd.Replace(None), "pi", "None"),
+    "endless units": case(lambda: dd.Ehrenfest(INF), "size", "positive integer", "inf"),
+    "units by name": case(lambda: dd.Ehrenfest("a"), "size", "'a'"),
+    "change of nothing": case(lambda: dd.Reaction(None, 1.0), "change", "None"),
+    "propensity per species": case(
+        lambda: dd.Reaction([-1, 0], lambda n: n).out(N[:, :2]), "one rate per state", "(2, 2)"
+    ),
+    "half an index": case(lambda: dd.one_hot(1.5, 3), "integers", "1.5"),
+    "matrices that do not fit": case(
+        lambda: dd.stationary([[-1.0, 0.0]], [[1.0]]), "A must be (k, k)", "(1, 2)"
+    ),
+    "sparse data": case(lambda: VP.marginal(X.to_sparse(), 0.5), "x_0", "dense", "sparse"),
+    "validation by name": case(lambda: dd.set_validation("off"), "True or False", "'off'"),
+}
+
+CASES = {
+    **NEWCOMER,
+    **DECLARED,
+    **DATA,
+    **TIMES,
+    **AT_INFINITY,
+    **NOISELESS,
+    **TOO_SLOW,
+    **HEADS,
+    **OPTIONS,
+}
 
 
 def fails_as_said(bad):
@@ -469,3 +706,35 @@ def test_the_switch_is_the_packages_own():
     finally:
         dd.set_validation(True)
         torch.distributions.Distribution.set_default_validate_args(True)
+
+
+@pytest.mark.parametrize("name", MARKET)
+def test_an_empty_batch_is_refused_by_every_verb(name):
+    entry = MARKET[name]
+    process, x = entry.process, entry.x
+    none, head = map_state(lambda v: v[:0], x), dd.Exact(process, x)
+    noisy = map_state(lambda v: v[:0], process.marginal(x, 0.5).sample())
+    shape = map_state(lambda v: v.shape, none)
+    calls = [
+        lambda: process.marginal(none, 0.5),
+        lambda: process.transition(noisy, 0.2, 0.5),
+        lambda: process.bridge(none, noisy, 0.2, 0.5),
+        lambda: process.limit(shape),
+        lambda: process.prior(shape),
+        lambda: process.score(noisy, none, 0.5),
+        lambda: dd.loss(process, head, none, 0.5),
+        lambda: dd.times(process, none),
+        lambda: dd.elbo(process, head, none),
+        lambda: dd.log_prob(process, head, none),
+        lambda: dd.simulate(process, noisy, [0.2, 0.5]),
+        lambda: dd.reverse(process, head).rates(noisy, 0.5),
+        lambda: dd.validate(process, none),
+        lambda: dd.check(process, none),
+        lambda: dd.Exact(process, none),
+    ]
+    if process.timed:
+        calls.append(lambda: dd.sample(process, head, shape, steps=2))
+    for call in calls:
+        refused = "must not be empty|integers ≥ 1|coordinates of the sum"
+        with pytest.raises((ValueError, dd.Unsolved), match=refused):
+            call()

@@ -17,7 +17,8 @@ import torch
 import discdiff as dd
 from discdiff import estimates
 from discdiff.clock import Clock
-from discdiff.process import LiftedSum
+from discdiff.laws import Clamped
+from discdiff.process import Given, LiftedSum, Timed
 from discdiff.solve import Score
 
 NUDGE = 1.01
@@ -406,6 +407,76 @@ def test_clock_mutants_are_caught():
     rows = clock_table()
     verify(rows)
     assert all("clock" in laws for *_, laws, _ in rows)
+
+
+class LatePrior(Timed):
+    """Starts one too far to the right."""
+
+    def prior(self, shape):
+        law = super().prior(shape)
+        law = getattr(law, "base_dist", law)
+        moved = torch.distributions.Normal(law.mean + 1, law.stddev)
+        return torch.distributions.Independent(moved, len(shape) - 1)
+
+
+class LateTransition(Timed):
+    """Arrives at own times 1 % too late."""
+
+    def _transition(self, x, s, t):
+        return self.process._transition(x, self.own(s), NUDGE * self.own(t))
+
+
+class LateClock(Timed):
+    """Reads its clock 1 % too late, everywhere."""
+
+    def own(self, t):
+        return NUDGE * super().own(t)
+
+
+class LateMarginal(Timed):
+    """Shows data 1 % too late, and bridges to match."""
+
+    def _marginal(self, x_0, t):
+        return self.process._marginal(x_0, NUDGE * self.own(t))
+
+
+class Forgetful(Given):
+    """Does not hold what is known."""
+
+    def _clamped(self, law):
+        return law
+
+
+class Fixed(Given):
+    """Holds what is known, and one entry more in the bridge."""
+
+    def _bridge(self, estimate, x, s, t, eta=1.0):
+        law = self.process._bridge(estimate, x, s, t, eta)
+        return Clamped(law, x, torch.ones_like(x, dtype=torch.bool))
+
+
+def combinators():
+    """A process, example data and the law that must see that the combinator is wrong."""
+    vp, mask = dd.Linear(-0.5) + dd.Noise(1.0), dd.Replace(dd.one_hot(3, 4))
+    short, endless = dd.clock.Constant(2.0), dd.clock.LogLinear()
+    reals, codes = torch.tensor([-1.0, 0.5]), torch.tensor([[1, 0], [1, 2]])
+    known = torch.tensor([1, 0]), torch.tensor([True, False])
+    return {
+        "prior": (LatePrior(vp, short), reals, "prior"),
+        "prior at infinity": (LatePrior(vp, endless), reals, "prior"),
+        "prior of a column": (dd.Product(a=LatePrior(vp, short)), {"a": reals}, "prior"),
+        "transition": (LateTransition(vp, short), reals, "combinators"),
+        "clock": (LateClock(vp, short), reals, "combinators"),
+        "marginal": (LateMarginal(vp, short), reals, "combinators"),
+        "known": (Forgetful(mask.on(endless), known), codes, "combinators"),
+        "bridge of known": (Fixed(mask.on(endless), known), codes, "combinators"),
+    }
+
+
+@pytest.mark.parametrize("name", combinators())
+def test_wrong_combinators_are_caught(name):
+    process, x, law = combinators()[name]
+    assert law in caught(process, x)
 
 
 if __name__ == "__main__":

@@ -785,3 +785,41 @@ def test_a_fit_recovers_a_clock():
     error = standard_errors(lambda v: 4000 * log_likelihood(build(v[0], v[1])), found)
     assert bool(((found - numbers(0.5, 4.0)).abs() < 5 * error).all())
     assert float(error.max()) < 0.4
+
+
+def test_a_copy_of_a_process_whose_numbers_are_functions_of_others():
+    theta = torch.tensor([0.5, 2.0], requires_grad=True)
+    rate, pi = theta.exp()[0], theta.softmax(0)
+    process = dd.Product(n=rate * dd.Death(), job=dd.Replace(pi)).on(dd.clock.Constant(theta[1]))
+    x = {"n": torch.tensor([3.0]), "job": torch.tensor([0])}
+    process.marginal(x, 0.5)  # plans engines, which no copy takes along
+    clone = copy.deepcopy(process)
+    assert clone is not process and clone.parts["n"] is not process.parts["n"]
+    y = {"n": torch.tensor([1.0]), "job": torch.tensor([1])}
+    grads = [
+        torch.autograd.grad(p.marginal(x, 0.5).log_prob(y).sum(), theta, retain_graph=True)[0]
+        for p in (process, clone)
+    ]
+    assert bool(grads[0].ne(0).all()) and torch.equal(*grads)
+
+
+def test_a_saved_process_says_the_same(tmp_path):
+    theta = torch.tensor(2.0, requires_grad=True)
+    for process in (theta.exp() * dd.Death(), dd.learn(2.0 * dd.Death())):
+        x = torch.tensor([[3.0]])
+        clone = copy.deepcopy(process)
+        assert torch.equal(clone.marginal(x, 0.5).mean, process.marginal(x, 0.5).mean)
+    process = theta.exp() * dd.Death()
+    torch.save(process, tmp_path / "process.pt")
+    loaded = torch.load(tmp_path / "process.pt", weights_only=False)
+    assert torch.equal(loaded.marginal(x, 0.5).mean, process.marginal(x, 0.5).mean)
+
+
+def test_a_learned_process_is_looked_at_again_when_its_numbers_change():
+    process = dd.learn(2.0 * dd.Death()).on(dd.clock.LogLinear())
+    x = torch.tensor([[3.0]])
+    dd.times(process, x)
+    with torch.no_grad():
+        next(process.parameters()).fill_(-3.0)
+    with pytest.raises(ValueError, match="too slow for its clock"):
+        dd.times(process, x)

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torchsde
 from scipy.integrate import solve_ivp
 
 import discdiff as dd
+from discdiff.strong import Entrywise
 
 A = [[0.0, 4.0], [-1.0, -4.0]]
 B = [[0.0], [2**0.5]]
@@ -66,3 +68,33 @@ def test_infinite_times_are_refused():
     process = (field(A) + dd.Noise(B)).on(dd.clock.LogLinear())
     with pytest.raises(ValueError, match="times must be finite"):
         dd.simulate(process, torch.zeros(4, 2), [1.0])
+
+
+def test_strong_steps_follow_geometric_brownian_motion():
+    """Mean and variance of the exact law from two steps, where Euler's are off by far more."""
+    drift, noise = -0.5, 0.8
+    gbm = dd.Field(lambda x, t: drift * x) + dd.StateNoise(lambda x, t: noise * x)
+    x = torch.ones(COUNT, 1, dtype=torch.float64)
+    torch.manual_seed(0)
+    (found,) = dd.simulate(gbm, x, [1.0], steps=8, strong=True).log()
+    error = noise / COUNT**0.5
+    assert abs(float(found.mean()) - (drift - noise**2 / 2)) < 5 * error
+    assert float(found.std()) == pytest.approx(noise, rel=5 / (2 * COUNT) ** 0.5)
+    with pytest.raises(dd.Unsolved, match="entry by entry"):
+        dd.simulate(dd.Field(lambda x, t: -x), x, [1.0], strong=True)
+
+
+def test_strong_order_of_runge_kutta_is_three_halves():
+    """The mean error of paths over one Brownian motion, 8 to 32 steps."""
+    start, errors = torch.ones(4000, 1, dtype=torch.float64), []
+    terms = (dd.Field(lambda x, t: -0.5 * x), dd.StateNoise(lambda x, t: 0.8 * x))
+    sde, ends = Entrywise(terms, start.shape), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    for steps in (8, 32):
+        path = torchsde.BrownianInterval(
+            0.0, 1.0, start.shape, torch.float64, entropy=1, levy_area_approximation="space-time"
+        )
+        found = torchsde.sdeint(sde, start, ends, bm=path, method="srk", dt=1 / steps)[-1]
+        exact = torch.exp(-0.82 + 0.8 * path(0.0, 1.0))
+        errors.append((found - exact).abs().mean().detach())
+    order = float((errors[0] / errors[1]).log2() / 2)
+    assert 1.3 < order < 1.8, order

@@ -9,6 +9,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import discdiff as dd
 from discdiff.numerics import special
 
 F64 = torch.float64
@@ -186,3 +187,14 @@ def test_safe_log_and_times_log_have_no_nan_gradient():
     value = special.times_log(tensor(0.0, 2.0), special.safe_log(p))
     assert value.tolist() == [0.0, 2 * math.log(0.5)]
     assert torch.autograd.grad(value.sum(), p)[0].tolist() == [0.0, 4.0]
+
+
+@pytest.mark.parametrize("count", [1e3, 1e5, 1e6, 1.6e7])
+def test_laws_of_many_units_in_float32_are_those_of_float64(count):
+    x = torch.tensor([[count]], dtype=torch.float64)
+    y, z = (count / 2 + (count / 4) ** 0.5) // 1, (count + count**0.5) // 1
+    half, limit = dd.Death(), (dd.Death() + dd.Immigration(count)).limit((1, 1))
+    law = half.transition(x.float(), 0.0, math.log(2)).log_prob(torch.tensor([[y]]).float())
+    assert float(law) == pytest.approx(scipy.stats.binom.logpmf(y, count, 0.5), rel=1e-6)
+    found = limit.log_prob(torch.tensor([[z]]))
+    assert float(found) == pytest.approx(scipy.stats.poisson.logpmf(z, count), rel=1e-6)

@@ -630,3 +630,14 @@ def test_a_sum_of_terms_runs_together():
     assert torch.allclose(both.mean, torch.tensor(4 * math.exp(-1) + 2 * (1 - math.exp(-1))))
     fast = (2.0 * dd.Death()).marginal(x_0, 0.5)
     assert torch.allclose(fast.mean, dd.Death().marginal(x_0, 1.0).mean)
+
+
+def test_terms_of_rate_zero_have_no_part_in_a_sum():
+    x, y = torch.tensor([[2.0]]), torch.tensor([[1.0]])
+    alone = dd.Death().transition(x, 0.0, 0.7).log_prob(y)
+    for rest in (0 * dd.Birth(), 0 * dd.Immigration(1.0), dd.Immigration(0.0)):
+        assert torch.equal((dd.Death() + rest).transition(x, 0.0, 0.7).log_prob(y), alone)
+    still = dd.Noise(0.0).on(dd.clock.Constant(1.0))
+    assert torch.equal(dd.simulate(still, x, [0.5, 1.0]), x.expand(2, 1, 1))
+    moved = (dd.Linear(-1.0) + dd.Noise(0.0)).transition(x, 0.0, 1.0)
+    torch.testing.assert_close(moved.sample(), x * math.exp(-1))

@@ -132,3 +132,22 @@ def test_the_estimate_has_this_mean(stop):
     error = float(values.std()) / count**0.5
     assert abs(float(values.mean()) - bound(stop, decoder_precision(stop)) + TRUTH) < 5 * error
     assert error < 0.1
+
+
+def test_laws_of_species_have_moments():
+    pair = dd.Reaction([-1, 1], 1.0) + dd.Reaction([-1, -1], lambda n: n[..., 0] * n[..., 1])
+    law = pair.marginal(torch.tensor([[3.0, 1.0]], dtype=torch.float64), 0.5)
+    probs = law.probs.reshape(law.box)
+    rows, columns = (torch.arange(n).double() for n in law.box)
+    each = torch.stack([(probs.sum(1) * rows).sum(), (probs.sum(0) * columns).sum()])
+    torch.testing.assert_close(law.mean[0], each)
+    square = (probs.sum(1) * rows**2).sum() - each[0] ** 2
+    torch.testing.assert_close(law.variance[0, 0], square)
+
+
+def test_a_limit_is_refused_where_mass_leaves_every_box():
+    arrive, leave = dd.Reaction([1], lambda n: 20 + 0 * n[..., 0]), dd.Reaction([-1], 1.0)
+    with pytest.raises(dd.Unsolved, match="mass leaves each box"):
+        (arrive + leave).limit((1, 1))
+    with pytest.raises(dd.Unsolved, match="depends on the start"):
+        (dd.Reaction([-2], lambda n: n[..., 0]) + 0.0 * leave).limit((1, 1))

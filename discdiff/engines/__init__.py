@@ -1,6 +1,7 @@
 """Engines: one technique, one file. Importing this package registers them all."""
 
 from . import (
+    certain,
     counts,
     factors,
     families,
@@ -19,6 +20,7 @@ from . import (
 )
 
 __all__ = [
+    "certain",
     "factors",
     "hops",
     "interpolated",

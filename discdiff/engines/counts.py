@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro.distributions as pyro
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -45,16 +44,16 @@ class _Units(Engine):
             return self.deaths[0].scale
         return torch.stack([term.scale for term in self.deaths]).sum(0)
 
-    def log_p(self, t: Tensor, x: Tensor) -> Tensor:
-        return along(-self.rate * t, x)
+    def log_p(self, t: Tensor, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return along(-self.rate * t, x, dtype)
 
-    def log_q(self, t: Tensor, x: Tensor) -> Tensor:
-        return along(log1mexp(self.rate * t), x)
+    def log_q(self, t: Tensor, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return along(log1mexp(self.rate * t), x, dtype)
 
     def thinned(self, count: Tensor, s: Tensor, t: Tensor) -> laws.Thinned:
         """The law of the survivors from s to t."""
-        tau = span(s, t)
-        return laws.Thinned(count, self.log_p(tau, count), self.log_q(tau, count))
+        tau, wide = span(s, t), torch.float64
+        return laws.Thinned(count, self.log_p(tau, count, wide), self.log_q(tau, count, wide))
 
     def log_birth_share(self, x: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\log r` and :math:`\log(1 - r)` for :math:`r = (p_s - p_t)/(1 - p_t)`."""
@@ -128,7 +127,7 @@ class PureDeath(_Units):
     def leap(self, estimate: Estimate, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         """Poisson births with the mean of the bridge."""
         mean = self.missing_of(estimate, x, t) * self.log_birth_share(x, s, t)[0].exp()
-        births = pyro.Poisson(mean, validate_args=False)
+        births = laws.Poisson(mean, validate_args=False)
         return laws.Shifted(births, x).to_event(x.dim() - 1)
 
     # -- scores and estimates ------------------------------------------------------------------
@@ -187,7 +186,7 @@ class PureDeath(_Units):
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         if isinstance(estimate, Posterior):
             return laws.Table(estimate.log_probs, x.dtype).to_event(x.dim() - 1)
-        lost = pyro.Poisson(self.missing_of(estimate, x, t), validate_args=False)
+        lost = laws.Poisson(self.missing_of(estimate, x, t), validate_args=False)
         return laws.Shifted(lost, x).to_event(x.dim() - 1)
 
     def kl_rate(
@@ -229,7 +228,7 @@ class ImmigrationDeath(_Units):
         return torch.where(nu > 0, mean, torch.zeros_like(mean))
 
     def _law(self, x: Tensor, s: Tensor, t: Tensor) -> laws.Convolution:
-        arrived = pyro.Poisson(self._arrived(span(s, t), x), validate_args=False)
+        arrived = laws.Poisson(self._arrived(span(s, t), x), validate_args=False)
         return laws.Convolution(self.thinned(x, s, t), arrived)
 
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
@@ -238,7 +237,7 @@ class ImmigrationDeath(_Units):
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         like = torch.zeros(shape, device=self.rate.device)
         mean = self.nu(like).expand(shape)
-        return pyro.Poisson(mean, validate_args=False).to_event(len(shape) - 1)
+        return laws.Poisson(mean, validate_args=False).to_event(len(shape) - 1)
 
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         if isinstance(estimate, Data):
@@ -249,7 +248,7 @@ class ImmigrationDeath(_Units):
         gained = torch.minimum(gained, x)
         back = laws.Rounded(lost, *self.log_birth_share(x, s, t))
         gone = laws.Rounded(gained, *self._late_share(x, s, t))
-        passing = pyro.Poisson(self._passing(x, s, t), validate_args=False)
+        passing = laws.Poisson(self._passing(x, s, t), validate_args=False)
         arrive = laws.Convolution(back, passing)
         return _Exchange(x, gone, arrive).to_event(x.dim() - 1)
 
@@ -397,7 +396,7 @@ class ImmigrationDeath(_Units):
         # Each unit at t is a survivor with the same chance, and the lost ones are Poisson.
         share = (1 - gained / x.clamp(min=1)).clamp(0, 1)
         kept = laws.Thinned(x, safe_log(share), safe_log(1 - share))
-        return laws.Convolution(kept, pyro.Poisson(lost)).to_event(x.dim() - 1)
+        return laws.Convolution(kept, laws.Poisson(lost)).to_event(x.dim() - 1)
 
     def settles(self, head: Any) -> bool:
         return head.kind not in (Ratio, Turnover)  # in the end all units of x were gained

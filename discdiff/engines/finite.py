@@ -21,7 +21,7 @@ from ..shapes import span
 from ..solve import Engine, Unsolved, solves
 from ..structures import Sparse
 from ..terms import FiniteJump
-from ..validation import require
+from ..validation import require, shown, values_are_checked
 from .kernels import Chain, Kernel
 
 TOLERANCE = 1e-10  # of the panels for rates that vary in time
@@ -73,7 +73,7 @@ class Finite(Chain):
         """The rate matrix of the sum, (K, K), or (B, K, K) at times that matter."""
         if t is None:
             return torch.stack([term.matrix() for term in self.terms]).sum(0)
-        return torch.stack([term.matrices(t) for term in self.terms]).sum(0)
+        return torch.stack([_looked_at(term.matrices(t), t) for term in self.terms]).sum(0)
 
     # -- transition matrices -------------------------------------------------------------------
 
@@ -159,6 +159,18 @@ class Finite(Chain):
         log_probs = safe_log(rows[0].to(torch.get_default_dtype()))
         sites = tuple(shape[:-1]) if self.sites else tuple(shape)
         return self.law(log_probs.expand(*sites, self.size))
+
+
+def _looked_at(Q: Tensor, t: Tensor) -> Tensor:
+    """Rates at times, after it was checked that they are rates."""
+    if values_are_checked(Q):
+        bad = ~((Q >= 0) | torch.eye(Q.shape[-1], dtype=torch.bool)).flatten(1).all(1)
+        bad = bad | ~Q.isfinite().flatten(1).all(1)
+        require(
+            not bool(bad.any()),
+            f"Q must hold rates ≥ 0 and finite at all own times; it does not at {shown(t[bad])}",
+        )
+    return Q
 
 
 class _Homogeneous(Kernel):

@@ -7,7 +7,8 @@ For :math:`dx = (a x + b)\, dt + g\, dW` entry by entry,
     \varphi = e^{a \tau}, \quad m = b\, \frac{e^{a \tau} - 1}{a}, \quad
     v = g^2\, \frac{e^{2 a \tau} - 1}{2 a}, \quad \tau = t - s,
 
-and for rates that are functions of time the same with integrals, by Gauss–Legendre quadrature.
+and for rates that are functions of time the same with integrals, by Gauss–Legendre quadrature in
+panels of unit own time, whose products are kept in a tree.
 The statistic that closes the heads is :math:`x_0`: the score is
 :math:`(\varphi \hat x_0 + m - x) / v`.
 """
@@ -25,6 +26,7 @@ from torch.nn.functional import mse_loss
 
 from .. import estimates
 from ..estimates import Data, Epsilon, Estimate, Mean, Velocity
+from ..numerics.linalg import spanning
 from ..numerics.quadrature import gauss_legendre, tail_integrals
 from ..numerics.special import expm1_quotient, expm1_ratio
 from ..shapes import along, span
@@ -34,6 +36,8 @@ from ..validation import shown, values_are_checked
 from .affine import AffineEngine, Entrywise, aligned
 
 NODES = (40, 64, 128, 192, 256)
+TOLERANCE = 1e-9  # of the sum over all panels
+PANELS = 2**14  # the most panels of unit own time
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,20 @@ class Moments:
     phi: Tensor
     mean: Tensor
     variance: Tensor
+
+    def then(self, late: Moments) -> Moments:
+        """The moments of this transition followed by another one."""
+        mean = late.phi * self.mean + late.mean
+        return Moments(late.phi * self.phi, mean, late.phi**2 * self.variance + late.variance)
+
+    def at(self, index: Any) -> Moments:
+        """Some of the transitions."""
+        return Moments(self.phi[index], self.mean[index], self.variance[index])
+
+    def beside(self, other: Moments) -> Moments:
+        """These transitions, and others behind them."""
+        pairs = zip(_values(self), _values(other), strict=True)
+        return Moments(*(torch.cat(pair) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -76,20 +94,25 @@ class Gaussian(AffineEngine):
         zero = self._start()
         with torch.enable_grad():
             a, b, g2 = self._rates(zero)
+        if not self.varying:
+            _require_noise(g2.detach()[0])
         shapes = {v.shape[1:] for v in (a, b, g2) if v.dim() > 1}
         self.diagonal = bool(shapes)
         self.drifting = bool(b.detach().ne(0).any()) or self.varying or b.requires_grad
         self.changes = a.requires_grad
         self.stable = not self.varying and bool((a.detach() < 0).all())
         self.forgets = self.varying or bool((a.detach() != 0).any())
-        self.rule = self._resolving() if self.varying else None
         moves = self.varying or any(v.requires_grad for v in (a, b, g2))
         self._fixed = None if moves else (a, b, g2)
         self._ratio = expm1_ratio if moves or bool((a == 0).any()) else expm1_quotient
+        self._rules: dict[int, Rule] = {}  # by the number of panels that they resolve
+        if self.varying:
+            self._resolve(1)
 
     def branch(self) -> str:
-        if self.rule is not None:
-            return f"rates vary: Gauss–Legendre, {len(self.rule.nodes)} nodes"
+        if self.varying:
+            nodes = len(self._rules[max(self._rules)].nodes)
+            return f"rates vary: Gauss–Legendre, {nodes} nodes a unit of own time"
         form = "diagonal" if self.diagonal else "scalar"
         return f"{form}, {'stable' if self.stable else 'no limit'}"
 
@@ -131,10 +154,7 @@ class Gaussian(AffineEngine):
         Raises:
             Unsolved: If there are none: what does not contract has no law at infinity.
         """
-        if self.rule is None:
-            moments = self._closed(span(s, t), t)
-        else:
-            moments = self._integrated(s, t, self.rule)
+        moments = self._integrated(s, t) if self.varying else self._closed(span(s, t), t)
         if not self.stable and values_are_checked(t):
             size = moments.phi.abs() + moments.variance
             if not bool(size.isfinite().all()):
@@ -157,8 +177,53 @@ class Gaussian(AffineEngine):
         mean = b * self._ratio(a, tau) if self.drifting else torch.zeros_like(growth)
         return Moments(growth, mean, g2 * self._ratio(2 * a, tau))
 
-    def _integrated(self, s: Tensor, t: Tensor, rule: Rule) -> Moments:
-        """The moments for rates that vary, by quadrature."""
+    def _integrated(self, s: Tensor, t: Tensor) -> Moments:
+        """The moments for rates that vary: to the next edge, over whole panels, to the end."""
+        panels = self._panels(t)
+        rule = self._rules[panels]
+        if panels == 1:
+            return self._step(s, torch.where(t <= 1, t, torch.nan), rule)
+        first, last = s.detach().ceil(), t.detach().floor().clamp(max=panels)
+        within = first > last  # both times lie in one panel
+        t = torch.where(t <= panels, t, torch.nan)
+        moments = self._step(s, torch.where(within, t, first), rule)
+        tree = self._tree(panels, rule)
+        for node in spanning(first, last, panels):
+            moments = moments.then(tree.at(node))
+        return moments.then(self._step(torch.where(within, t, last), t, rule))
+
+    def _panels(self, t: Tensor) -> int:
+        """The number of panels, of unit own time, that reach to all t and are resolved.
+
+        A compiled verb cannot look at t. It answers up to what was asked for before, nan beyond.
+        """
+        panels = max(self._rules)
+        if torch.compiler.is_compiling() or not t.numel():
+            return panels
+        end = float(t.detach().max())
+        if end == torch.inf:
+            raise Unsolved(
+                "rates that vary in time are solved up to finite own times only. Way out: a clock "
+                "with a finite end, such as clock.Constant, Linear or Geometric"
+            )
+        while panels < end:
+            panels *= 2
+        if panels not in self._rules:
+            self._resolve(panels)
+        return panels
+
+    def _tree(self, panels: int, rule: Rule) -> Moments:
+        """The identity, the product of all panels, those of both halves, …, the panels."""
+        edges = torch.arange(panels + 1, dtype=torch.float64, device=self._start().device)
+        level = tree = self._step(edges[:-1], edges[1:], rule)
+        while len(level.phi) > 1:
+            level = level.at(slice(0, None, 2)).then(level.at(slice(1, None, 2)))
+            tree = level.beside(tree)
+        one = torch.ones_like(level.phi)
+        return Moments(one, 0 * one, 0 * one).beside(tree)
+
+    def _step(self, s: Tensor, t: Tensor, rule: Rule) -> Moments:
+        """The moments within a panel, by quadrature."""
         whole = (t - s).unsqueeze(-1)
         u, w = s.unsqueeze(-1) + whole * rule.nodes.to(t), whole * rule.weights.to(t)
         a, b, g2 = (self._on_nodes(u, i) for i in range(3))
@@ -175,21 +240,34 @@ class Gaussian(AffineEngine):
         value = value.expand(u.numel(), *value.shape[1:]).reshape(*u.shape, *value.shape[1:])
         return value.unsqueeze(-1) if self.diagonal and value.dim() == 2 else value
 
-    def _resolving(self) -> Rule:
-        """The first rule that resolves the functions on [0, 1]."""
-        zero = self._start()
-        coarse, gap = self._integrated(zero, zero + 1, Rule.of(NODES[0])), torch.inf
+    @torch.no_grad()
+    def _resolve(self, panels: int) -> None:
+        """Finds the first rule that resolves the functions in each of so many unit panels.
+
+        Raises:
+            ValueError: If the functions are not smooth there.
+            Unsolved: If these are more panels than are looked at.
+        """
+        if panels > PANELS:
+            raise Unsolved(
+                f"functions of time are resolved up to the own time {PANELS}. Way out: slower "
+                "functions on a slower clock: A(t) on Λ is c A(c t) on Λ / c"
+            )
+        edges = torch.arange(panels + 1, dtype=torch.float64, device=self._start().device)
+        coarse, gap = self._step(edges[:-1], edges[1:], Rule.of(NODES[0])), torch.inf
         for nodes in NODES[1:]:
             rule = Rule.of(nodes)
-            fine = self._integrated(zero, zero + 1, rule)
-            gap = max(
-                float((getattr(fine, k) - getattr(coarse, k)).detach().abs().max())
-                for k in ("phi", "mean", "variance")
-            )
-            if gap < 1e-9:
-                return rule
+            fine = self._step(edges[:-1], edges[1:], rule)
+            gap = max(_apart(*pair) for pair in zip(*map(_values, (fine, coarse)), strict=True))
+            if gap < TOLERANCE:
+                self._rules[panels] = rule
+                return
             coarse = fine
-        raise ValueError(f"the functions in Linear or Noise are not smooth on [0, 1]: {gap:.1e}")
+        raise ValueError(
+            f"the functions in Linear or Noise are not smooth on [0, {panels}] of own time: with "
+            f"{NODES[-1]} nodes per unit of it moments still change by {gap:.1e}, above "
+            f"{TOLERANCE:g}"
+        )
 
     def _fit(self, value: Tensor, x: Tensor) -> Tensor:
         """Numbers (B,) or (B, k) against a state."""
@@ -375,6 +453,25 @@ def _blend(a: Tensor, b: Tensor, eta: float) -> Tensor:
 def _over(value: Tensor, t: Tensor) -> Tensor:
     """Numbers (B,), the mean over coordinates where there are several."""
     return (value if value.dim() == 1 else value.flatten(1).mean(1)).expand(t.shape)
+
+
+def _require_noise(g2: Tensor) -> None:
+    """Raises where noise reaches some coordinates of a diagonal, but not all."""
+    if g2.dim() and bool(g2.any()) and not bool(g2.all()):
+        raise Unsolved(
+            f"no noise reaches coordinates {(g2 == 0).nonzero()[:, 0].tolist()} of the last axis: "
+            "their law has no density. Way out: a part of their own in a Product, or .given"
+        )
+
+
+def _values(moments: Moments) -> list[Tensor]:
+    return list(vars(moments).values())
+
+
+def _apart(fine: Tensor, coarse: Tensor) -> float:
+    """The sum over panels of how far moments are apart, relative to large ones."""
+    gap = (fine - coarse).abs() / fine.abs().clamp(min=1)
+    return float(gap.reshape(len(gap), -1).amax(1).sum())
 
 
 def normal(mean: Tensor, std: Tensor) -> Distribution:

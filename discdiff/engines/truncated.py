@@ -30,6 +30,7 @@ from ..validation import require, shown
 from .boxes import POINTS, Boxes, box_points
 
 BOUND = 1e-10  # the most mass that may be lost
+POINTS_OF_LIMITS = 256  # the most states on which a limit is looked for
 
 
 @solves(Jump)
@@ -153,19 +154,37 @@ class Truncated(Boxes):
         require(
             not self.axes or shape[-1] == self.species, f"the last axis must be {self.species}"
         )
-        box = (32,) * self.species if self.species == 1 else (8,) * self.species
-        table = self.table(box)
-        rows = table.limit()[:-1]
-        seen = rows.detach()
-        apart = float((seen - seen[0]).abs().max())
-        if not table.converged or apart > 1e-9 or float(seen[0, -1]) > BOUND:
-            raise Unsolved("no limit law was found: it depends on the start, or mass escapes")
-        log_probs = safe_log(rows[0, :-1]).to(torch.get_default_dtype())
+        row, box = self._stationary()
+        log_probs = safe_log(row).to(torch.get_default_dtype())
         sites = shape[:-1] if self.axes else shape
         log_probs = log_probs.expand(*sites, -1)
         dtype = torch.get_default_dtype()
         law = laws.Indexed(log_probs, box, dtype) if self.axes else laws.Table(log_probs, dtype)
         return law.to_event(len(sites) - 1)
+
+    def _stationary(self) -> tuple[Tensor, tuple[int, ...]]:
+        """The limit from every state of the first box from which no mass is ever lost, and it.
+
+        What leaves a box is absorbed, so the mass absorbed in the limit bounds what is lost.
+        States outside are not looked at: they must lead into the box.
+
+        Raises:
+            Unsolved: If it depends on the start, or every box of the largest size loses mass.
+        """
+        box = self.bounded or (8,) * self.species
+        while torch.Size(box).numel() <= POINTS_OF_LIMITS or box == self.bounded:
+            table = self.table(box)
+            rows = table.limit()[:-1]
+            seen = rows.detach()
+            if table.converged and float(seen[:, -1].max()) < BOUND:
+                apart = float((seen - seen[0]).abs().max())
+                if apart > 1e-9:
+                    raise Unsolved(f"the limit depends on the start (by up to {apart:.2g})")
+                return rows[0, :-1], box
+            box = tuple(2 * side for side in box)
+        raise Unsolved(
+            f"no limit law was found on {POINTS_OF_LIMITS} states: in the end mass leaves each box"
+        )
 
 
 def _power_of_two(n: int) -> int:

@@ -47,6 +47,7 @@ MAX_LEVELS = 64
 NODES, _ = gauss_legendre(6, 0.0, 1.0)
 POWERS = torch.linalg.inv(torch.linalg.vander(NODES))
 MIN_PANELS, MAX_PANELS = 2**5, 2**13  # few enough to be quick, many enough to see narrow peaks
+DENSITY = 2**3  # the fewest panels in a unit of time: peaks are seen wherever they stand
 CHUNK = 1 << 20  # entries of the matrices of all steps that are taken at once
 
 
@@ -307,7 +308,7 @@ class Propagator:
         first, last = start.detach().ceil(), end.detach().floor().clamp(max=self.panels)
         within = first > last  # both times lie in one panel: one step and one of no length
         head, tail = torch.where(within, end, first), torch.where(within, end, last)
-        between = self._between(first, last)
+        between = spanning(first, last, self.panels)
         if transposed:
             v = self._step(v, end, tail, True)
             for node in between.flip(0):
@@ -317,19 +318,6 @@ class Propagator:
         for node in between:
             v = v @ self._nodes[node]
         return self._step(v, tail, end, False)
-
-    def _between(self, first: Tensor, last: Tensor) -> Tensor:
-        """The nodes whose product leads from edge to edge, in order, (2L + 1, B); 0 is none.
-
-        At the level of blocks of w panels the whole blocks from ⌈first / w⌉ to ⌊last / w⌋ are left
-        over; an odd one at either end is no half of a block of the next level, so it is taken.
-        """
-        width = 2.0 ** torch.arange(self.panels.bit_length(), device=first.device)[:, None]
-        left, right, root = (first / width).ceil(), (last / width).floor(), self.panels / width
-        some = left < right
-        rising = torch.where(some & (left.remainder(2) == 1), root + left, 0)[:-1]
-        falling = torch.where(some & (right.remainder(2) == 1), root + right - 1, 0)
-        return torch.cat([rising, falling.flip(0)]).long()
 
     def _step(self, v: Tensor, start: Tensor, end: Tensor, transposed: bool) -> Tensor:
         """v times the matrix between two times, in panels; backwards if for columns."""
@@ -388,7 +376,8 @@ def panels_for(
 ) -> int:
     r"""The number of panels with which a `Propagator` is accurate to ``tol``.
 
-    Panels are doubled until `Propagator.error` is at most ``tol``.
+    Panels are doubled until `Propagator.error` is at most ``tol``, from 32 or eight for a unit of
+    time on.
 
     Arguments:
         Q: A function of times of shape :math:`(B,)` that returns rates :math:`(B, K, K)`, smooth
@@ -398,7 +387,7 @@ def panels_for(
         device: Where times live.
 
     Raises:
-        ValueError: If :math:`2^{13}` panels do not suffice.
+        ValueError: If :math:`2^{13}` panels do not suffice, or leave fewer than eight for a unit.
 
     Example:
         >>> panels_for(lambda t: torch.ones_like(t)[:, None, None] * torch.tensor(
@@ -406,6 +395,13 @@ def panels_for(
         32
     """
     panels, error = MIN_PANELS, math.inf
+    if horizon * DENSITY > MAX_PANELS:
+        raise ValueError(
+            f"Q as a function of time is resolved up to the own time {MAX_PANELS // DENSITY}; "
+            f"{horizon:g} was asked for. Way out: a slower function on a slower clock"
+        )
+    while panels < horizon * DENSITY:
+        panels *= 2
     with torch.no_grad():
         while panels <= MAX_PANELS:
             error = Propagator(Q, horizon, panels, device).error()
@@ -416,6 +412,33 @@ def panels_for(
         f"Q is not smooth enough on [0, {horizon:g}]: with {MAX_PANELS} panels entries of P still "
         f"change by a relative {error:.1e}, above tol = {tol:g}"
     )
+
+
+def spanning(first: Tensor, last: Tensor, panels: int) -> Tensor:
+    """The nodes of a binary tree over panels whose product leads from edge to edge, in order.
+
+    Node 1 is the product of all panels and 2n, 2n + 1 are the halves of n; 0 is no panel at all.
+    At the level of blocks of w panels the whole blocks from ⌈first / w⌉ to ⌊last / w⌋ are left
+    over; an odd one at either end is no half of a block of the next level, so it is taken.
+
+    Arguments:
+        first: The first edges, (B,).
+        last: The last edges, (B,).
+        panels: The number of panels, a power of two.
+
+    Returns:
+        Shape (2L + 1, B), L the number of levels below the root.
+
+    Example:
+        >>> spanning(torch.tensor([1.0]), torch.tensor([4.0]), 4)[:, 0]
+        tensor([5, 3, 0, 0, 0])
+    """
+    width = 2.0 ** torch.arange(panels.bit_length(), device=first.device)[:, None]
+    left, right, root = (first / width).ceil(), (last / width).floor(), panels / width
+    some = left < right
+    rising = torch.where(some & (left.remainder(2) == 1), root + left, 0)[:-1]
+    falling = torch.where(some & (right.remainder(2) == 1), root + right - 1, 0)
+    return torch.cat([rising, falling.flip(0)]).long()
 
 
 def _tree(panels: Tensor) -> Tensor:

@@ -172,29 +172,37 @@ def times_log(k: Tensor, log_p: Tensor) -> Tensor:
 def log_binomial_pmf(k: Tensor, n: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
     r"""The log-probability of k out of n, with :math:`\log p` and :math:`\log(1 - p)` given.
 
+    It is the small difference of numbers of the size of n log n, so it is found in float64.
+
     Example:
         >>> zero, never = torch.zeros(()), torch.tensor(-torch.inf)
         >>> log_binomial_pmf(torch.tensor([0.0, 1.0]), torch.tensor(1.0), never, zero)
         tensor([0., -inf])
     """
-    k, n, log_p, log_q = torch.broadcast_tensors(k, n, log_p, log_q)
+    dtype = k.dtype
+    k, n, log_p, log_q = torch.broadcast_tensors(*map(_wide, (k, n, log_p, log_q)))
     inside = (k >= 0) & (k <= n)
     safe = torch.where(inside, k, torch.zeros_like(k))
     value = log_binomial(n, safe) + times_log(safe, log_p) + times_log(n - safe, log_q)
-    return torch.where(inside, value, torch.full_like(value, -torch.inf))
+    return torch.where(inside, value, torch.full_like(value, -torch.inf)).to(dtype)
 
 
 def log_poisson_pmf(k: Tensor, rate: Tensor) -> Tensor:
-    r"""The log-probability of k under Poisson(rate), also at rate 0.
+    r"""The log-probability of k under Poisson(rate), also at rate 0; found in float64.
 
     Example:
         >>> log_poisson_pmf(torch.tensor([0.0, 1.0]), torch.tensor(0.0))
         tensor([0., -inf])
     """
-    inside = k >= 0
-    safe = torch.where(inside, k, torch.zeros_like(k))
+    inside, dtype, rate = k >= 0, k.dtype, _wide(rate)
+    safe = _wide(torch.where(inside, k, torch.zeros_like(k)))
     value = times_log(safe, safe_log(rate)) - rate - torch.lgamma(safe + 1)
-    return torch.where(inside, value, torch.full_like(value, -torch.inf))
+    return torch.where(inside, value, torch.full_like(value, -torch.inf)).to(dtype)
+
+
+def _wide(v: Tensor) -> Tensor:
+    """Numbers in float64, where their device has it."""
+    return v if v.device.type == "mps" else v.double()
 
 
 def safe_log(p: Tensor) -> Tensor:
