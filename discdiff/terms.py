@@ -24,7 +24,8 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from .clock import Clock
 from .laws import box_index
-from .numerics.systems import cholesky, lyapunov
+from .numerics.factors import cholesky
+from .numerics.systems import lyapunov
 from .params import (
     Declared,
     declare,

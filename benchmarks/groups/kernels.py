@@ -63,7 +63,7 @@ def finish(data: Numbers, values: list[Tensor]) -> None:
         sum(v.sum() for v in values).backward()
 
 
-def ours(data: Numbers, dd, pyro, systems) -> Work:
+def ours(data: Numbers, dd, pyro, factors) -> Work:
     eye = torch.eye(len(data.Q), dtype=torch.float64, device=data.t.device)
     process = dd.Langevin(data.Q.detach(), data.D.detach(), eye).on(dd.clock.Linear(0.1, 10.0))
     process = process.lift(pyro.Normal(0.0, VARIANCE**0.5)).to(data.t.device)
@@ -75,7 +75,7 @@ def ours(data: Numbers, dd, pyro, systems) -> Work:
         values = []
         for t in (data.t, 1.0):
             law = process.marginal(x_0, t)
-            values += [law.loc, law.factor, systems.lower_inverse(law.factor)]
+            values += [law.loc, law.factor, factors.lower_inverse(law.factor)]
         if data.learned:
             process.zero_grad()
             sum(v.sum() for v in values).backward()
@@ -88,6 +88,6 @@ for size in (2, 3):
     for learned in (True, False):
         what = "gradients to Q and D" if learned else "no gradients"
         case = Case(f"kernels of 1024 times, k = {size}, {what}", numbers(size, learned), floor)
-        needs = "discdiff", "pyro.distributions", "discdiff.numerics.systems"
+        needs = "discdiff", "pyro.distributions", "discdiff.numerics.factors"
         case.row("discdiff, marginal", *needs, install="-e .")(ours)
         CASES.append(case)

@@ -42,24 +42,19 @@ from torch.distributions import Distribution
 from .. import estimates
 from ..estimates import Data, Epsilon, Estimate, Mean
 from ..numerics.autodiff import Memo
-from ..numerics.rotation import FIRST, Rotation
-from ..numerics.special import log1pexp
-from ..numerics.systems import (
-    Constant,
-    Flow,
-    Varying,
+from ..numerics.constant import Constant, digits
+from ..numerics.factors import (
     add_columns,
     cholesky,
-    digits,
     lower_inverse,
-    lyapunov,
     product,
-    running,
-    staircase,
     sum_of,
     times_vector,
     triangular,
 )
+from ..numerics.rotation import FIRST, Rotation
+from ..numerics.special import log1pexp
+from ..numerics.systems import Flow, Varying, lyapunov, running, staircase
 from ..shapes import act, one_time, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import LinearDrift, WhiteNoise
