@@ -312,10 +312,10 @@ class Process(Declared, ABC):
 
 
 class _Plan:
-    """An engine, and the numbers that it was planned from."""
+    """An engine, and what it was planned from: numbers, and a basis that is compared."""
 
-    def __init__(self, engine: Engine, types: list[type], numbers: list[Tensor]) -> None:
-        self.engine, self.types, self.numbers = engine, types, numbers
+    def __init__(self, engine: Engine, basis: list[Any], numbers: list[Tensor]) -> None:
+        self.engine, self.basis, self.numbers = engine, basis, numbers
         self.versions = [] if torch.compiler.is_compiling() else [v._version for v in numbers]
 
     def holds(self, numbers: list[Tensor]) -> bool:
@@ -343,7 +343,7 @@ class Generator(Process):
         types = [type(m) for m in holders]  # numbers that become learned change the type
         numbers = [v for m in holders for v in m._buffers.values() if v is not None]  # type: ignore
         plan = vars(self).get("_engine")
-        if plan is None or plan.types != types or not plan.holds(numbers):
+        if plan is None or plan.basis != types or not plan.holds(numbers):
             kinds = frozenset(type_before_parametrizations(term) for term in terms)
             try:
                 engine = engine_for(kinds).plan(terms)
@@ -711,7 +711,16 @@ class LiftedSum(Generator):
 
     @property
     def engine(self) -> Engine:
-        return self.core.engine.lifted(self.whole.mean, self.whole.factor)
+        whole, core = self.whole, self.core.engine
+        numbers = [v for v in whole._buffers.values() if v is not None]
+        learned = type(whole) is not type_before_parametrizations(whole)
+        if learned or any(v.requires_grad for v in numbers):
+            return core.lifted(whole.mean, whole.factor)
+        plan = vars(self).get("_engine")
+        if plan is None or plan.basis != [core] or not plan.holds(numbers):
+            plan = _Plan(core.lifted(whole.mean, whole.factor), [core], numbers)
+            vars(self)["_engine"] = plan
+        return plan.engine
 
     def check_data(self, x_0: State, name: str) -> State:
         return self.whole.check_data(x_0, name)

@@ -38,6 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.nn.functional import pad
 
 from .. import estimates
 from ..estimates import Data, Epsilon, Estimate, Mean
@@ -48,6 +49,7 @@ from ..numerics.factors import (
     cholesky,
     lower_inverse,
     product,
+    recorded,
     sum_of,
     times_vector,
     triangular,
@@ -64,6 +66,7 @@ from .correlated import Correlated
 from .gaussian import Gaussian, normal
 
 PANELS = (4, 8, 16, 32, 64, 128)
+KEPT = 1024  # kernels at one time each
 MANY = 512  # spans of time, of which some will be equal
 
 
@@ -84,10 +87,17 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Auxiliaries:
-    """The initial law of the auxiliaries: mean (k − 1,) and lower factor (k − 1, k − 1)."""
+    """The initial law of the auxiliaries.
 
-    mean: Tensor
+    Arguments:
+        mean: Shape (k − 1,); None for zero.
+        factor: Lower factor of the covariance, shape (k − 1, k − 1).
+        columns: The factor with a row of zeros for the data in front, shape (k, k − 1).
+    """
+
+    mean: Tensor | None
     factor: Tensor
+    columns: Tensor
 
 
 @solves(LinearDrift, WhiteNoise)
@@ -121,6 +131,7 @@ class MatrixGaussian(AffineEngine):
         self.panels = self._resolved() if self.varying else 0
         self._memo, self._mirror = Memo(), Memo()
         self._turns: dict[Any, Rotation] = {}
+        self._kernels: dict[float, Kernel] = {}
         self._fixed = None if self.varying or self.changes else self._tables()
 
     def branch(self) -> str:
@@ -130,7 +141,10 @@ class MatrixGaussian(AffineEngine):
 
     def lifted(self, mean: Tensor, factor: Tensor) -> Engine:
         engine = copy(self)  # with the tables of this one
-        engine.auxiliaries = Auxiliaries(mean, factor)
+        known = values_are_checked(mean) and not mean.requires_grad
+        shift = None if known and not bool(mean.any()) else mean
+        engine.auxiliaries = Auxiliaries(shift, factor, pad(factor, (0, 0, 1, 0)))
+        engine._kernels = {}
         return engine
 
     def _start(self) -> Tensor:
@@ -190,8 +204,7 @@ class MatrixGaussian(AffineEngine):
             return flow, cholesky(flow.cov)
         flows, turn = self._fixed or self._tables()
         tau = span(s, t)
-        flow = flows(tau)
-        factor = cholesky(flow.cov)
+        flow, factor = flows.law(tau)
         if turn is None:
             return flow, factor
         factor = triangular(turn @ factor)
@@ -236,17 +249,39 @@ class MatrixGaussian(AffineEngine):
     def kernel(self, t: Tensor) -> Kernel:
         """The law given the data at times of shape (B,)."""
         if _repeated(t):
-            parts = vars(self.kernel(t[:1])).values()
+            parts = vars(self._kernel_once(t[:1])).values()
             return Kernel(*(v.expand(len(t), *v.shape[1:]) for v in parts))
-        return self._given(*self.moments(torch.zeros_like(t), t))
+        if self.auxiliaries is None or self.varying or self.ranks:
+            return self._given(*self.moments(torch.zeros_like(t), t))
+        flows, _ = self._fixed or self._tables()
+        return self._lifted(*flows.law(t, self.auxiliaries.columns))
+
+    def _kernel_once(self, t: Tensor) -> Kernel:
+        """The law given the data at a time (1,), kept where no number of it can change."""
+        aux = self.auxiliaries
+        learned = t.requires_grad or (aux is not None and recorded(aux.factor, aux.columns))
+        passing = not values_are_checked(t) or torch.is_inference_mode_enabled()
+        if self._fixed is None or learned or passing:
+            return self.kernel(t)
+        time = float(t)
+        if time not in self._kernels:
+            if len(self._kernels) == KEPT:
+                self._kernels.clear()
+            self._kernels[time] = self.kernel(t)
+        return self._kernels[time]
 
     def _given(self, flow: Flow, factor: Tensor) -> Kernel:
         """The law given the data, from the flow from 0 and the factor of its covariance."""
         aux = self.auxiliaries
         if aux is None:
             return Kernel(flow.phi, flow.mean, factor)
-        mean = flow.mean + times_vector(flow.phi[..., 1:], aux.mean)
-        factor = add_columns(factor, product(flow.phi[..., 1:], aux.factor))
+        return self._lifted(flow, add_columns(factor, product(flow.phi[..., 1:], aux.factor)))
+
+    def _lifted(self, flow: Flow, factor: Tensor) -> Kernel:
+        """The law given data on the first coordinate, from the factor with the auxiliaries."""
+        mean, aux = flow.mean, self.auxiliaries
+        if aux is not None and aux.mean is not None:
+            mean = mean + times_vector(flow.phi[..., 1:], aux.mean)
         return Kernel(flow.phi[..., :1], mean, factor)
 
     def _align(self, value: Tensor, x: Tensor, axes: int) -> Tensor:

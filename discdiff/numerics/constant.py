@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import pad
 
-from .factors import recorded, times_vector
-from .systems import Flow, compose
+from .factors import factored, factored_adjoint, leading, recorded, times, times_vector, trailing
+from .systems import Flow
 
 SHORT, STEP = 16, 1 / 4  # terms of a series over a step in units of 1/‖A‖: what is left is < 1e-22
 RADIX = 64
@@ -106,6 +106,8 @@ class Constant:
         self._next = terms.sum(0)  # the matrix over the unit of the digit after the tables
         self._tables: list[Tensor] = []
         self.end = math.prod(sizes)
+        if not recorded(self._next):
+            self._table(len(sizes) - 1)
 
     def _table(self, digit: int) -> Tensor:
         """The flows over multiples of a digit's unit, (size, *sides, d); made when asked for."""
@@ -116,22 +118,39 @@ class Constant:
 
     def __call__(self, tau: Tensor) -> Flow:
         """The flows over times of shape (B,), with shapes (B, *sides, …)."""
+        return self.law(tau)[0]
+
+    def law(self, tau: Tensor, start: Tensor | None = None) -> tuple[Flow, Tensor]:
+        r"""The flows over times of shape (B,), and lower factors of the covariance.
+
+        Arguments:
+            tau: The times.
+            start: A factor C of the covariance at the start, (k, n); none by default. The factor
+                at the end is that of :math:`\Sigma + \Phi C C^\top \Phi^\top`.
+        """
         steps = tau / self.step
         inside = steps.clamp(max=self.end * (1 - 2**-53))
         whole = inside.detach().floor()
         u = inside - whole
         if not self.stable:
             u = u.masked_fill(steps >= self.end, torch.nan)
-        index = whole.long()
-        several = len(self.sizes) > 1 and self._reaches(index)
-        lowest = index.remainder(self.sizes[0]) if several else index
-        flow = Flow(*_composed(self._short(u), _long(self._table(0), lowest)))
-        if several:
-            for digit in range(1, len(self.sizes)):
-                index = index.div(self.sizes[digit - 1], rounding_mode="floor")
-                rows = _long(self._table(digit), index.remainder(self.sizes[digit]))
-                flow = compose(_flow(rows), flow)
-        return flow
+        short, long = self._short(u), self._long(whole.long())
+        start = self._start[:0].reshape(short.shape[1], 0) if start is None else start
+        law = _Law.apply if recorded(short, long, start) else _law
+        *flow, factor = law(short, long, start)  # type: ignore[misc]
+        return Flow(*flow), factor
+
+    def _long(self, index: Tensor) -> Tensor:
+        """The flows over whole steps, (2 k + 1, k, B, *sides)."""
+        if len(self.sizes) == 1 or not self._reaches(index):
+            return _blocks(self._table(0).index_select(0, index))
+        long: Tensor | None = None
+        for digit, size in enumerate(self.sizes):
+            rows = _blocks(self._table(digit).index_select(0, index.remainder(size)))
+            long = rows if long is None else _joined(long, rows)
+            index = index.div(size, rounding_mode="floor")
+        assert long is not None
+        return long
 
     def _reaches(self, index: Tensor) -> bool:
         """Whether a time is beyond the first digit; where to look would be to wait, it may be."""
@@ -145,23 +164,11 @@ class Constant:
         return _blocks((series.mT @ powers(u)).unflatten(0, self._series.shape[1:]).movedim(-1, 0))
 
 
-def _long(table: Tensor, index: Tensor) -> Tensor:
-    """Rows of a table, (2 k + 1, k, B, *sides)."""
-    return _blocks(table.index_select(0, index))
-
-
 def _blocks(entries: Tensor) -> Tensor:
     """The columns of flows, (2 k + 1, k, B, *sides), from entries (B, *sides, d)."""
     size = math.isqrt(entries.shape[-1] // 2)
     leading = entries.movedim(-1, 0).contiguous()
     return leading.view(2 * size + 1, size, *leading.shape[1:])
-
-
-def _flow(blocks: Tensor) -> Flow:
-    """The flow with these columns."""
-    size = blocks.shape[1]
-    phi, cov, mean = blocks[:size], blocks[size:-1], blocks[-1]
-    return Flow(phi.movedim((1, 0), (-2, -1)), mean.movedim(0, -1), cov.movedim((1, 0), (-2, -1)))
 
 
 # -- tables ---------------------------------------------------------------------------------------
@@ -243,61 +250,81 @@ class _Powers(Function):
         return (grad[1:].movedim(0, -1) * count * table[:-1].movedim(0, -1)).sum(-1)
 
 
-def _times(a: Tensor, b: Tensor) -> Tensor:
-    """Matrices (n, k, *batch) times matrices (k, m, *batch)."""
-    columns, rows = a.unsqueeze(2).unbind(1), b.unbind(0)
-    total = columns[0] * rows[0]
-    for column, row in zip(columns[1:], rows[1:], strict=True):
-        total = torch.addcmul(total, column, row)
-    return total
+def _joined(short: Tensor, long: Tensor) -> Tensor:
+    """The columns of the flow over a long time and then over a short one."""
+    size, (moved, cov) = short.shape[1], _moved(short, long)
+    return torch.cat([moved[:size], cov, moved[-1:] + short[-1:]])
 
 
-def _composed(short: Tensor, long: Tensor) -> Flow:
-    """The flow over a long time and then over a short one, from their columns."""
-    if recorded(short, long):
-        return Flow(*_Composed.apply(short, long))  # type: ignore[misc]
-    return _compose(short, long)
-
-
-def _compose(short: Tensor, long: Tensor) -> Flow:
+def _moved(short: Tensor, long: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns over a long time, carried on over a short one, and the covariance then."""
     size = short.shape[1]
-    phi = short[:size]
-    moved = _times(long, phi)
-    cov = _times(moved[size:-1].transpose(0, 1), phi) + short[size:-1]
-    return Flow(
-        moved[:size].movedim((1, 0), (-2, -1)),
-        (moved[-1] + short[-1]).movedim(0, -1),
-        cov.movedim((0, 1), (-2, -1)),
-    )
+    turn = short[:size]
+    moved = times(long, turn)
+    return moved, times(moved[size:-1].transpose(0, 1), turn) + short[size:-1]
 
 
-class _Composed(Function):
-    r"""`_compose`, with its adjoint: for :math:`Y = \Phi Z` and :math:`\Sigma = Y_\Sigma \Phi^\top`,
+def _law(short: Tensor, long: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+    """Φ, m and Σ over a long time and then a short one, and the factor with the start's."""
+    moved, cov = _moved(short, long)
+    phi = moved[: short.shape[1]].transpose(0, 1)
+    factor = factored(cov, _carried(phi, start))
+    return trailing(phi), (moved[-1] + short[-1]).movedim(0, -1), trailing(cov), trailing(factor)
+
+
+def _carried(phi: Tensor, start: Tensor) -> Tensor | None:
+    """The columns of the start's factor at the end, (k, n, B, *sides)."""
+    return times(phi, _same(start, phi)) if start.shape[1] else None
+
+
+def _same(start: Tensor, phi: Tensor) -> Tensor:
+    """A matrix (k, n) that is the same for all (k, k, B, *sides)."""
+    return start.reshape(*start.shape, *(1,) * (phi.dim() - 2))
+
+
+class _Law(Function):
+    r"""`_law`, with its adjoint.
+
+    Let Z be the matrix of :math:`\Phi, \Sigma, m` over the long time side by side, :math:`Y =
+    \Phi_u Z` over the short one, and :math:`\Sigma = Y_\Sigma \Phi_u^\top + \Sigma_u`. Then
 
     .. math::
-        \bar Y_\Sigma = \bar\Sigma\, \Phi, \qquad \bar Z = \Phi^\top \bar Y, \qquad
-        \bar\Phi = \bar Y Z^\top + \bar\Sigma^\top Y_\Sigma .
+        \bar Y_\Sigma = \bar\Sigma\, \Phi_u, \qquad \bar Z = \Phi_u^\top \bar Y, \qquad
+        \bar\Phi_u = \bar Y Z^\top + \bar\Sigma^\top Y_\Sigma .
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(short: Tensor, long: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_compose(short, long))
+    def forward(short: Tensor, long: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+        return _law(short, long, start)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Any) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs, output[0], output[3])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        short, long = ctx.saved_tensors
-        size = short.shape[1]
-        phi, old = short[:size], long[size:-1]
-        g_phi, g_cov = (v.movedim((-2, -1), (0, 1)) for v in (grads[0], grads[2]))
-        g_mean = grads[1].movedim(-1, 0).unsqueeze(0)
-        g_moved = torch.cat([g_phi.transpose(0, 1), _times(phi, g_cov.transpose(0, 1)), g_mean])
-        g_long = _times(g_moved, phi.transpose(0, 1))
-        spread = _times(_times(old, phi), g_cov)
-        g_short = torch.cat([_times(long.transpose(0, 1), g_moved) + spread, g_cov, g_mean])
-        return g_short, g_long
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        short, long, start, phi, L = ctx.saved_tensors
+        by_phi, by_cov, by_factor = (leading(grads[i]) for i in (0, 2, 3))
+        phi, by_start = leading(phi), None
+        more, by_carried = factored_adjoint(by_factor, leading(L), _carried(phi, start))
+        by_cov = by_cov + more
+        if by_carried is not None:
+            by_phi = by_phi + times(
+                by_carried, start.mT.reshape(*start.mT.shape, *(1,) * (phi.dim() - 2))
+            )
+            if ctx.needs_input_grad[2]:
+                by_start = times(phi.transpose(0, 1), by_carried).flatten(2).sum(-1)
+        return *_by_columns(short, long, by_phi, by_cov, grads[1].movedim(-1, 0)), by_start
+
+
+def _by_columns(
+    short: Tensor, long: Tensor, by_phi: Tensor, by_cov: Tensor, by_mean: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The derivatives by the columns over the short and the long time."""
+    size, by_mean = short.shape[1], by_mean.unsqueeze(0)
+    turn = short[:size]
+    by_moved = torch.cat([by_phi.transpose(0, 1), times(turn, by_cov.transpose(0, 1)), by_mean])
+    by_turn = times(long.transpose(0, 1), by_moved) + times(times(long[size:-1], turn), by_cov)
+    return torch.cat([by_turn, by_cov, by_mean]), times(by_moved, turn.transpose(0, 1))

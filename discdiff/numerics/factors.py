@@ -20,7 +20,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -114,19 +115,19 @@ def lower_inverse(L: Tensor) -> Tensor:
 
 
 def _inverse(L: Tensor) -> Tensor:
-    return _substituted(L, L.diagonal(dim1=-2, dim2=-1).reciprocal())
+    rows = entries(leading(L))
+    return trailing(lower(_substituted(rows, [row[i].reciprocal() for i, row in enumerate(rows)])))
 
 
-def _substituted(L: Tensor, pivots: Tensor) -> Tensor:
+def _substituted(L: Rows, pivots: list[Tensor]) -> Rows:
     """The inverse of L, given the inverse of its diagonal."""
-    known, rows = _entries(L), []
-    for i, pivot in enumerate(pivots.unbind(-1)):
+    rows: Rows = []
+    for i, pivot in enumerate(pivots):
         row = [
-            -pivot * sum_of_products((known[i][m], rows[m][j]) for m in range(j, i))
-            for j in range(i)
+            -pivot * sum_of_products((L[i][m], rows[m][j]) for m in range(j, i)) for j in range(i)
         ]
         rows.append([*row, pivot])
-    return _lower(rows)
+    return rows
 
 
 class _Inverse(Function):
@@ -142,33 +143,41 @@ class _Inverse(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (grad,), (inverse,) = grads, ctx.saved_tensors
-        turned = inverse.mT
-        return -product(product(turned, grad), turned).tril()
+        X, slopes = (entries(leading(v)) for v in (*ctx.saved_tensors, *grads))
+        size = len(X)
+        left = [  # of the product of the slopes with the turned inverse
+            [
+                sum_of_products((slopes[i][m], X[j][m]) for m in range(min(i, j) + 1))
+                for j in range(size)
+            ]
+            for i in range(size)
+        ]
+        rows = [
+            [-sum_of_products((X[m][i], left[m][j]) for m in range(i, size)) for j in range(i + 1)]
+            for i in range(size)
+        ]
+        return trailing(lower(rows))
 
 
 # -- factors --------------------------------------------------------------------------------------
 
 
-def cholesky(cov: Tensor, columns: Tensor | None = None, singular: bool = False) -> Tensor:
-    r"""The lower factor L of :math:`\Sigma + C C^\top`, accurate in each entry of a graded Σ.
+def cholesky(cov: Tensor, singular: bool = False) -> Tensor:
+    r"""The lower factor L of :math:`\Sigma = L L^\top`, accurate in each entry of a graded Σ.
 
-    Columns are added by rotations, never by squares. A zero on the diagonal of Σ gives a row of
-    zeros.
+    A zero on the diagonal of Σ gives a row of zeros.
 
     Arguments:
         cov: Shape (*batch, k, k), float64.
-        columns: C, shape (*batch, k, n); none by default.
         singular: Whether Σ is known to be positive semi-definite and may be singular: pivots
             that are rounding errors are zero then.
 
     Returns:
-        The shape of Σ; nan where Σ is not positive semi-definite.
+        The same shape; nan where Σ is not positive semi-definite.
     """
-    columns = cov[..., :0] if columns is None else columns
-    if recorded(cov, columns):
-        return _Factor.apply(cov, columns, singular)  # type: ignore[return-value]
-    return _factor(cov, columns, singular)
+    if recorded(cov):
+        return _Cholesky.apply(cov, singular)  # type: ignore[return-value]
+    return trailing(factored(leading(cov), None, singular))
 
 
 def add_columns(L: Tensor, columns: Tensor) -> Tensor:
@@ -180,7 +189,7 @@ def add_columns(L: Tensor, columns: Tensor) -> Tensor:
     """
     if recorded(L, columns):
         return _Rotated.apply(L, columns)  # type: ignore[return-value]
-    return _lower(_rotated(_entries(L), columns))
+    return trailing(lower(_rotated(entries(leading(L)), leading(columns))))
 
 
 def triangular(columns: Tensor) -> Tensor:
@@ -189,21 +198,57 @@ def triangular(columns: Tensor) -> Tensor:
     return add_columns(columns.new_zeros(*columns.shape[:-1], size), columns)
 
 
-def _factor(cov: Tensor, columns: Tensor, singular: bool) -> Tensor:
-    return _lower(_rotated(_eliminated(_entries(cov), singular), columns))
+def factored(cov: Tensor, columns: Tensor | None = None, singular: bool = False) -> Tensor:
+    r"""The lower factor of :math:`\Sigma + C C^\top`, with axes of matrices in front.
+
+    Columns are added by rotations, never by squares.
+
+    Arguments:
+        cov: Shape (k, k, *batch).
+        columns: C, shape (k, n, *batch).
+        singular: As for `cholesky`.
+    """
+    rows = _eliminated(entries(cov), singular)
+    return lower(rows if columns is None else _rotated(rows, columns))
 
 
-def _eliminated(cov: Sequence[Sequence[Tensor]], singular: bool) -> Rows:
-    """The rows of the factor of a covariance, from its entries."""
+def factored_adjoint(
+    grad: Tensor, L: Tensor, columns: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The derivatives by Σ and C from that by their factor L, with axes of matrices in front."""
+    left, inverse = _split_slope(grad, L)
+    by_cov = times(left, inverse) / 2
+    return by_cov, None if columns is None else times(left, times(inverse, columns))
+
+
+def _split_slope(grad: Tensor, L: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`L^{-\top} (\tau + \tau^\top)` and :math:`L^{-1}`, whose product is 2 Σ̄."""
+    known, slopes, size = entries(L), entries(grad), len(L)
+    half = [
+        [
+            sum_of_products((known[m][i], slopes[m][j]) for m in range(i, size))
+            for j in range(i + 1)
+        ]
+        for i in range(size)
+    ]
+    none = [known[i][i] == 0 for i in range(size)]  # its inverse is taken as zero
+    pivots = [(known[i][i] + none[i]).reciprocal() * ~none[i] for i in range(size)]
+    inverse = lower(_substituted(known, pivots))
+    both = [half[max(i, j)][min(i, j)] for i in range(size) for j in range(size)]
+    return times(inverse.transpose(0, 1), square(both)), inverse
+
+
+def _eliminated(cov: Rows, singular: bool) -> Rows:
+    """The rows of the factor of a covariance."""
     rows: Rows = []
     safe: list[Tensor] = []
-    for i, entries in enumerate(cov):
+    for i, values in enumerate(cov):
         row: list[Tensor] = []
         for j in range(i):
-            row.append(_less(entries[j], row, rows[j]) / safe[j])
-        rest = _less(entries[i], row, row)
+            row.append(_less(values[j], row, rows[j]) / safe[j])
+        rest = _less(values[i], row, row)
         if singular:
-            rest = torch.where(rest < ROUNDING * entries[i], 0.0, rest)
+            rest = torch.where(rest < ROUNDING * values[i], 0.0, rest)
         pivot = rest.sqrt()
         rows.append([*row, pivot])
         safe.append(pivot + (pivot == 0))  # what is divided by zero is zero, too
@@ -217,11 +262,11 @@ def _less(value: Tensor, a: list[Tensor], b: list[Tensor]) -> Tensor:
     return value
 
 
-def _rotated(rows: Sequence[Sequence[Tensor]], columns: Tensor) -> Rows:
-    """The rows of a lower factor, with columns turned in one by one."""
-    turned = [list(row[: i + 1]) for i, row in enumerate(rows)]
-    for column in columns.unbind(-1):
-        w = list(column.unbind(-1))
+def _rotated(rows: Rows, columns: Tensor) -> Rows:
+    """The rows of a lower factor, with columns (k, n, *batch) turned in one by one."""
+    turned = [row[: i + 1] for i, row in enumerate(rows)]
+    for column in columns.unbind(1):
+        w = list(column.unbind(0))
         for j in range(len(w)):
             pivot = turned[j][j] + TINY  # nothing at all is not turned
             radius = torch.hypot(pivot, w[j])
@@ -236,24 +281,21 @@ def _rotated(rows: Sequence[Sequence[Tensor]], columns: Tensor) -> Rows:
     return turned
 
 
-class _Factor(Function):
+class _Cholesky(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(cov: Tensor, columns: Tensor, singular: bool) -> Tensor:
-        return _factor(cov, columns, singular)
+    def forward(cov: Tensor, singular: bool) -> Tensor:
+        return trailing(factored(leading(cov), None, singular))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1], output)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: Tensor) -> None:
+        ctx.save_for_backward(output)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,), (columns, L) = grads, ctx.saved_tensors
-        inverse = _pseudo_inverse(L)
-        left = product(inverse.mT, _symmetric(L, grad))
-        added = product(left, product(inverse, columns)) if ctx.needs_input_grad[1] else None
-        return product(left, inverse) / 2, added, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (L,) = ctx.saved_tensors
+        return trailing(factored_adjoint(leading(grads[0]), leading(L))[0]), None
 
 
 class _Rotated(Function):
@@ -261,7 +303,7 @@ class _Rotated(Function):
 
     @staticmethod
     def forward(L: Tensor, columns: Tensor) -> Tensor:
-        return _lower(_rotated(_entries(L), columns))
+        return trailing(lower(_rotated(entries(leading(L)), leading(columns))))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -269,53 +311,50 @@ class _Rotated(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,), (start, columns, L) = grads, ctx.saved_tensors
-        inverse = _pseudo_inverse(L)
-        left = product(inverse.mT, _symmetric(L, grad))
+        start, columns, L = (leading(v) for v in ctx.saved_tensors)
+        left, inverse = _split_slope(leading(grads[0]), L)
         return tuple(
-            product(left, product(inverse, v)) if needed else None
+            trailing(times(left, times(inverse, v))) if needed else None
             for v, needed in zip((start, columns), ctx.needs_input_grad, strict=True)
         )
 
 
-def _symmetric(L: Tensor, grad: Tensor) -> Tensor:
-    r"""The matrix :math:`\tau + \tau^\top`, with :math:`L^\top \bar L` in the lower triangle."""
-    known, slopes, size = _entries(L), _entries(grad), L.shape[-1]
-    lower = [
-        [
-            sum_of_products((known[m][i], slopes[m][j]) for m in range(i, size))
-            for j in range(i + 1)
-        ]
-        for i in range(size)
-    ]
-    return _square([lower[max(i, j)][min(i, j)] for i in range(size) for j in range(size)])
+# -- axes of matrices in front --------------------------------------------------------------------
 
 
-def _pseudo_inverse(L: Tensor) -> Tensor:
-    """The inverse of a factor, with zeros for the inverse of a zero on its diagonal."""
-    pivots = L.diagonal(dim1=-2, dim2=-1)
-    none = pivots == 0
-    return _substituted(L, (pivots + none).reciprocal() * ~none)
+def leading(matrix: Tensor) -> Tensor:
+    """Matrices (*batch, n, m) seen as (n, m, *batch)."""
+    return matrix.movedim((-2, -1), (0, 1))
 
 
-# -- entries --------------------------------------------------------------------------------------
+def trailing(matrix: Tensor) -> Tensor:
+    """Matrices (n, m, *batch) seen as (*batch, n, m)."""
+    return matrix.movedim((0, 1), (-2, -1))
 
 
-def _entries(matrix: Tensor) -> list[Sequence[Tensor]]:
-    """The entries of square matrices, row by row, each of shape (*batch,)."""
-    size = matrix.shape[-1]
-    flat = matrix.flatten(-2).unbind(-1)
-    return [flat[i * size : (i + 1) * size] for i in range(size)]
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """Matrices (n, k, *batch) times matrices (k, m, *batch)."""
+    columns, rows = a.unsqueeze(2).unbind(1), b.unbind(0)
+    total = columns[0] * rows[0]
+    for column, row in zip(columns[1:], rows[1:], strict=True):
+        total = torch.addcmul(total, column, row)
+    return total
 
 
-def _lower(rows: Rows) -> Tensor:
-    """Lower triangular matrices from the rows of their entries."""
+def entries(matrix: Tensor) -> Rows:
+    """The entries of matrices (k, k, *batch), row by row."""
+    size = len(matrix)
+    flat = matrix.flatten(0, 1).unbind(0)
+    return [list(flat[i * size : (i + 1) * size]) for i in range(size)]
+
+
+def lower(rows: Rows) -> Tensor:
+    """Lower triangular matrices (k, k, *batch) from the rows of their entries."""
     size, zero = len(rows), torch.zeros_like(rows[0][0])
-    return _square([e for row in rows for e in (*row, *[zero] * (size - len(row)))])
+    return square([e for row in rows for e in (*row, *[zero] * (size - len(row)))])
 
 
-def _square(entries: Sequence[Tensor]) -> Tensor:
-    """Square matrices (*batch, k, k) from their entries, row by row."""
-    size = int(len(entries) ** 0.5)
-    full = torch.stack(entries)
-    return full.view(size, size, *full.shape[1:]).permute(*range(2, full.dim() + 1), 0, 1)
+def square(flat: list[Tensor]) -> Tensor:
+    """Matrices (k, k, *batch) from their entries."""
+    size = math.isqrt(len(flat))
+    return torch.stack(flat).unflatten(0, (size, size))
