@@ -205,6 +205,11 @@ class WhiteNoise(Diffusion):
     def matrix(self, t: Tensor, size: int) -> Tensor:
         """B at own times (n,) as matrices (n or 1, *sides, k, r)."""
 
+    def square(self, t: Tensor, size: int) -> Tensor:
+        r""":math:`B B^\top` at own times (n,), shape (n or 1, *sides, k, k)."""
+        B = self.matrix(t, size)
+        return B @ B.mT
+
     @abstractmethod
     def is_matrix(self) -> bool:
         """Whether coordinates of the last axis are coupled."""
@@ -556,6 +561,10 @@ class Stirring(WhiteNoise):
 
     def matrix(self, t: Tensor, size: int) -> Tensor:
         return cholesky(2 * self.recipe.at("D", t), singular=True)
+
+    def square(self, t: Tensor, size: int) -> Tensor:
+        D = self.recipe.at("D", t)
+        return D + D.mT
 
     def _values(self, t: Tensor) -> Tensor:
         return self.matrix(t, self.recipe.S.shape[-1])

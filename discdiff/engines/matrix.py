@@ -57,6 +57,7 @@ from ..numerics.factors import (
 from ..numerics.rotation import FIRST, Rotation
 from ..numerics.special import log1pexp
 from ..numerics.systems import Flow, Varying, lyapunov, running, staircase
+from ..params import once_each
 from ..shapes import act, one_time, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import LinearDrift, WhiteNoise
@@ -155,17 +156,20 @@ class MatrixGaussian(AffineEngine):
 
     def _system(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A, b and G at times (n,), with n or 1 in front and the same sides behind."""
-        k, zero = self.size, torch.zeros((), dtype=torch.float64, device=t.device)
-        pairs = [(drift.scale, *drift.system(t, k)) for drift in self.drifts]
-        roots = [(noise.scale, noise.matrix(t, k)) for noise in self.noises]
-        As = [zero.expand(1, k, k), *(scale * A for scale, A, _ in pairs)]
-        Gs = [zero.expand(1, k, k), *(scale * (B @ B.mT) for scale, B in roots)]
-        axes = max(v.dim() for v in (*As, *Gs)) - 1
-        A, G = (sum_of(_behind(v, axes) for v in vs) for vs in (As, Gs))
-        b = sum_of([zero.expand(1, k), *(scale * b for scale, _, b in pairs)])
+        k = self.size
+        with once_each():
+            pairs = [(drift.scale, *drift.system(t, k)) for drift in self.drifts]
+            Gs = [noise.scale * noise.square(t, k) for noise in self.noises]
+        As, bs = ([pair[0] * pair[i] for pair in pairs] for i in (1, 2))
+        zeros = torch.zeros(1, k, k, dtype=torch.float64, device=t.device)
+        axes = max(v.dim() for v in (zeros, *As, *Gs)) - 1
+        A, G = (sum_of(_behind(v, axes) for v in vs or [zeros]) for vs in (As, Gs))
+        b = _behind(sum_of(bs or [zeros[..., 0]]), axes - 1)
+        if axes == 2:
+            return A, b, G
         sides = torch.broadcast_shapes(A.shape[1:-2], G.shape[1:-2])
         A, G = (v.expand(-1, *sides, -1, -1) for v in (A, G))
-        return A, _behind(b, axes - 1).expand(-1, *sides, -1), G
+        return A, b.expand(-1, *sides, -1), G
 
     def _stairs(self, A: Tensor, G: Tensor) -> tuple[int, ...] | None:
         """The ranks of the staircase form; None where the coordinates are as good."""
@@ -187,7 +191,9 @@ class MatrixGaussian(AffineEngine):
         return self._memo(self._numbers(), make)
 
     def _numbers(self) -> Iterator[Tensor]:
-        return (n for term in self.terms for n in (*term.parameters(), *term.buffers()))
+        holders = (m for term in self.terms for m in term.modules())
+        every = (n for m in holders for n in (*m._parameters.values(), *m._buffers.values()))
+        return (n for n in every if n is not None)
 
     def flow(self, s: Tensor, t: Tensor) -> Flow:
         """The moments of the transition from s to t, each of shape (B,)."""
@@ -557,6 +563,8 @@ class MatrixGaussian(AffineEngine):
 
 def _behind(value: Tensor, axes: int) -> Tensor:
     """Numbers per time with this many axes behind the first, ones in front of their own."""
+    if value.dim() == axes + 1:
+        return value
     gap = (1,) * (axes + 1 - value.dim())
     return value.reshape(value.shape[:1] + gap + value.shape[1:])
 
