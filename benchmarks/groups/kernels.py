@@ -42,19 +42,22 @@ def integral(t: Tensor) -> Tensor:
     return 0.1 * t + 4.95 * t**2
 
 
-def recipe(data: Numbers, t: Tensor) -> tuple[Tensor, ...]:
-    A, G = (integral(t)[:, None, None] * v for v in (-(data.Q + data.D), 2 * data.D))
-    k, eye = A.shape[-1], torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    start = torch.cat([torch.cat([eye[:1] * 0, VARIANCE * eye[1:]]), eye])
-    block = torch.cat([torch.cat([A, G], -1), torch.cat([0 * A, -A.mT], -1)], -2)
-    C = (torch.matrix_exp(block) @ start)[:, :k]
-    L = torch.linalg.cholesky(C @ torch.matrix_exp(A.mT))
-    return torch.matrix_exp(A), L, torch.linalg.inv(L)
-
-
 def floor(data: Numbers) -> None:
-    pairs = [recipe(data, t) for t in (data.t, torch.ones_like(data.t))]
-    finish(data, [v for pair in pairs for v in pair])
+    k, eye, values = (
+        len(data.Q),
+        torch.eye(len(data.Q), dtype=torch.float64, device=data.t.device),
+        [],
+    )
+    start = torch.cat([torch.cat([0 * eye[:1], VARIANCE * eye[1:]]), eye])
+    for t in (data.t, torch.ones_like(data.t)):
+        A, G = (
+            (0.1 * t + 4.95 * t**2)[:, None, None] * v for v in (-(data.Q + data.D), 2 * data.D)
+        )
+        block = torch.cat([torch.cat([A, G], -1), torch.cat([0 * A, -A.mT], -1)], -2)
+        C, inverse_H = (torch.matrix_exp(block) @ start)[:, :k], torch.matrix_exp(A.mT)
+        L = torch.linalg.cholesky(C @ inverse_H)
+        values += [torch.matrix_exp(A), L, torch.linalg.inv(L)]
+    finish(data, values)
 
 
 def finish(data: Numbers, values: list[Tensor]) -> None:
@@ -68,7 +71,8 @@ def ours(data: Numbers, dd, pyro, factors) -> Work:
     process = dd.Langevin(data.Q.detach(), data.D.detach(), eye).on(dd.clock.Linear(0.1, 10.0))
     process = process.lift(pyro.Normal(0.0, VARIANCE**0.5)).to(data.t.device)
     if data.learned:
-        dd.learn(process.process.process)
+        recipe = dd.learn(process.process.process).recipe
+        recipe.parametrizations.S.requires_grad_(False)  # as in the recipe, where it is I
     x_0 = torch.ones(BATCH, dtype=torch.float64, device=data.t.device)
 
     def work() -> None:

@@ -180,7 +180,7 @@ class MatrixGaussian(AffineEngine):
         """The tables for the numbers as they are now, and how their coordinates turn."""
 
         def make() -> tuple[Constant, Tensor | None]:
-            A, b, G = (self._memo.forget_after(v[0]) for v in self._system(self._start()))
+            A, b, G = (self._memo.forget_after(v.squeeze(0)) for v in self._system(self._start()))
             turn = None
             if self.ranks:
                 stairs = staircase(A, G, self.ranks)

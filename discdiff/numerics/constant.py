@@ -103,18 +103,17 @@ class Constant:
         terms = _taylor(self.step * _generator(A, b, G))
         self._start = _start(A)
         self._series = (terms @ self._start)[..., :-1]
-        self._next = terms.sum(0)  # the matrix over the unit of the digit after the tables
-        self._tables: list[Tensor] = []
+        self._digits = [Orbit(terms.sum(0), self._start)]
         self.end = math.prod(sizes)
-        if not recorded(self._next):
-            self._table(len(sizes) - 1)
+        if not recorded(terms):
+            self._table(len(sizes) - 1, sizes[-1])
 
-    def _table(self, digit: int) -> Tensor:
-        """The flows over multiples of a digit's unit, (size, *sides, d); made when asked for."""
-        while len(self._tables) <= digit:
-            rows, self._next = _orbit(self._next, self._start, self.sizes[len(self._tables)])
-            self._tables.append(rows[..., :-1])
-        return self._tables[digit]
+    def _table(self, digit: int, count: int) -> Tensor:
+        """The flows over the first multiples of a digit's unit, (≥ count, *sides, d)."""
+        while len(self._digits) <= digit:
+            last = len(self._digits) - 1
+            self._digits.append(Orbit(self._digits[last].step(self.sizes[last]), self._start))
+        return self._digits[digit].rows(count)[..., :-1]
 
     def __call__(self, tau: Tensor) -> Flow:
         """The flows over times of shape (B,), with shapes (B, *sides, …)."""
@@ -142,21 +141,24 @@ class Constant:
 
     def _long(self, index: Tensor) -> Tensor:
         """The flows over whole steps, (2 k + 1, k, B, *sides)."""
-        if len(self.sizes) == 1 or not self._reaches(index):
-            return _blocks(self._table(0).index_select(0, index))
+        most, unit = self._most(index), 1
         long: Tensor | None = None
         for digit, size in enumerate(self.sizes):
-            rows = _blocks(self._table(digit).index_select(0, index.remainder(size)))
-            long = rows if long is None else _joined(long, rows)
-            index = index.div(size, rounding_mode="floor")
+            value = index if digit == 0 else index.div(unit, rounding_mode="floor")
+            value = value.remainder(size) if most > unit * size else value
+            rows = self._table(digit, min(-(-most // unit), size)).index_select(0, value)
+            long = _blocks(rows) if long is None else _joined(long, _blocks(rows))
+            unit *= size
+            if most <= unit:
+                break
         assert long is not None
         return long
 
-    def _reaches(self, index: Tensor) -> bool:
-        """Whether a time is beyond the first digit; where to look would be to wait, it may be."""
-        if index.device.type != "cpu" or torch.compiler.is_compiling():
-            return True
-        return bool((index >= self.sizes[0]).any())
+    def _most(self, index: Tensor) -> int:
+        """A number above all indices; not looked for where to look would be to wait."""
+        if index.device.type != "cpu" or torch.compiler.is_compiling() or not len(index):
+            return self.end
+        return int(index.max()) + 1
 
     def _short(self, u: Tensor) -> Tensor:
         """The flows over u steps, (2 k + 1, k, B, *sides)."""
@@ -207,12 +209,28 @@ def _taylor(matrix: Tensor) -> Tensor:
     return terms / count.clamp(min=1).cumprod(0).reshape(-1, *(1,) * matrix.dim())
 
 
-def _orbit(step: Tensor, start: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The vectors M^j w for j < n, a power of two, by doubling, (n, *sides, d), and M^n."""
-    rows = start.expand(1, *step.shape[:-1])
-    while len(rows) < size:
-        rows, step = torch.cat([rows, times_vector(step, rows)]), step @ step
-    return rows, step
+class Orbit:
+    """The vectors :math:`M^j w`, doubled as far as they are asked for.
+
+    Arguments:
+        step: M, shape (*sides, d, d).
+        start: w, shape (d,).
+    """
+
+    def __init__(self, step: Tensor, start: Tensor) -> None:
+        self._rows, self._step = start.expand(1, *step.shape[:-1]), step
+
+    def rows(self, count: int) -> Tensor:
+        """At least the first vectors, as many as a power of two, (n, *sides, d)."""
+        while len(self._rows) < count:
+            more = times_vector(self._step, self._rows)
+            self._rows, self._step = torch.cat([self._rows, more]), self._step @ self._step
+        return self._rows
+
+    def step(self, size: int) -> Tensor:
+        """The matrix :math:`M^n` of a power of two n."""
+        self.rows(size)
+        return self._step
 
 
 # -- many times -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -119,7 +119,7 @@ def _inverse(L: Tensor) -> Tensor:
     return trailing(lower(_substituted(rows, [row[i].reciprocal() for i, row in enumerate(rows)])))
 
 
-def _substituted(L: Rows, pivots: list[Tensor]) -> Rows:
+def _substituted(L: Rows, pivots: Sequence[Tensor]) -> Rows:
     """The inverse of L, given the inverse of its diagonal."""
     rows: Rows = []
     for i, pivot in enumerate(pivots):
@@ -231,9 +231,10 @@ def _split_slope(grad: Tensor, L: Tensor) -> tuple[Tensor, Tensor]:
         ]
         for i in range(size)
     ]
-    none = [known[i][i] == 0 for i in range(size)]  # its inverse is taken as zero
-    pivots = [(known[i][i] + none[i]).reciprocal() * ~none[i] for i in range(size)]
-    inverse = lower(_substituted(known, pivots))
+    diagonal = torch.stack([known[i][i] for i in range(size)])
+    none = diagonal == 0  # its inverse is taken as zero
+    pivots = (diagonal + none).reciprocal().masked_fill(none, 0.0)
+    inverse = lower(_substituted(known, pivots.unbind(0)))
     both = [half[max(i, j)][min(i, j)] for i in range(size) for j in range(size)]
     return times(inverse.transpose(0, 1), square(both)), inverse
 
