@@ -22,6 +22,7 @@ BATCH, VARIANCE = 1024, 0.01
 class Numbers(NamedTuple):
     Q: Tensor
     D: Tensor
+    start: Tensor  # the initial covariance above the identity
     t: Tensor
     learned: bool
 
@@ -29,38 +30,25 @@ class Numbers(NamedTuple):
 def numbers(size: int, learned: bool):
     def data(device: torch.device) -> Numbers:
         half = torch.randn(size, size, dtype=torch.float64, device=device)
-        D = torch.rand(size, dtype=torch.float64, device=device).diag() + 0.5 * torch.eye(
-            size, dtype=torch.float64, device=device
-        )
+        eye = torch.eye(size, dtype=torch.float64, device=device)
+        D = torch.rand(size, dtype=torch.float64, device=device).diag() + 0.5 * eye
         t = 1e-3 + (1 - 1e-3) * torch.rand(BATCH, dtype=torch.float64, device=device)
-        return Numbers(*(v.requires_grad_(learned) for v in (half - half.mT, D)), t, learned)
+        start = torch.cat([VARIANCE * eye, eye])
+        start[0, 0] = 0.0
+        Q, D = (v.requires_grad_(learned) for v in (half - half.mT, D))
+        return Numbers(Q, D, start, t, learned)
 
     return data
 
 
-def integral(t: Tensor) -> Tensor:
-    return 0.1 * t + 4.95 * t**2
-
-
 def floor(data: Numbers) -> None:
-    k, eye, values = (
-        len(data.Q),
-        torch.eye(len(data.Q), dtype=torch.float64, device=data.t.device),
-        [],
-    )
-    start = torch.cat([torch.cat([0 * eye[:1], VARIANCE * eye[1:]]), eye])
+    values = []
     for t in (data.t, torch.ones_like(data.t)):
-        A, G = (
-            (0.1 * t + 4.95 * t**2)[:, None, None] * v for v in (-(data.Q + data.D), 2 * data.D)
-        )
+        A, G = ((0.1 * t + 4.95 * t**2)[:, None, None] * v for v in (-data.Q - data.D, 2 * data.D))
         block = torch.cat([torch.cat([A, G], -1), torch.cat([0 * A, -A.mT], -1)], -2)
-        C, inverse_H = (torch.matrix_exp(block) @ start)[:, :k], torch.matrix_exp(A.mT)
-        L = torch.linalg.cholesky(C @ inverse_H)
-        values += [torch.matrix_exp(A), L, torch.linalg.inv(L)]
-    finish(data, values)
-
-
-def finish(data: Numbers, values: list[Tensor]) -> None:
+        C = (torch.matrix_exp(block) @ data.start)[:, : len(data.Q)]
+        L = torch.linalg.cholesky(C @ torch.matrix_exp(A.mT))
+        values += [torch.matrix_exp(A)[..., 0], L, torch.linalg.inv(L)]  # of the data x_0 = 1
     if data.learned:
         data.Q.grad = data.D.grad = None
         sum(v.sum() for v in values).backward()

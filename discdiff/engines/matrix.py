@@ -33,7 +33,7 @@ import math
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class Kernel:
     factor: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Auxiliaries:
     """The initial law of the auxiliaries.
 
@@ -99,6 +99,20 @@ class Auxiliaries:
     mean: Tensor | None
     factor: Tensor
     columns: Tensor
+
+
+class Tables(NamedTuple):
+    """What is known of a system with constant numbers, as long as they stay the same.
+
+    Arguments:
+        flows: The flows, in coordinates in which noise arrives block after block.
+        turn: From those coordinates to the own ones; None where they are the same.
+        kernels: Those at one time each, by the auxiliaries and the time.
+    """
+
+    flows: Constant
+    turn: Tensor | None
+    kernels: dict[tuple[Auxiliaries | None, float], Kernel]
 
 
 @solves(LinearDrift, WhiteNoise)
@@ -132,7 +146,8 @@ class MatrixGaussian(AffineEngine):
         self.panels = self._resolved() if self.varying else 0
         self._memo, self._mirror = Memo(), Memo()
         self._turns: dict[Any, Rotation] = {}
-        self._kernels: dict[float, Kernel] = {}
+        self._asked: float | None = None  # the last time for which a kernel was asked by itself
+        self._fixed: Tables | None = None
         self._fixed = None if self.varying or self.changes else self._tables()
 
     def branch(self) -> str:
@@ -145,7 +160,7 @@ class MatrixGaussian(AffineEngine):
         known = values_are_checked(mean) and not mean.requires_grad
         shift = None if known and not bool(mean.any()) else mean
         engine.auxiliaries = Auxiliaries(shift, factor, pad(factor, (0, 0, 1, 0)))
-        engine._kernels = {}
+        engine._asked = None
         return engine
 
     def _start(self) -> Tensor:
@@ -176,19 +191,19 @@ class MatrixGaussian(AffineEngine):
         stairs = staircase(A, G)
         return None if stairs.aligned() else stairs.ranks
 
-    def _tables(self) -> tuple[Constant, Tensor | None]:
-        """The tables for the numbers as they are now, and how their coordinates turn."""
+    def _tables(self) -> Tables:
+        """The tables for the numbers as they are now."""
 
-        def make() -> tuple[Constant, Tensor | None]:
+        def make() -> Tables:
             A, b, G = (self._memo.forget_after(v.squeeze(0)) for v in self._system(self._start()))
             turn = None
             if self.ranks:
                 stairs = staircase(A, G, self.ranks)
                 turn, (A, G) = stairs.turn, stairs.systems(A, G)
                 b = times_vector(turn.mT, b)
-            return Constant(A, b, G, self.stable, self.digits), turn
+            return Tables(Constant(A, b, G, self.stable, self.digits), turn, {})
 
-        return self._memo(self._numbers(), make)
+        return self._fixed or self._memo(self._numbers(), make)
 
     def _numbers(self) -> Iterator[Tensor]:
         holders = (m for term in self.terms for m in term.modules())
@@ -208,7 +223,7 @@ class MatrixGaussian(AffineEngine):
         if self.varying:
             flow = self._varying(s, t)
             return flow, cholesky(flow.cov)
-        flows, turn = self._fixed or self._tables()
+        flows, turn, _ = self._tables()
         tau = span(s, t)
         flow, factor = flows.law(tau)
         if turn is None:
@@ -255,26 +270,48 @@ class MatrixGaussian(AffineEngine):
     def kernel(self, t: Tensor) -> Kernel:
         """The law given the data at times of shape (B,)."""
         if _repeated(t):
-            parts = vars(self._kernel_once(t[:1])).values()
+            parts = vars(self._kernel_at(t[:1])).values()
             return Kernel(*(v.expand(len(t), *v.shape[1:]) for v in parts))
+        if self._asked is None or not self._keeps(t):
+            return self._kernel(t)
+        tables, key = self._tables(), (self.auxiliaries, self._asked)
+        kernels = tables.kernels
+        if key in kernels:
+            return self._kernel(t, tables)
+        both = self._kernel(torch.cat([t, t.new_full((1,), self._asked)]), tables)
+        pairs = [v.split([len(t), 1]) for v in vars(both).values()]
+        batch, kernels[key] = (Kernel(*parts) for parts in zip(*pairs, strict=True))
+        return batch
+
+    def _kernel_at(self, t: Tensor) -> Kernel:
+        """The law at one time (1,), kept as long as the numbers are the same.
+
+        A training step asks for a batch of times and for the end: from the second step on, where
+        numbers are learned, the end is found with the batch.
+        """
+        if not self._keeps(t):
+            return self._kernel(t)
+        self._asked = float(t)
+        tables, key = self._tables(), (self.auxiliaries, self._asked)
+        kernels = tables.kernels
+        if key not in kernels:
+            if len(kernels) == KEPT:
+                kernels.clear()
+            kernels[key] = self._kernel(t, tables)
+        return kernels[key]
+
+    def _keeps(self, t: Tensor) -> bool:
+        """Whether kernels at one time are kept."""
+        if self.varying or t.requires_grad or not values_are_checked(t):
+            return False
+        learned = self.auxiliaries is not None and recorded(self.auxiliaries.factor)
+        return not learned and not torch.is_inference_mode_enabled()
+
+    def _kernel(self, t: Tensor, tables: Tables | None = None) -> Kernel:
         if self.auxiliaries is None or self.varying or self.ranks:
             return self._given(*self.moments(torch.zeros_like(t), t))
-        flows, _ = self._fixed or self._tables()
-        return self._lifted(*flows.law(t, self.auxiliaries.columns))
-
-    def _kernel_once(self, t: Tensor) -> Kernel:
-        """The law given the data at a time (1,), kept where no number of it can change."""
-        aux = self.auxiliaries
-        learned = t.requires_grad or (aux is not None and recorded(aux.factor, aux.columns))
-        passing = not values_are_checked(t) or torch.is_inference_mode_enabled()
-        if self._fixed is None or learned or passing:
-            return self.kernel(t)
-        time = float(t)
-        if time not in self._kernels:
-            if len(self._kernels) == KEPT:
-                self._kernels.clear()
-            self._kernels[time] = self.kernel(t)
-        return self._kernels[time]
+        tables = tables or self._tables()
+        return self._lifted(*tables.flows.law(t, self.auxiliaries.columns))
 
     def _given(self, flow: Flow, factor: Tensor) -> Kernel:
         """The law given the data, from the flow from 0 and the factor of its covariance."""

@@ -144,19 +144,20 @@ class _Inverse(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         X, slopes = (entries(leading(v)) for v in (*ctx.saved_tensors, *grads))
-        size = len(X)
-        left = [  # of the product of the slopes with the turned inverse
-            [
-                sum_of_products((slopes[i][m], X[j][m]) for m in range(min(i, j) + 1))
-                for j in range(size)
-            ]
-            for i in range(size)
+        right = [
+            [sum_of_products(zip(row[: j + 1], X[j], strict=False)) for j in range(i + 1)]
+            for i, row in enumerate(slopes)
         ]
-        rows = [
-            [-sum_of_products((X[m][i], left[m][j]) for m in range(i, size)) for j in range(i + 1)]
-            for i in range(size)
-        ]
-        return trailing(lower(rows))
+        return -trailing(lower(_turned_times(X, right)))
+
+
+def _turned_times(a: Rows, b: Rows) -> Rows:
+    r"""The lower triangle of :math:`A^\top B` for lower triangular A and B."""
+    size = len(a)
+    return [
+        [sum_of_products((a[m][i], b[m][j]) for m in range(i, size)) for j in range(i + 1)]
+        for i in range(size)
+    ]
 
 
 # -- factors --------------------------------------------------------------------------------------
@@ -223,14 +224,8 @@ def factored_adjoint(
 
 def _split_slope(grad: Tensor, L: Tensor) -> tuple[Tensor, Tensor]:
     r""":math:`L^{-\top} (\tau + \tau^\top)` and :math:`L^{-1}`, whose product is 2 Σ̄."""
-    known, slopes, size = entries(L), entries(grad), len(L)
-    half = [
-        [
-            sum_of_products((known[m][i], slopes[m][j]) for m in range(i, size))
-            for j in range(i + 1)
-        ]
-        for i in range(size)
-    ]
+    known, size = entries(L), len(L)
+    half = _turned_times(known, entries(grad))
     diagonal = torch.stack([known[i][i] for i in range(size)])
     none = diagonal == 0  # its inverse is taken as zero
     pivots = (diagonal + none).reciprocal().masked_fill(none, 0.0)
