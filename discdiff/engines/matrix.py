@@ -43,7 +43,7 @@ from torch.nn.functional import pad
 from .. import estimates
 from ..estimates import Data, Epsilon, Estimate, Mean
 from ..numerics.autodiff import Memo
-from ..numerics.constant import Constant, digits
+from ..numerics.constant import Constant, Places, digits
 from ..numerics.factors import (
     add_columns,
     cholesky,
@@ -144,7 +144,7 @@ class MatrixGaussian(AffineEngine):
         self.ranks = None if self.varying or A.dim() > 3 else self._stairs(A[0], G[0])
         self.digits = () if self.varying else digits(A[0], self.stable, int(self.changes))
         self.panels = self._resolved() if self.varying else 0
-        self._memo, self._mirror = Memo(), Memo()
+        self._memo, self._mirror, self._places = Memo(), Memo(), Places(self.size, zero.device)
         self._turns: dict[Any, Rotation] = {}
         self._asked: float | None = None  # the last time for which a kernel was asked by itself
         self._fixed: Tables | None = None
@@ -201,12 +201,12 @@ class MatrixGaussian(AffineEngine):
                 stairs = staircase(A, G, self.ranks)
                 turn, (A, G) = stairs.turn, stairs.systems(A, G)
                 b = times_vector(turn.mT, b)
-            return Tables(Constant(A, b, G, self.stable, self.digits), turn, {})
+            return Tables(Constant(A, b, G, self.stable, self.digits, self._places), turn, {})
 
         return self._fixed or self._memo(self._numbers(), make)
 
     def _numbers(self) -> Iterator[Tensor]:
-        holders = (m for term in self.terms for m in term.modules())
+        holders = dict.fromkeys(m for term in self.terms for m in term.modules())
         every = (n for m in holders for n in (*m._parameters.values(), *m._buffers.values()))
         return (n for n in every if n is not None)
 

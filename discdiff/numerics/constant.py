@@ -87,6 +87,7 @@ class Constant:
         G: Shape (*sides, k, k), positive semi-definite.
         stable: Whether all eigenvalues of A have negative real parts.
         sizes: The sizes of the tables, from `digits`.
+        places: Where the numbers stand in the equation, if it is known already.
 
     Example:
         >>> A = torch.tensor([[-0.5]], dtype=torch.float64)
@@ -97,11 +98,18 @@ class Constant:
     """
 
     def __init__(
-        self, A: Tensor, b: Tensor, G: Tensor, stable: bool, sizes: tuple[int, ...]
+        self,
+        A: Tensor,
+        b: Tensor,
+        G: Tensor,
+        stable: bool,
+        sizes: tuple[int, ...],
+        places: Places | None = None,
     ) -> None:
         self.step, self.stable, self.sizes = step_of(A), stable, sizes
-        terms = _taylor(self.step * _generator(A, b, G))
-        self._start = _start(A)
+        places = places or Places(A.shape[-1], A.device)
+        terms = _taylor(self.step * places.generator(A, b, G))
+        self._start = places.start
         self._series = (terms @ self._start)[..., :-1]
         self._digits = [Orbit(terms.sum(0), self._start)]
         self.end = math.prod(sizes)
@@ -176,26 +184,37 @@ def _blocks(entries: Tensor) -> Tensor:
 # -- tables ---------------------------------------------------------------------------------------
 
 
-def _start(A: Tensor) -> Tensor:
-    """The columns of the flow over no time, and the one behind them, shape (d + 1,)."""
-    k = A.shape[-1]
-    eye = torch.eye(k, dtype=A.dtype, device=A.device)
-    return torch.cat([eye.flatten(), A.new_zeros(k * k + k), A.new_ones(1)])
-
-
-def _generator(A: Tensor, b: Tensor, G: Tensor) -> Tensor:
-    r"""The matrix K, shape (*sides, d + 1, d + 1).
+class Places:
+    r"""The equation :math:`w' = K w` of the columns of a flow, and where they start.
 
     For column c of :math:`(\Phi, \Sigma, m)` it is :math:`w_c' = A w_c + r_c`, with :math:`r_c`
-    column c of :math:`(0, \Sigma A^\top + G, b)`.
+    column c of :math:`(0, \Sigma A^\top + G, b)`. So an entry of K is the sum of two numbers of
+    A, G and b, or zeros, and K is found by looking them up.
+
+    Arguments:
+        size: The number k of coordinates.
+        device: Where the numbers are.
     """
-    k = A.shape[-1]
-    eye = torch.eye(2 * k + 1, dtype=A.dtype, device=A.device)
-    each = eye[:, None, :, None] * A[..., None, :, None, :]
-    right = pad(A, (k, 1, k, 1))[..., :, None, :, None] * eye[:k, None, :k]
-    matrix = (each + right).flatten(-2).flatten(-3, -2)
-    drive = pad(torch.cat([G.mT, b.unsqueeze(-2)], -2), (0, 0, k, 0)).flatten(-2)
-    return pad(torch.cat([matrix, drive.unsqueeze(-1)], -1), (0, 0, 0, 1))
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        k, columns = size, 2 * size + 1
+        eye = torch.eye(columns, dtype=torch.long)
+        A = 1 + torch.arange(k * k).reshape(k, k)  # zero stands at 0, then A, G and b
+        each = eye[:, None, :, None] * A[:, None]
+        right = pad(A, (k, 1, k, 1))[:, None, :, None] * eye[:k, None, :k]
+        drive = pad(1 + k * k + torch.arange(k * k + k), (k * k, 0)).unsqueeze(-1)
+        both = torch.stack([v.flatten(2).flatten(0, 1) for v in (each, right)])
+        rows = torch.cat([both, torch.stack([drive, 0 * drive])], -1)
+        self._index = pad(rows, (0, 0, 0, 1)).flatten().to(device)
+        self._side = columns * k + 1
+        start = torch.cat([eye[:k, :k].flatten(), torch.zeros(k * k + k), torch.ones(1)])
+        self.start = start.to(device, torch.float64)
+
+    def generator(self, A: Tensor, b: Tensor, G: Tensor) -> Tensor:
+        """The matrix K, shape (*sides, d + 1, d + 1)."""
+        numbers = torch.cat([A.flatten(-2), G.mT.flatten(-2), b], -1)
+        found = pad(numbers, (1, 0)).index_select(-1, self._index)
+        return found.unflatten(-1, (2, self._side, self._side)).sum(-3)
 
 
 def _taylor(matrix: Tensor) -> Tensor:
