@@ -329,9 +329,7 @@ class MatrixGaussian(AffineEngine):
 
     def _align(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
         """Numbers (B, *sides, …) with ``axes`` last axes of their own, against a state."""
-        sides = value.dim() - 1 - axes
-        gap = (1,) * (x.dim() - 2 - sides)
-        return value.reshape(value.shape[:1] + gap + value.shape[1:])
+        return _behind(value, x.dim() + axes - 2)
 
     def _fit(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
         return self._align(value, x, axes).to(x.dtype)

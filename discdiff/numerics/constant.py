@@ -111,7 +111,7 @@ class Constant:
         terms = _taylor(self.step * places.generator(A, b, G))
         self._start = places.start
         self._series = (terms @ self._start)[..., :-1]
-        self._digits = [Orbit(terms.sum(0), self._start)]
+        self._digits = [Orbit(terms.sum(-3), self._start)]
         self.end = math.prod(sizes)
         if not recorded(terms):
             self._table(len(sizes) - 1, sizes[-1])
@@ -170,8 +170,9 @@ class Constant:
 
     def _short(self, u: Tensor) -> Tensor:
         """The flows over u steps, (2 k + 1, k, B, *sides)."""
-        series = self._series.flatten(1)
-        return _blocks((series.mT @ powers(u)).unflatten(0, self._series.shape[1:]).movedim(-1, 0))
+        entries = self._series.mT
+        flat = entries.reshape(-1, SHORT) @ powers(u)
+        return _blocks(flat.unflatten(0, entries.shape[:-1]).movedim(-1, 0))
 
 
 def _blocks(entries: Tensor) -> Tensor:
@@ -218,14 +219,16 @@ class Places:
 
 
 def _taylor(matrix: Tensor) -> Tensor:
-    """The matrices :math:`M^n / n!` for n < SHORT, on a new first axis."""
-    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    terms, power = torch.stack([eye.expand(matrix.shape), matrix]), matrix
-    while len(terms) < SHORT:
+    """The matrices :math:`M^n / n!` for n < SHORT, (*sides, SHORT, d, d), found as one column."""
+    size = matrix.shape[-1]
+    eye = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+    column, power = torch.cat([eye.expand(matrix.shape), matrix], -2), matrix
+    while column.shape[-2] < SHORT * size:
         power = power @ power
-        terms = torch.cat([terms, terms @ power])
+        column = torch.cat([column, column @ power], -2)
     count = torch.arange(SHORT, dtype=matrix.dtype, device=matrix.device)
-    return terms / count.clamp(min=1).cumprod(0).reshape(-1, *(1,) * matrix.dim())
+    factorial = count.clamp(min=1).cumprod(0)
+    return column.unflatten(-2, (SHORT, size)) / factorial.reshape(-1, 1, 1)
 
 
 class Orbit:
