@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.distributions import Normal
 
+import discdiff as dd
 from discdiff.numerics.constant import Constant, digits
 from discdiff.numerics.factors import add_columns, cholesky, lower_inverse, product, triangular
 
@@ -145,3 +147,57 @@ def test_tables_grow_as_far_as_times_reach():
         return flows(torch.tensor([0.01])).cov + flows(torch.tensor([5.0, math.inf])).cov
 
     assert torch.autograd.gradcheck(value, [A.clone().requires_grad_(True)])
+
+
+# -- kernels of a training step -------------------------------------------------------------------
+
+
+def damped(variance):
+    Q, D = [[0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 2.0]]
+    process = dd.Langevin(Q, D, torch.eye(2)).on(dd.clock.Linear(0.1, 10.0))
+    return process.lift(Normal(0.0, variance**0.5))
+
+
+def kernels(process, t):
+    """Of a batch of times and then of the end, as a training step asks for them."""
+    laws = [process.marginal(torch.ones(len(t)), time) for time in (t, 1.0)]
+    return [v for law in laws for v in (law.loc, law.factor)]
+
+
+def test_the_end_that_is_found_with_a_batch_is_the_end():
+    """Step after step, while the numbers change; against a process that was never asked before."""
+    t = torch.tensor([0.01, 0.3, 0.99])
+    process = damped(0.04)
+    dd.learn(process.process)
+    optimiser = torch.optim.SGD(process.parameters(), 1e-2)
+    for _ in range(4):
+        fresh = damped(0.04)
+        dd.learn(fresh.process).load_state_dict(process.process.state_dict())
+        pair = [kernels(p, t) for p in (process, fresh)]
+        for found, wanted in zip(*pair, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-15)
+        slopes = []
+        for p, values in zip((process, fresh), pair, strict=True):
+            p.zero_grad()
+            sum(v.square().sum() for v in values).backward()
+            slopes.append([v.grad for v in p.parameters() if v.grad is not None])
+        for found, wanted in zip(*slopes, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-13)
+        optimiser.step()
+
+
+def test_kept_kernels_know_their_auxiliaries_and_their_mode():
+    """Two lifts of one process, in inference mode and out of it, and a number that is assigned."""
+    first, second = damped(0.04), damped(0.25)
+    core = first.process
+    other = core.lift(Normal(0.0, 0.5))
+    with torch.inference_mode():
+        first.marginal(torch.ones(2), 0.1)
+    x = torch.ones(2, requires_grad=True)
+    for process, goal in ((first, damped(0.04)), (other, second), (first, damped(0.04))):
+        law = process.marginal(x, 0.1)
+        torch.testing.assert_close(law.factor, goal.marginal(x, 0.1).factor, rtol=0, atol=0)
+        law.log_prob(torch.zeros(2, 2)).sum().backward()
+    first.std.fill_(0.5)
+    goal = other.marginal(x, 0.1).factor
+    torch.testing.assert_close(first.marginal(x, 0.1).factor, goal, rtol=0, atol=0)
