@@ -269,7 +269,7 @@ def _prior(process: Process, data: State) -> tuple[float, str]:
         some = weight > 0
         for a, b in ((said, left), (start[some], goal[some])):
             worst = max(worst, apart(*(v.clamp(-BEYOND, BEYOND) for v in (a, b))))
-        most = max(most, float(said))
+        most = max(most, float(said.detach()))
     return worst, f"KL(q(x_1|x_0) ‖ prior) ≤ {most:.1e} nats"
 
 

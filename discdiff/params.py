@@ -24,6 +24,7 @@ from __future__ import annotations
 import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from itertools import chain
 from math import isqrt
@@ -188,6 +189,11 @@ def changes(*modules: nn.Module) -> bool:
         or any(b.requires_grad for b in module.buffers())
         for module in modules
     )
+
+
+def once_each() -> AbstractContextManager[None]:
+    """A context in which a learned number is worked out once, however often it is read."""
+    return nullcontext() if torch.compiler.is_compiling() else parametrize.cached()
 
 
 def _constraints_of(module: nn.Module) -> dict[str, Constraint]:

@@ -332,10 +332,10 @@ class Process(Declared, ABC):
 
 @dataclass
 class _Plan:
-    """An engine, and the kinds and numbers that it was planned from."""
+    """An engine, and what it was planned from: numbers, and a basis that is compared."""
 
     engine: Engine
-    types: list[type]
+    basis: list[Any]
     numbers: Versions
 
 
@@ -357,7 +357,7 @@ class Generator(Process):
         types = [type(m) for m in holders]  # numbers that become learned change the type
         numbers = [v for m in holders for v in m._buffers.values() if v is not None]  # type: ignore
         plan = vars(self).get("_engine")
-        if plan is None or plan.types != types or not plan.numbers.hold(numbers):
+        if plan is None or plan.basis != types or not plan.numbers.hold(numbers):
             moving = moving_terms(terms)
             try:
                 engine = engine_for(kinds_of(moving)).plan(moving or terms)
@@ -738,7 +738,16 @@ class LiftedSum(Generator):
 
     @property
     def engine(self) -> Engine:
-        return self.core.engine.lifted(self.whole.mean, self.whole.factor)
+        whole, core = self.whole, self.core.engine
+        numbers = [v for v in whole._buffers.values() if v is not None]
+        learned = type(whole) is not type_before_parametrizations(whole)
+        if learned or any(v.requires_grad for v in numbers):
+            return core.lifted(whole.mean, whole.factor)
+        plan = vars(self).get("_engine")
+        if plan is None or plan.basis != [core] or not plan.numbers.hold(numbers):
+            plan = _Plan(core.lifted(whole.mean, whole.factor), [core], Versions(numbers))
+            vars(self)["_engine"] = plan
+        return plan.engine
 
     def check_data(self, x_0: State, name: str) -> State:
         return self.whole.check_data(x_0, name)

@@ -29,8 +29,9 @@ from .estimates import Data
 from .expectation import points
 from .heads import Exact
 from .loss import kl_rate, sum_over_terms
+from .numerics.factors import cholesky
 from .numerics.quadrature import gauss_hermite
-from .numerics.systems import Varying, cholesky
+from .numerics.systems import Varying
 from .process import Leaf, LiftedSum
 from .solve import Unsolved
 from .terms import Diffusion, Drift, FiniteJump, Jump

@@ -25,7 +25,8 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from .clock import Clock
 from .laws import box_index
-from .numerics.systems import cholesky, lyapunov
+from .numerics.factors import cholesky
+from .numerics.systems import lyapunov
 from .params import (
     Declared,
     as_numbers,
@@ -216,6 +217,11 @@ class WhiteNoise(Diffusion):
     @abstractmethod
     def matrix(self, t: Tensor, size: int) -> Tensor:
         """B at own times (n,) as matrices (n or 1, *sides, k, r)."""
+
+    def square(self, t: Tensor, size: int) -> Tensor:
+        r""":math:`B B^\top` at own times (n,), shape (n or 1, *sides, k, k)."""
+        B = self.matrix(t, size)
+        return B @ B.mT
 
     @abstractmethod
     def is_matrix(self) -> bool:
@@ -584,6 +590,10 @@ class Stirring(WhiteNoise):
 
     def matrix(self, t: Tensor, size: int) -> Tensor:
         return cholesky(2 * self.recipe.at("D", t), singular=True)
+
+    def square(self, t: Tensor, size: int) -> Tensor:
+        D = self.recipe.at("D", t)
+        return D + D.mT
 
     def _values(self, t: Tensor) -> Tensor:
         return self.matrix(t, self.recipe.S.shape[-1])

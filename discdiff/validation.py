@@ -8,6 +8,7 @@ program turns torch's distribution checks off for the whole process, and must no
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol, SupportsIndex
 
 import torch
@@ -148,7 +149,7 @@ def _holds_fast(x: Tensor, support: constraints.Constraint) -> bool:
     if x.numel() == 0:
         return True
     if support is constraints.real:
-        return bool(x.sum().isfinite())  # NaN and ∞ do not leave a finite sum
+        return math.isfinite(float(x.detach().sum()))  # NaN and ∞ do not leave a finite sum
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     if x.is_floating_point() or low is None or high is None:
         return False

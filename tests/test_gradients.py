@@ -20,11 +20,16 @@ from discdiff.process import batch_size, map_state
 SCORED = {name: entry for name, entry in MARKET.items() if "score" not in entry.without}
 
 S, T = 0.2, 0.4
+CATEGORICAL = {"Posterior", "LeaveOneOut", "Conditional", "Ratio"}
+STRUCTURED = (
+    "Circulant Reflected Clustered TwoHops MaskedEach Killed Factored Interpolated".split()
+)
 HEADS = {
+    **dict.fromkeys(STRUCTURED, CATEGORICAL),
     "Gaussian": {"Mean", "Epsilon", "Velocity", "Score"},
     "MatrixGaussian": {"Mean", "Epsilon", "Score"},
-    "Replacement": {"Posterior", "LeaveOneOut", "Conditional", "Ratio"},
-    "Finite": {"Posterior", "LeaveOneOut", "Conditional", "Ratio"},
+    "Replacement": CATEGORICAL,
+    "Finite": CATEGORICAL,
     "PureDeath": {"Missing", "Posterior", "Ratio"},
     "ImmigrationDeath": {"Turnover", "Posterior", "Ratio"},
     "Families": {"Posterior", "Ratio"},

@@ -9,7 +9,7 @@ from torch.distributions import Normal
 
 import discdiff as dd
 from discdiff import estimates, steppers
-from discdiff.numerics.systems import lower_inverse
+from discdiff.numerics.factors import lower_inverse
 
 pytestmark = pytest.mark.usefixtures("float64")
 

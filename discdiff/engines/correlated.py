@@ -10,7 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
 
 from ..laws import _Law
-from ..numerics.systems import lower_inverse
+from ..numerics.factors import lower_inverse
 from ..shapes import act, along
 
 

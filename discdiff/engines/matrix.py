@@ -33,33 +33,31 @@ import math
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.nn.functional import pad
 
 from .. import estimates
 from ..estimates import Data, Epsilon, Estimate, Mean
 from ..numerics.autodiff import Memo
-from ..numerics.rotation import FIRST, Rotation
-from ..numerics.special import log1pexp
-from ..numerics.systems import (
-    Constant,
-    Flow,
-    Varying,
+from ..numerics.constant import Constant, Places, digits
+from ..numerics.factors import (
     add_columns,
     cholesky,
-    digits,
     lower_inverse,
-    lyapunov,
     product,
-    running,
-    staircase,
+    recorded,
     sum_of,
     times_vector,
     triangular,
 )
+from ..numerics.rotation import FIRST, Rotation
+from ..numerics.special import log1pexp
+from ..numerics.systems import Flow, Varying, lyapunov, running, staircase
+from ..params import once_each
 from ..shapes import act, one_time, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import LinearDrift, WhiteNoise
@@ -69,6 +67,7 @@ from .correlated import Correlated
 from .gaussian import Gaussian, normal
 
 PANELS = (4, 8, 16, 32, 64, 128)
+KEPT = 1024  # kernels at one time each
 MANY = 512  # spans of time, of which some will be equal
 
 
@@ -87,12 +86,33 @@ class Kernel:
     factor: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Auxiliaries:
-    """The initial law of the auxiliaries: mean (k − 1,) and lower factor (k − 1, k − 1)."""
+    """The initial law of the auxiliaries.
 
-    mean: Tensor
+    Arguments:
+        mean: Shape (k − 1,); None for zero.
+        factor: Lower factor of the covariance, shape (k − 1, k − 1).
+        columns: The factor with a row of zeros for the data in front, shape (k, k − 1).
+    """
+
+    mean: Tensor | None
     factor: Tensor
+    columns: Tensor
+
+
+class Tables(NamedTuple):
+    """What is known of a system with constant numbers, as long as they stay the same.
+
+    Arguments:
+        flows: The flows, in coordinates in which noise arrives block after block.
+        turn: From those coordinates to the own ones; None where they are the same.
+        kernels: Those at one time each, by the auxiliaries and the time.
+    """
+
+    flows: Constant
+    turn: Tensor | None
+    kernels: dict[tuple[Auxiliaries | None, float], Kernel]
 
 
 @solves(LinearDrift, WhiteNoise)
@@ -124,8 +144,10 @@ class MatrixGaussian(AffineEngine):
         self.ranks = None if self.varying or A.dim() > 3 else self._stairs(A[0], G[0])
         self.digits = () if self.varying else digits(A[0], self.stable, int(self.changes))
         self.panels = self._resolved() if self.varying else 0
-        self._memo, self._mirror = Memo(), Memo()
+        self._memo, self._mirror, self._places = Memo(), Memo(), Places(self.size, zero.device)
         self._turns: dict[Any, Rotation] = {}
+        self._asked: float | None = None  # the last time for which a kernel was asked by itself
+        self._fixed: Tables | None = None
         self._fixed = None if self.varying or self.changes else self._tables()
 
     def branch(self) -> str:
@@ -135,7 +157,10 @@ class MatrixGaussian(AffineEngine):
 
     def lifted(self, mean: Tensor, factor: Tensor) -> Engine:
         engine = copy(self)  # with the tables of this one
-        engine.auxiliaries = Auxiliaries(mean, factor)
+        known = values_are_checked(mean) and not mean.requires_grad
+        shift = None if known and not bool(mean.any()) else mean
+        engine.auxiliaries = Auxiliaries(shift, factor, pad(factor, (0, 0, 1, 0)))
+        engine._asked = None
         return engine
 
     def _start(self) -> Tensor:
@@ -146,39 +171,44 @@ class MatrixGaussian(AffineEngine):
 
     def _system(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A, b and G at times (n,), with n or 1 in front and the same sides behind."""
-        k, zero = self.size, torch.zeros((), dtype=torch.float64, device=t.device)
-        pairs = [(drift.scale, *drift.system(t, k)) for drift in self.drifts]
-        roots = [(noise.scale, noise.matrix(t, k)) for noise in self.noises]
-        As = [zero.expand(1, k, k), *(scale * A for scale, A, _ in pairs)]
-        Gs = [zero.expand(1, k, k), *(scale * (B @ B.mT) for scale, B in roots)]
-        axes = max(v.dim() for v in (*As, *Gs)) - 1
-        A, G = (sum_of(_behind(v, axes) for v in vs) for vs in (As, Gs))
-        b = sum_of([zero.expand(1, k), *(scale * b for scale, _, b in pairs)])
+        k = self.size
+        with once_each():
+            pairs = [(drift.scale, *drift.system(t, k)) for drift in self.drifts]
+            Gs = [noise.scale * noise.square(t, k) for noise in self.noises]
+        As, bs = ([pair[0] * pair[i] for pair in pairs] for i in (1, 2))
+        zeros = torch.zeros(1, k, k, dtype=torch.float64, device=t.device)
+        axes = max(v.dim() for v in (zeros, *As, *Gs)) - 1
+        A, G = (sum_of(_behind(v, axes) for v in vs or [zeros]) for vs in (As, Gs))
+        b = _behind(sum_of(bs or [zeros[..., 0]]), axes - 1)
+        if axes == 2:
+            return A, b, G
         sides = torch.broadcast_shapes(A.shape[1:-2], G.shape[1:-2])
         A, G = (v.expand(-1, *sides, -1, -1) for v in (A, G))
-        return A, _behind(b, axes - 1).expand(-1, *sides, -1), G
+        return A, b.expand(-1, *sides, -1), G
 
     def _stairs(self, A: Tensor, G: Tensor) -> tuple[int, ...] | None:
         """The ranks of the staircase form; None where the coordinates are as good."""
         stairs = staircase(A, G)
         return None if stairs.aligned() else stairs.ranks
 
-    def _tables(self) -> tuple[Constant, Tensor | None]:
-        """The tables for the numbers as they are now, and how their coordinates turn."""
+    def _tables(self) -> Tables:
+        """The tables for the numbers as they are now."""
 
-        def make() -> tuple[Constant, Tensor | None]:
-            A, b, G = (self._memo.forget_after(v[0]) for v in self._system(self._start()))
+        def make() -> Tables:
+            A, b, G = (self._memo.forget_after(v.squeeze(0)) for v in self._system(self._start()))
             turn = None
             if self.ranks:
                 stairs = staircase(A, G, self.ranks)
                 turn, (A, G) = stairs.turn, stairs.systems(A, G)
                 b = times_vector(turn.mT, b)
-            return Constant(A, b, G, self.stable, self.digits), turn
+            return Tables(Constant(A, b, G, self.stable, self.digits, self._places), turn, {})
 
-        return self._memo(self._numbers(), make)
+        return self._fixed or self._memo(self._numbers(), make)
 
     def _numbers(self) -> Iterator[Tensor]:
-        return (n for term in self.terms for n in (*term.parameters(), *term.buffers()))
+        holders = dict.fromkeys(m for term in self.terms for m in term.modules())
+        every = (n for m in holders for n in (*m._parameters.values(), *m._buffers.values()))
+        return (n for n in every if n is not None)
 
     def flow(self, s: Tensor, t: Tensor) -> Flow:
         """The moments of the transition from s to t, each of shape (B,)."""
@@ -193,10 +223,9 @@ class MatrixGaussian(AffineEngine):
         if self.varying:
             flow = self._varying(s, t)
             return flow, cholesky(flow.cov)
-        flows, turn = self._fixed or self._tables()
+        flows, turn, _ = self._tables()
         tau = span(s, t)
-        flow = flows(tau)
-        factor = cholesky(flow.cov)
+        flow, factor = flows.law(tau)
         if turn is None:
             return flow, factor
         factor = triangular(turn @ factor)
@@ -241,24 +270,66 @@ class MatrixGaussian(AffineEngine):
     def kernel(self, t: Tensor) -> Kernel:
         """The law given the data at times of shape (B,)."""
         if _repeated(t):
-            parts = vars(self.kernel(t[:1])).values()
+            parts = vars(self._kernel_at(t[:1])).values()
             return Kernel(*(v.expand(len(t), *v.shape[1:]) for v in parts))
-        return self._given(*self.moments(torch.zeros_like(t), t))
+        if self._asked is None or not self._keeps(t):
+            return self._kernel(t)
+        tables, key = self._tables(), (self.auxiliaries, self._asked)
+        kernels = tables.kernels
+        if key in kernels:
+            return self._kernel(t, tables)
+        both = self._kernel(torch.cat([t, t.new_full((1,), self._asked)]), tables)
+        pairs = [v.split([len(t), 1]) for v in vars(both).values()]
+        batch, kernels[key] = (Kernel(*parts) for parts in zip(*pairs, strict=True))
+        return batch
+
+    def _kernel_at(self, t: Tensor) -> Kernel:
+        """The law at one time (1,), kept as long as the numbers are the same.
+
+        A training step asks for a batch of times and for the end: from the second step on, where
+        numbers are learned, the end is found with the batch.
+        """
+        if not self._keeps(t):
+            return self._kernel(t)
+        self._asked = float(t)
+        tables, key = self._tables(), (self.auxiliaries, self._asked)
+        kernels = tables.kernels
+        if key not in kernels:
+            if len(kernels) == KEPT:
+                kernels.clear()
+            kernels[key] = self._kernel(t, tables)
+        return kernels[key]
+
+    def _keeps(self, t: Tensor) -> bool:
+        """Whether kernels at one time are kept."""
+        if self.varying or t.requires_grad or not values_are_checked(t):
+            return False
+        learned = self.auxiliaries is not None and recorded(self.auxiliaries.factor)
+        return not learned and not torch.is_inference_mode_enabled()
+
+    def _kernel(self, t: Tensor, tables: Tables | None = None) -> Kernel:
+        if self.auxiliaries is None or self.varying or self.ranks:
+            return self._given(*self.moments(torch.zeros_like(t), t))
+        tables = tables or self._tables()
+        return self._lifted(*tables.flows.law(t, self.auxiliaries.columns))
 
     def _given(self, flow: Flow, factor: Tensor) -> Kernel:
         """The law given the data, from the flow from 0 and the factor of its covariance."""
         aux = self.auxiliaries
         if aux is None:
             return Kernel(flow.phi, flow.mean, factor)
-        mean = flow.mean + times_vector(flow.phi[..., 1:], aux.mean)
-        factor = add_columns(factor, product(flow.phi[..., 1:], aux.factor))
+        return self._lifted(flow, add_columns(factor, product(flow.phi[..., 1:], aux.factor)))
+
+    def _lifted(self, flow: Flow, factor: Tensor) -> Kernel:
+        """The law given data on the first coordinate, from the factor with the auxiliaries."""
+        mean, aux = flow.mean, self.auxiliaries
+        if aux is not None and aux.mean is not None:
+            mean = mean + times_vector(flow.phi[..., 1:], aux.mean)
         return Kernel(flow.phi[..., :1], mean, factor)
 
     def _align(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
         """Numbers (B, *sides, …) with ``axes`` last axes of their own, against a state."""
-        sides = value.dim() - 1 - axes
-        gap = (1,) * (x.dim() - 2 - sides)
-        return value.reshape(value.shape[:1] + gap + value.shape[1:])
+        return _behind(value, x.dim() + axes - 2)
 
     def _fit(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
         return self._align(value, x, axes).to(x.dtype)
@@ -527,6 +598,8 @@ class MatrixGaussian(AffineEngine):
 
 def _behind(value: Tensor, axes: int) -> Tensor:
     """Numbers per time with this many axes behind the first, ones in front of their own."""
+    if value.dim() == axes + 1:
+        return value
     gap = (1,) * (axes + 1 - value.dim())
     return value.reshape(value.shape[:1] + gap + value.shape[1:])
 

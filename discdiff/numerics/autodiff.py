@@ -42,6 +42,7 @@ def slope(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
         >>> slope(lambda t: torch.stack([t, t**2], -1), torch.tensor([3.0]))
         tensor([[1., 6.]])
     """
+    t = t.clone(memory_format=torch.contiguous_format)  # expanded times are one number
     return torch.func.jvp(f, (t,), (torch.ones_like(t),))[1]
 
 

@@ -30,9 +30,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .factors import lower_inverse, product
 from .quadrature import gauss_legendre
 from .special import log1pexp, logexpm1
-from .systems import lower_inverse, powers, product, series
+from .systems import powers, series
 
 FIRST, LAST = -60.0, 68.0  # in z; at −60 a standard deviation is 1e-13 of what it is at 0
 PANELS, NODES = 256, 8
