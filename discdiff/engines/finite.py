@@ -30,7 +30,14 @@ from ..shapes import span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import FiniteJump, RateMatrix
 from ..validation import require
-from .replacement import atom_log_table, log_ratio_table
+from .replacement import (
+    atom_log_table,
+    conditional_log_probs,
+    log_ratio_table,
+    no_posterior,
+    positive_log,
+    require_before_infinity,
+)
 
 TOLERANCE = 1e-10  # of the panels for rates that vary in time
 MARGIN = 4  # more squarings for rates that change where they cannot be looked at
@@ -187,13 +194,10 @@ class Finite(Engine):
             return atom_log_table(atoms, self.size).exp()
         if isinstance(estimate, Posterior):
             return estimate.log_probs.exp()
-        if isinstance(estimate, LeaveOneOut):
-            joint = estimate.log_probs + safe_log(self._columns(x, t))
-            return joint.softmax(-1)
-        raise Unsolved(
-            f"{type(estimate).__name__} does not determine the posterior of x_0; Posterior, "
-            "LeaveOneOut and Exact do"
-        )
+        if isinstance(estimate, LeaveOneOut | Conditional | Ratio):
+            left_out = safe_log(self._weights(estimate, x, t))
+            return (left_out + safe_log(self._columns(x, t))).softmax(-1)
+        raise no_posterior(estimate)
 
     def _columns(self, x: Tensor, t: Tensor) -> Tensor:
         return self._kernel(torch.zeros_like(t), t).columns(x)
@@ -202,10 +206,25 @@ class Finite(Engine):
         r""":math:`\mu(a) / P_{0,t}(a, x)` up to a factor; 0 for states that cannot lead to x."""
         if isinstance(estimate, LeaveOneOut):
             return estimate.log_probs.exp()
+        if isinstance(estimate, Conditional | Ratio):
+            return self._unmixed(estimate, x, t)
         column = self._columns(x, t)
         possible = column > 0
         mu = self._posterior(estimate, x, t)
         return torch.where(possible, mu / torch.where(possible, column, 1.0), 0.0)
+
+    def _unmixed(self, estimate: Conditional | Ratio, x: Tensor, t: Tensor) -> Tensor:
+        r"""The leave-one-out law of which :math:`c = p P_{0,t}` is the conditional.
+
+        The later the time, the more digits the inverse of P takes.
+        """
+        require_before_infinity(estimate, t)
+        given = conditional_log_probs(estimate, x).exp()
+        states = torch.arange(self.size, device=x.device).expand(x.shape[0], -1)
+        P = self._kernel(torch.zeros_like(t), t).rows(states)
+        flat = given.reshape(x.shape[0], -1, self.size).to(P.dtype)
+        signed = torch.linalg.solve_ex(P, flat, left=False).result.reshape(given.shape)
+        return positive_log(signed).exp()
 
     def ratio_table(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\log p_t(y) / p_t(x)` for all y; x is a joint index."""
@@ -231,6 +250,8 @@ class Finite(Engine):
             return Posterior(safe_log(self._posterior(estimate, x, t)))
         if not issubclass(kind, Logits):
             raise self.unsolved(f"conversion to {kind.__name__}")
+        if kind is Conditional and isinstance(estimate, Conditional | Ratio):
+            return Conditional(conditional_log_probs(estimate, x))
         left_out = safe_log(self._weights(estimate, x, t)).log_softmax(-1)
         if kind is LeaveOneOut:
             return LeaveOneOut(left_out)
