@@ -380,15 +380,24 @@ class Generator(Process):
             require_values(x, self.support, name)
         return x
 
+    @property
+    def law_axes(self) -> int:
+        """How many last axes of a state one law of an estimate speaks of.
+
+        None where categories have a law per site, even if their rates are coupled.
+        """
+        per_site = self.terms[0].categorical and not getattr(self.terms[0], "sites", ())
+        return 0 if per_site else max(getattr(term, "event_axes", 0) for term in self.terms)
+
     def check_estimate(self, estimate: Estimate, x: Tensor) -> None:
         """Raises ``ValueError`` unless what is said per state has the shape that x asks for."""
         if not isinstance(estimate, Logits | Ratio):
             return
         values = estimate.logits if isinstance(estimate, Logits) else estimate.log_ratio
-        terms = self.terms
-        axes = max(getattr(term, "event_axes", 0) for term in terms)
-        size = terms[0].size if terms[0].categorical else values.shape[-1]
-        asked = (*x.shape[: x.dim() - axes], size)
+        size = values.shape[-1]
+        if self.terms[0].categorical:
+            size = getattr(self.terms[0], "size", size)
+        asked = (*x.shape[: x.dim() - self.law_axes], size)
         if values.shape != asked:
             raise ValueError(
                 f"{type(estimate).__name__} must have shape {asked} for a state of shape "

@@ -18,7 +18,8 @@ EXACT = 2e-13  # what the inverse of P leaves at u = 2.5; 1e-15 elsewhere
 
 def truth(toy, kind, u):
     """The logarithm of what a head of this kind says at every state."""
-    tables = dict(zip(KINDS, (toy.posterior, toy.left_out, toy.conditional, toy.ratio), strict=True))
+    laws = toy.posterior, toy.left_out, toy.conditional, toy.ratio
+    tables = dict(zip(KINDS, laws, strict=True))
     return safe_log(tables[kind](u))
 
 

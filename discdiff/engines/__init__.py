@@ -1,6 +1,16 @@
 """Engines: one technique, one file. Importing this package registers them all."""
 
-from . import counts, families, finite, gaussian, matrix, particles, replacement, truncated
+from . import (
+    counts,
+    families,
+    finite,
+    gaussian,
+    matrix,
+    particles,
+    replacement,
+    simulated,
+    truncated,
+)
 
 __all__ = [
     "counts",
@@ -10,5 +20,6 @@ __all__ = [
     "matrix",
     "particles",
     "replacement",
+    "simulated",
     "truncated",
 ]
