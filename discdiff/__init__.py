@@ -30,7 +30,7 @@ from .likelihood import elbo, path_kl, vlb
 from .loss import loss
 from .matching import ratio_matching
 from .params import learn
-from .process import Given, Lifted, Mixture, Process, Product, Pushed, Scaled, Sum, Timed
+from .process import Chain, Given, Lifted, Mixture, Process, Product, Pushed, Scaled, Sum, Timed
 from .reverse import Reverse, reverse
 from .sample import sample
 from .simulate import simulate
@@ -63,6 +63,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Birth",
+    "Chain",
     "Clock",
     "Death",
     "Diffusion",

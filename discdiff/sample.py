@@ -13,7 +13,7 @@ from torch import Tensor
 from .grids import Grid
 from .heads import Head, require_head
 from .likelihood import leaf_heads
-from .process import Process, first_tensor, map_state, require_shape
+from .process import Chain, Process, first_tensor, map_state, require_shape
 from .solve import Unsolved
 from .stepper import Stepper
 from .steppers import Ancestral
@@ -40,7 +40,7 @@ def sample(
     r"""Draws data by running the reversal.
 
     Arguments:
-        process: The process, on a clock.
+        process: The process, on a clock, or the chain of one: its times are the grid.
         head: A network with a meaning.
         shape: The data's shape (B, *event); a dict of shapes for a product.
         steps: Number of equal steps of t from 1 to 0; 100 if no grid is given.
@@ -61,6 +61,10 @@ def sample(
         Unsolved: If the head cannot leave :math:`\Lambda = \infty`.
     """
     require_head(head)
+    if isinstance(process, Chain):
+        require(steps is None and grid is None, "the steps of a chain are its own: give no others")
+        grid, prior = process.grid(), prior or process.prior(shape)
+        process = process.process
     require(process.timed, "sample needs a process on a clock: declare .on(clock)")
     t = grid_times(process, steps, grid)
     stepper = stepper or Ancestral()

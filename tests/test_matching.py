@@ -466,7 +466,7 @@ def test_a_model_is_trained_on_simulations_alone(verb):
         loss.backward()
         optimiser.step()
         optimiser.param_groups[0]["lr"] = 0.05 * (1 - step / 150)
-    said = net(states, None).softmax(-1)
+    said = net(states, None).softmax(-1).detach()
     truth = []
     for x in states.tolist():
         laws = [p[tuple(x[:d]) + (slice(None),) + tuple(x[d + 1 :])] for d in range(4)]
