@@ -149,7 +149,7 @@ def test_summed_over_all_states_it_is_d3pms_to_rounding(name):
 
 @pytest.mark.parametrize("name", ["uniform", "dense"])
 def test_with_more_steps_the_bound_tends_to_the_entropy_like_one_over_their_number(name):
-    """With the exact head the bound in continuous time is H(p_0) less the information at the end."""
+    """With the exact head its limit is H(p_0) less the information at the end."""
     toy, end = TOYS[name], 2.0
     p_0, p_T = toy.data, toy.joint(end)
     kernel = np.kron(toy.P(end), toy.P(end))
