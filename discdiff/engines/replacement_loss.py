@@ -1,22 +1,23 @@
 r"""The closed loss of replacement by a law that has no zeros.
 
 At :math:`x_t = x` with data :math:`x_0`, per unit rate and site, with the odds
-:math:`o = \alpha / (1 - \alpha)` that a site was not touched and
-:math:`\rho = (1 + o / \pi_x)^{-1}`, the reverse rates are
+:math:`o = \alpha / (1 - \alpha)` that a site was not touched, the reverse rates are
 
 .. math::
-    r(y) = \pi_y\, s + o'\, 1[y = x_0], \qquad \hat r(y) = \pi_y\, w_y, \qquad
-    (s, o') = \begin{cases} (\rho, 0) & x = x_0 \\ (1, o) & x \ne x_0 \end{cases}
+    r(y) = \pi_y\, s + o\, 1[y = x_0 \ne x], \qquad \hat r(y) = \pi_y\, w_y, \qquad
+    s = \begin{cases} \rho = (1 + o / \pi_x)^{-1} & x = x_0 \\ 1 & x \ne x_0 \end{cases}
 
-for :math:`y \ne x`. All that is of the vocabulary's size is a mean of logarithms,
+for :math:`y \ne x`. What is of the vocabulary's size is one mean of logarithms, over the states
+other than x and :math:`x_0`, with :math:`\Pi` their mass under :math:`\pi`,
 
 .. math::
-    \sum_{y \ne x} D(r(y) \| \hat r(y)) = -s \sum_{y \ne x} \pi_y \log w_y - o' \log w_{x_0}
-    + \sum_{y \ne x} \pi_y w_y + c,
+    \sum_{y \ne x} D(r(y) \| \hat r(y)) = \Pi\, s\, (\log s - 1) - s \sum_y \pi_y \log w_y
+    + \sum_y \pi_y w_y + 1[x \ne x_0]\, (\pi_{x_0} + o)\, (\ell + e^{-\ell} - 1),
 
-with c free of the model. The leave-one-out law p has :math:`w_y = (1 + u_y) / (1 + u_x)`, the
-posterior :math:`\mu` has :math:`w_y = h + u_y`, :math:`h = 1 - \mu_x (1 - \rho)`, where
-:math:`u_y = o\, p_y / \pi_y` (with :math:`\mu` for p).
+and :math:`\ell = \log r(x_0) / \hat r(x_0)`. With :math:`u_y = o\, p_y / \pi_y`, a leave-one-out
+law p has :math:`w_y = (1 + u_y) / (1 + u_x)`, a posterior p has :math:`w_y = h + u_y`,
+:math:`h = 1 - p_x (1 - \rho)`. Probabilities near one are read as one minus the others, so that
+:math:`\ell` keeps its digits where the network is sure of the data.
 
 References:
     | Simple Guidance Mechanisms for Discrete Diffusion Models (Schiff et al., 2025): uniform π and
@@ -32,7 +33,7 @@ from torch import Tensor
 
 
 class Scrambled(ABC):
-    r"""The pieces of the loss that depend on what the head says.
+    r"""The loss of one head, site by site.
 
     Arguments:
         logits: Shape (B, *sites, K).
@@ -46,59 +47,67 @@ class Scrambled(ABC):
     def __init__(
         self, logits: Tensor, x: Tensor, x_0: Tensor, tau: Tensor, pi: Tensor, uniform: bool
     ) -> None:
-        self.logits, self.x, self.x_0, self.pi, self.uniform = logits, x, x_0, pi, uniform
-        self.odds = 1 / torch.expm1(tau)
-        self.pi_x, self.pi_0 = pi[x], pi[x_0]
+        self.odds, self.differs = 1 / torch.expm1(tau), x != x_0
+        self.pi, self.pi_x, self.pi_0 = pi[:1] if uniform else pi, pi[x], pi[x_0]
         self.rho = 1 / (1 + self.odds / self.pi_x)
+        probs, both = logits.softmax(-1), torch.stack([x, x_0], -1)
+        self.others = probs.scatter(-1, both, 0.0)
+        self.rest = self.others.sum(-1).double()  # p(y) of all y but x and x_0
+        p_x, p_0 = probs.gather(-1, both).double().unbind(-1)
+        self.p_x = torch.where(p_x > 0.5, 1 - self.rest - self.at_data(p_0), p_x)
+        self.p_0 = torch.where(p_0 > 0.5, 1 - self.rest - self.at_data(p_x), p_0)
+        self.u_x, self.u_0 = (self.odds * v for v in (self.p_x / self.pi_x, self.p_0 / self.pi_0))
+        self.lack = self.odds * (self.p_x + self.rest) / self.pi_0  # u_0 of the data, less u_0
 
     @abstractmethod
     def pieces(self) -> tuple[Tensor, Tensor, Tensor]:
-        r""":math:`\sum \pi_y \log w_y` and :math:`\sum \pi_y w_y` over y ≠ x, and
-        :math:`\log w_{x_0}` in the middle; each per site, in float64."""
+        r""":math:`\sum \pi_y \log w_y` and :math:`\sum \pi_y w_y` over y other than x and
+        :math:`x_0`, and :math:`\ell`, per site, in float64."""
 
     def loss(self) -> Tensor:
         """The sum of divergences per unit rate and site, of the logits' dtype."""
-        logs, at_data, total = self.pieces()
-        same = self.x == self.x_0
-        share = torch.where(same, self.rho, 1.0)
-        extra = torch.where(same, 0.0, self.odds)
-        rest = 1 - self.pi_x
-        kept = rest * self.rho * (self.rho.log() - 1)
-        moved = (self.pi_0 + self.odds) * torch.log1p(self.odds / self.pi_0) - rest - self.odds
-        constant = torch.where(same, kept, moved)
-        return (total - share * logs - extra * at_data + constant).to(self.logits.dtype)
+        logs, total, gap = self.pieces()
+        share = torch.where(self.differs, 1.0, self.rho)
+        spread = self.mass() * share * (share.log() - 1) - share * logs + total
+        to_data = (self.pi_0 + self.odds) * (gap + torch.expm1(-gap))
+        return (spread + self.at_data(to_data)).to(self.others.dtype)
 
-    def scaled(self, probs: Tensor) -> Tensor:
-        """u: the probabilities times the odds over π."""
-        pi = self.pi[:1] if self.uniform else self.pi
-        return probs * (self.odds.unsqueeze(-1) / pi).to(probs.dtype)
+    def at_data(self, values: Tensor) -> Tensor:
+        """Values of the datum where it is not the state itself, else 0."""
+        return torch.where(self.differs, values, 0.0)
+
+    def mass(self) -> Tensor:
+        """The mass under π of the states other than x and the datum."""
+        return 1 - self.pi_x - self.at_data(self.pi_0)
+
+    def scaled(self) -> Tensor:
+        """u of the other states, 0 at x and the datum, (B, *sites, K)."""
+        return self.others * (self.odds.unsqueeze(-1) / self.pi).to(self.others.dtype)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of values of the vocabulary's size under π."""
-        if self.uniform:
+        if len(self.pi) == 1:
             return values.mean(-1).double()
         return (values @ self.pi.to(values.dtype)).double()
 
 
 class OthersSay(Scrambled):
-    """What a leave-one-out law contributes."""
+    """The loss of a leave-one-out law."""
 
     def pieces(self) -> tuple[Tensor, Tensor, Tensor]:
-        logs = torch.log1p(self.scaled(self.logits.softmax(-1)))
-        both = logs.gather(-1, torch.stack([self.x, self.x_0], -1)).double()
-        at_x, at_data = both.unbind(-1)
-        total = (1 + self.odds) * (-at_x).exp() - self.pi_x
-        return self.mean(logs) - at_x, at_data - at_x, total
+        own = torch.log1p(self.u_x)
+        logs = self.mean(torch.log1p(self.scaled())) - self.mass() * own
+        total = (self.mass() + self.odds * self.rest) / (1 + self.u_x)
+        return logs, total, torch.log1p(self.lack / (1 + self.u_0)) + own
 
 
 class AllSay(Scrambled):
-    """What a posterior contributes."""
+    """The loss of a posterior."""
 
     def pieces(self) -> tuple[Tensor, Tensor, Tensor]:
-        others = self.logits.softmax(-1).scatter(-1, self.x.unsqueeze(-1), 0.0)
-        moved = others.sum(-1).double()  # 1 − μ(x), which one minus it would not give exactly
-        h = moved + (1 - moved) * self.rho
-        logs = (self.scaled(others) + h.unsqueeze(-1).to(others)).log()
-        at_data = logs.gather(-1, self.x_0.unsqueeze(-1)).squeeze(-1).double()
-        total = (1 - self.pi_x) * h + self.odds * moved
-        return self.mean(logs) - self.pi_x * h.log(), at_data, total
+        h = self.rest + self.at_data(self.p_0) + self.p_x * self.rho
+        logs = self.mean((self.scaled() + h.unsqueeze(-1).to(self.others)).log())
+        logs = logs - (1 - self.mass()) * h.log()
+        total = self.mass() * h + self.odds * self.rest
+        gap = (self.p_x * (1 - self.rho) + self.lack) / (h + self.u_0)
+        return logs, total, torch.log1p(gap)
