@@ -279,7 +279,7 @@ def test_laws_of_single_sites_determine_the_joint_law(name):
 
 
 @pytest.mark.parametrize("t", [1e-8, 1e-3, 0.3, 0.9, 1 - 1e-9])
-@pytest.mark.parametrize("kind", [Posterior, LeaveOneOut])
+@pytest.mark.parametrize("kind", [Posterior, LeaveOneOut, Conditional])
 @pytest.mark.parametrize("pi", [[0.2] * 5, [0.1, 0.3, 0.05, 0.35, 0.2]], ids=["even", "uneven"])
 def test_the_closed_loss_is_the_sum_over_terms(pi, kind, t):
     """To 1e-12 in float64, to 3e-6 in float32, at every pair of states and both ends of time."""
@@ -289,9 +289,14 @@ def test_the_closed_loss_is_the_sum_over_terms(pi, kind, t):
     x_0, x = pairs[:, :1], pairs[:, 1:]
     (leaf,) = process.leaves(torch.full((200,), t))
     logits = torch.randn(200, 1, 5)
-    for estimate, rows in ((kind(logits), x_0[:, 0] < 5), (kind(logits, (2,)), x_0[:, 0] != 2)):
-        found, goal = (f(leaf, Data(x_0), estimate, x)[rows] for f in (kl_rate, sum_over_terms))
+    found, goal = (f(leaf, Data(x_0), kind(logits), x) for f in (kl_rate, sum_over_terms))
+    close(found, goal)
+    if kind is not Conditional:  # whose law has all states of the process
+        rows, part = x_0[:, 0] != 2, kind(logits, (2,))
+        found, goal = (f(leaf, Data(x_0), part, x)[rows] for f in (kl_rate, sum_over_terms))
         close(found, goal)
+    ratios = Ratio(logits + 1.0)
+    close(*(f(leaf, Data(x_0), ratios, x) for f in (kl_rate, sum_over_terms)))
     sharp = 3 * logits  # the network is sure: near the data the divergence is a difference
     goal = sum_over_terms(leaf, Data(x_0), kind(sharp), x)
     single = kl_rate(leaf, Data(x_0), kind(sharp.float()), x)
@@ -299,7 +304,7 @@ def test_the_closed_loss_is_the_sum_over_terms(pi, kind, t):
     close(single, goal, 3e-6)
 
 
-@pytest.mark.parametrize("kind", [Posterior, LeaveOneOut])
+@pytest.mark.parametrize("kind", [Posterior, LeaveOneOut, Conditional, Ratio])
 def test_gradients_of_the_closed_loss_are_those_of_the_sum(kind):
     torch.manual_seed(0)
     process = dd.learn(dd.Replace([0.1, 0.3, 0.05, 0.35, 0.2]).on(dd.clock.Constant(2.0)))
@@ -354,6 +359,9 @@ def test_the_loss_of_two_neighbouring_states_has_the_same_mean(name):
 # -- what the bound says --------------------------------------------------------------------------
 
 
+COST = {"uniform": 0.9364, "replaced": 0.7743, "dense": 0.8657}  # nats
+
+
 def nodes(end, count=80):
     """A rule on (0, end) that takes a logarithm at 0: u = end v⁴."""
     v, w = np.polynomial.legendre.leggauss(count)
@@ -392,6 +400,21 @@ def test_the_bound_of_the_exact_head_is_the_entropy_of_the_data(name):
         bound = (p_0 * (integral + prior_terms(toy, end, prior))).sum()
         goal = entropy(p_0) + (p_T * np.log(p_T / prior)).sum()
         assert abs(bound - goal) < 4e-9
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_posterior_read_as_what_the_others_say_costs_nats(name):
+    """The bound of logits trained by cross-entropy, in the formula of the leave-one-out law."""
+    toy, end = TOYS[name], 1.5
+    said = lambda x, t: table(toy.posterior(float(t[0])).log())(x, t)
+    right, wrong = (
+        (toy.data.reshape(-1) * mean_path_kl(toy, kind(said), end)).sum()
+        for kind in (dd.heads.Posterior, dd.heads.LeaveOneOut)
+    )
+    p_0, p_T = toy.data.reshape(-1), toy.joint(end).reshape(-1)
+    goal = entropy(p_0) - (p_0 * prior_terms(toy, end, p_T)).sum()
+    assert abs(right - goal) < 4e-9
+    assert abs(wrong - right - COST[name]) < 1e-4
 
 
 @pytest.mark.parametrize("name", TOYS)

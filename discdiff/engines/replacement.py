@@ -43,7 +43,9 @@ from ..solve import Engine, Score, Unsolved, solves
 from ..terms import Replace
 from ..validation import values_are_checked
 from .belief import Belief, Certain, Spread
-from .replacement_loss import AllSay, OthersSay
+from .replacement_loss import AllSay, OthersSay, RatiosSay
+
+SCRAMBLED = {Posterior: AllSay, LeaveOneOut: OthersSay, Conditional: RatiosSay, Ratio: RatiosSay}
 
 
 class Replaced(_Law):
@@ -352,10 +354,16 @@ class Replacement(Engine):
             raise self.unsolved(f"conversion to {kind.__name__}")
         if isinstance(estimate, Conditional | Ratio):
             return Conditional(conditional_log_probs(estimate, x))
-        left_out = self._left_out(estimate, x, t)
-        tau = along(self.rate * t, x, torch.float64).unsqueeze(-1)
-        mixed = log_add(left_out.to(tau) - tau, log1mexp(tau) + self.log_pi)
-        return Conditional(mixed.to(left_out.dtype))
+        return Conditional(self._mixed(self._left_out(estimate, x, t), x, t))
+
+    def _mixed(self, left_out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\log (\alpha p + (1 - \alpha) \pi)`, from logarithms to logarithms."""
+        tau, dtype = along(self.rate * t, x, torch.float64).unsqueeze(-1), left_out.dtype
+        if not self.full:
+            other = (log1mexp(tau) + self.log_pi).to(dtype)
+            return log_add(left_out - tau.to(dtype), other)
+        other = (-torch.expm1(-tau) * self.pi).to(dtype)
+        return (left_out.exp() * (-tau).exp().to(dtype) + other).log()
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         table = self.belief(estimate, x, t).log_table(self.size)
@@ -367,15 +375,15 @@ class Replacement(Engine):
     def kl_rate(
         self, target: Any, estimate: Any, x: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        spoken = isinstance(estimate, Posterior | LeaveOneOut) and isinstance(target, Data)
-        if not spoken or not (self.full or self.target is not None):
-            return None
-        if self.target is not None:
+        logits = isinstance(estimate, Posterior | LeaveOneOut)
+        if self.target is not None and logits and isinstance(target, Data):
             return self._masked_loss(target.value, estimate, x), self.coefficient(t)
-        pieces = OthersSay if isinstance(estimate, LeaveOneOut) else AllSay
+        kind = next((v for k, v in SCRAMBLED.items() if isinstance(estimate, k)), None)
+        if kind is None or not self.full or not isinstance(target, Data):
+            return None
+        table = estimate.log_ratio if isinstance(estimate, Ratio) else estimate.masked_logits
         tau = along(self.rate * t, x, torch.float64)
-        logits, x_0 = estimate.masked_logits, target.value
-        values = pieces(logits, x, x_0, tau, self.pi, self.uniform).loss()
+        values = kind(table, x, target.value, tau, self.pi, self.uniform).loss()
         return values, self.rate.expand(t.shape)
 
     def _masked_loss(self, x_0: Tensor, estimate: Any, x: Tensor) -> Tensor:
