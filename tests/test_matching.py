@@ -409,7 +409,7 @@ def test_what_has_no_law_says_so():
     process = Gossip()
     assert isinstance(process, Generator)
     x = torch.tensor([[0, 1, 1]])
-    with pytest.raises(Unsolved, match="transition of Gossip"):
+    with pytest.raises(Unsolved, match="transition of Gossip.*simulate it"):
         process.transition(x, 0.0, 1.0)
     with pytest.raises(Unsolved, match="determines no ratios"):
         process.score(x, dd.estimates.Posterior(torch.zeros(1, 3, 2)), 0.5)
@@ -467,13 +467,19 @@ def test_a_model_is_trained_on_simulations_alone(verb):
         optimiser.step()
         optimiser.param_groups[0]["lr"] = 0.05 * (1 - step / 150)
     said = net(states, None).softmax(-1).detach()
-    truth = []
-    for x in states.tolist():
-        laws = [p[tuple(x[:d]) + (slice(None),) + tuple(x[d + 1 :])] for d in range(4)]
-        truth.append(torch.stack([law / law.sum() for law in laws]))
-    error = float(((said - torch.stack(truth)).abs().sum(-1) / 2 * p.reshape(-1, 1)).sum() / 4)
-    start = float(((0.5 - torch.stack(truth)).abs().sum(-1) / 2 * p.reshape(-1, 1)).sum() / 4)
+    truth = single_site_laws(p, states)
+    error = float(((said - truth).abs().sum(-1) / 2 * p.reshape(-1, 1)).sum() / 4)
+    start = float(((0.5 - truth).abs().sum(-1) / 2 * p.reshape(-1, 1)).sum() / 4)
     assert error < 0.02 and start > 0.1
+
+
+def single_site_laws(p, states):
+    """p(x^d | the others) of a joint law of binary sites at every state, (2^D, D, 2)."""
+    rows = []
+    for x in states.tolist():
+        lines = [p[tuple(x[:d]) + (slice(None),) + tuple(x[d + 1 :])] for d in range(len(x))]
+        rows.append(torch.stack([line / line.sum() for line in lines]))
+    return torch.stack(rows)
 
 
 class LeftOutOfFour(torch.nn.Module):
@@ -487,3 +493,61 @@ class LeftOutOfFour(torch.nn.Module):
         others = torch.tensor([[d for d in range(4) if d != e] for e in range(4)])
         index = (x[:, others] * torch.tensor([4, 2, 1])).sum(-1)
         return self.logits[torch.arange(4), index]
+
+
+def learned_laws(states, data):
+    """A head that knows the laws of single sites at every time, by the master equation."""
+    sites = states.shape[1]
+
+    def net(x, t):
+        p = (data @ torch.tensor(gossip(sites, 1.5 * float(t[0]))[1])).reshape([2] * sites)
+        laws = single_site_laws(p, states)
+        return laws.log()[(x * 2 ** torch.arange(sites - 1, -1, -1)).sum(-1)]
+
+    return dd.heads.Conditional(net)
+
+
+def test_the_reversal_of_coupled_sites_is_sampled_by_euler_steps():
+    """From a simulated end back to the data, through the laws of single sites alone."""
+    states = gossip(3, 0.0)[0]
+    data = torch.tensor(random_law((8,), 8))
+    process = Gossip().on(dd.clock.Constant(1.5))
+    torch.manual_seed(0)
+    x_0 = states[torch.multinomial(data, 3000, replacement=True)]
+    start = dd.simulate(process, x_0, [1.0])[0]
+    head = learned_laws(states, data)
+    grid = torch.linspace(1, 0.0, 41)
+    x = dd.sample(process, head, x_0.shape, grid=grid, start=start, stepper=dd.steppers.Euler())
+    seen = torch.bincount((x * torch.tensor([4, 2, 1])).sum(-1), minlength=8) / len(x)
+    far = torch.bincount((start * torch.tensor([4, 2, 1])).sum(-1), minlength=8) / len(x)
+    assert float((seen - data).abs().sum()) / 2 < 0.05 < float((far - data).abs().sum()) / 2
+
+
+def test_states_are_simulated_where_none_are_given():
+    process = Gossip().on(dd.clock.Constant(1.0))
+    head = dd.heads.Conditional(lambda x, t: torch.zeros(*x.shape, 2))
+    x_0 = torch.zeros(4, 3, dtype=torch.int64)
+    torch.manual_seed(0)
+    found = dd.ratio_matching(process, head, x_0, torch.rand(4))
+    assert torch.allclose(found, torch.full((4,), 3 * np.log(2)))
+    value = dd.implicit_score_matching(process, head, x_0, 0.5)
+    assert bool(value.isfinite().all())
+    with pytest.raises(dd.Unsolved, match="transition of Gossip.*simulate it"):
+        dd.loss(process, dd.heads.LeaveOneOut(head.net), x_0, 0.5, x_t=x_0)
+
+
+def test_a_learned_process_gets_the_gradient_of_its_draws():
+    """d/dQ of the mean of ratio matching over drawn states, against enumeration."""
+    Q = random_rates(2, 0)
+    chain = dd.learn(dd.RateMatrix(torch.tensor(Q)))
+    torch.manual_seed(0)
+    logits = torch.tensor([[[0.9, 0.1]], [[0.95, 0.05]]]).log()
+    head = dd.heads.Conditional(lambda x, t: logits[x[:, 0]])
+    x_0 = torch.zeros(20000, 1, dtype=torch.int64)
+    (number,) = chain.parameters()
+    found = torch.autograd.grad(dd.ratio_matching(chain, head, x_0, U).mean(), number)[0]
+    both = torch.tensor([[0], [1]])
+    p = chain.transition(torch.zeros(2, 1, dtype=torch.int64), 0.0, U).log_prob(both).exp()
+    own = torch.stack([-logits[x, 0, x] for x in range(2)])
+    goal = torch.autograd.grad((p * own).sum(), number)[0]
+    assert float((found - goal).abs().max()) < 0.03 < float(goal.abs().max())

@@ -42,6 +42,14 @@ class Simulated(Engine):
             return Score(log_ratio=ratio_from_table(table))
         return Score(log_ratio=lambda y: one_site_ratio(table, x, y))
 
+    def unsolved(self, verb: str) -> Unsolved:
+        names = " + ".join(type(term).__name__ for term in self.terms)
+        return Unsolved(
+            f"{verb} of {names} is not known: nothing says that its sites jump by themselves "
+            "(declare matrix() of a FiniteJump if they do). Ways out: simulate it, ratio "
+            "matching, implicit score matching"
+        )
+
     def starts_at_infinity(self, head: Any) -> bool:
         return False
 
