@@ -16,7 +16,7 @@ from torch import Tensor
 from . import laws
 from .estimates import Atoms, Data, LeaveOneOut, Parts, Posterior
 from .heads import Head
-from .objective import noisy_state, prepared, summed
+from .objective import categories, noisy_state, prepared, summed
 from .process import Leaf, Process
 from .shapes import sum_event
 from .solve import Unsolved
@@ -81,12 +81,13 @@ def cross_entropy(
         leaf.core.check_estimate(said, y)
         data = leaf.read(Data(x_0))
         assert isinstance(data, Data)
-        decoder = leaf.core.engine.decode(said, y, leaf.time)
-        try:
-            each = laws.entrywise(decoder).log_prob(data.value)
-        except ValueError:  # coupled sites have one law
-            return -decoder.log_prob(data.value)
-        return -sum_event(leaf.still(each, x))
+        if leaf.core.dtype is None:  # counts
+            law = laws.entrywise(leaf.core.engine.decode(said, y, leaf.time))
+            return -sum_event(leaf.still(law.log_prob(data.value), x))
+        if not isinstance(said, Posterior):
+            said = leaf.core.engine.convert(said, y, leaf.time, Posterior)
+        index = categories(leaf, data.value).unsqueeze(-1)
+        return -sum_event(leaf.still(said.log_probs.gather(-1, index).squeeze(-1), x))
 
     return summed(process, x, t, weight, nats, law)
 

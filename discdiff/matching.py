@@ -29,7 +29,7 @@ from torch.nn.functional import one_hot
 from .estimates import Atoms, Conditional, Estimate, LeaveOneOut
 from .heads import Head
 from .numerics.special import log1mexp
-from .objective import noisy_state, prepared, summed
+from .objective import categories, noisy_state, prepared, summed
 from .process import Leaf, Process
 from .shapes import sum_event
 from .solve import Unsolved
@@ -136,7 +136,8 @@ def ratio_matching(
         tensor([5.5452])
     """
     rule = rule or Log()
-    require(isinstance(rule, Rule), f"rule must be of dd.matching; it is {rule!r}")
+    kind = type(rule).__name__
+    require(isinstance(rule, Rule), f"rule must be of dd.matching; it is a {kind}")
     x_0, t, weight = prepared(process, head, x_0, t, weight)
     x, law = noisy_state(process, x_0, t, x_t, steps)
     estimate = head(x, t, context)
@@ -144,8 +145,7 @@ def ratio_matching(
     def score(leaf: Leaf) -> Tensor:
         y = leaf.get(x)
         log_p = conditional(leaf, leaf.read(estimate), y)
-        joint = getattr(leaf.core.terms[0], "index", None)  # of coupled sites, which are one
-        return sum_event(leaf.still(rule(log_p, joint(y) if joint else y), x))
+        return sum_event(leaf.still(rule(log_p, categories(leaf, y)), x))
 
     return summed(process, x, t, weight, score, law)
 

@@ -38,7 +38,8 @@ def prepared(
     """
     require_head(head)
     weight = weight or NLL()
-    require(isinstance(weight, Weight), f"weight must be of dd.weights; it is {weight!r}")
+    kind = type(weight).__name__
+    require(isinstance(weight, Weight), f"weight must be of dd.weights; it is a {kind}")
     x_0 = process.check_data(x_0, "x_0")
     t = process.check_time(t, x_0, "t")
     if values_are_checked(t):
@@ -84,6 +85,12 @@ def summed(
         for leaf in process.leaves(t):
             total = total + of_leaf(leaf) * (leaf.speed * weight(leaf)).to(total)
         return total if law is None else with_draw(process, law, x, total)
+
+
+def categories(leaf: Leaf, x: Tensor) -> Tensor:
+    """The categories of which laws speak: the states, or the joint index of coupled sites."""
+    index = getattr(leaf.core.terms[0], "index", None)
+    return index(x) if index is not None else x
 
 
 def _dtype(x: State) -> torch.dtype:
