@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from groups import Case, Row, Work, blackout, dense, kernels, linear, masked, vp
+from groups import Case, Row, Work, blackout, dense, kernels, linear, masked, uniform, vp
 
 GROUPS = {
     "vp": vp,
     "masked": masked,
+    "uniform": uniform,
     "dense": dense,
     "blackout": blackout,
     "kernels": kernels,

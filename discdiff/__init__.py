@@ -10,6 +10,7 @@ from . import (
     grids,
     heads,
     laws,
+    matching,
     metrics,
     nn,
     params,
@@ -20,14 +21,16 @@ from . import (
 )
 from .check import Report, check
 from .clock import Clock
+from .cross_entropy import cross_entropy
 from .explain import Explanation, explain
 from .flow import Followed, log_prob, probability_flow
 from .heads import Exact
 from .implicit import implicit_score_matching
 from .likelihood import elbo, path_kl, vlb
 from .loss import loss
+from .matching import ratio_matching
 from .params import learn
-from .process import Given, Lifted, Mixture, Process, Product, Pushed, Scaled, Sum, Timed
+from .process import Chain, Given, Lifted, Mixture, Process, Product, Pushed, Scaled, Sum, Timed
 from .reverse import Reverse, reverse
 from .sample import sample
 from .simulate import simulate
@@ -84,6 +87,7 @@ __all__ = [
     "Ring",
     "Sparse",
     "Birth",
+    "Chain",
     "Clock",
     "Death",
     "Diffusion",
@@ -119,6 +123,7 @@ __all__ = [
     "Unsolved",
     "check",
     "clock",
+    "cross_entropy",
     "elbo",
     "engines",
     "estimates",
@@ -130,12 +135,14 @@ __all__ = [
     "learn",
     "log_prob",
     "loss",
+    "matching",
     "metrics",
     "nn",
     "one_hot",
     "params",
     "path_kl",
     "probability_flow",
+    "ratio_matching",
     "reals",
     "reverse",
     "sample",

@@ -236,7 +236,9 @@ def _variance(leaf: Leaf, origin: Tensor, end: Tensor) -> float:
 
 def shape_of(terms: tuple) -> tuple[int, ...]:
     """The shape of one state of the fewest entries."""
-    return (1, *sides(terms), *{size for term in terms for size in term.widths().values()})
+    widths = {size for term in terms for size in term.widths().values()}
+    vectors = any(getattr(term, "event_axes", 0) for term in terms)
+    return (1, *sides(terms), *(widths or {1} if vectors else widths))
 
 
 def sides(terms: tuple) -> tuple[int, ...]:

@@ -222,7 +222,7 @@ def _determines(core: Generator, kind: type[Estimate]) -> bool:
 def _saying_nothing(kind: type[Estimate], core: Generator, x: Tensor) -> Estimate:
     """An estimate whose numbers are all zero."""
     term: Term = core.terms[0]
-    sites = x.shape[: x.dim() - getattr(term, "event_axes", 0)]
+    sites = x.shape[: x.dim() - core.law_axes]
     size = getattr(term, "size", 1) if term.categorical else 2
     if issubclass(kind, Logits):
         return kind(torch.zeros(*sites, size))

@@ -1,7 +1,7 @@
-r"""Implicit score matching: the loss of a diffusion without the score of its conditional law.
+r"""Implicit score matching: the loss without the score of the conditional law.
 
-With :math:`G = B B^\top` and :math:`\hat s` what the head makes of the score, one integration by
-parts turns the cross term of the loss into a divergence,
+For diffusions, with :math:`G = B B^\top` and :math:`\hat s` what the head makes of the score, one
+integration by parts turns the cross term of the loss into a divergence,
 
 .. math::
     \mathbb{E}\, \tfrac12 \|B^\top (s - \hat s)\|^2
@@ -12,7 +12,7 @@ parts turns the cross term of the loss into a divergence,
 
 over :math:`x_t` given :math:`x_0`, with :math:`s = \nabla \log p_t(x_t \mid x_0)`. The last term
 does not depend on the head, and the others need no law: only states at time t, which a
-simulation gives.
+simulation gives. For jumps the same is done by summation by parts: see `score_entropy`.
 
 References:
     | Estimation of non-normalized statistical models by score matching (Hyvärinen, 2005)
@@ -28,16 +28,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .heads import Head, require_head
+from .heads import Head
 from .loss import full_precision
 from .numerics.autodiff import divergence, hutchinson
-from .process import Leaf, Process, first_tensor, map_state, require_process, require_shape
+from .objective import noisy_state, prepared, summed
+from .process import Leaf, Process
+from .score_entropy import score_entropy
 from .shapes import sum_event
-from .simulate import advance
-from .solve import Unsolved
-from .terms import Diffusion, Drift
+from .solve import Score
+from .terms import Diffusion, Jump
 from .validation import require
-from .weights import NLL, Weight
+from .weights import Weight
 
 State = Any
 
@@ -54,25 +55,33 @@ def implicit_score_matching(
     probes: int = 0,
     steps: int = 64,
 ) -> Tensor:
-    r"""The loss of a diffusion, less what no head can change, at one :math:`x_t` per element.
+    r"""The loss, less what no head can change, at one :math:`x_t` per element.
 
-    .. math:: \tfrac12 \|B^\top \hat s\|^2 + \nabla \cdot (B B^\top \hat s)
+    .. math::
+        \tfrac12 \|B^\top \hat s\|^2 + \nabla \cdot (B B^\top \hat s), \qquad
+        \sum_y \big[ R(y, x)\, \hat s(x)_y - R(x, y) \log \hat s(y)_x \big]
 
-    In the mean over :math:`x_t` it is `loss` less :math:`\mathbb{E}\, \tfrac12 \|B^\top \nabla
-    \log p_t(x_t \mid x_0)\|^2`, for which no closed form is needed: `Field` and `StateNoise` have
-    none. A process that is itself learned needs that term too: use `loss` there.
+    for drifts and diffusions, and for jumps.
+
+    In the mean over :math:`x_t` it is `loss` less a term of the data's score alone,
+    :math:`\mathbb{E}\, \tfrac12 \|B^\top \nabla \log p_t(x_t \mid x_0)\|^2` or
+    :math:`\mathbb{E} \sum_y R(y, x)\, s (\log s - 1)`, for which no closed form is needed:
+    `Field`, `StateNoise` and jumps with coupled rates have none. A process that is itself learned
+    needs that term too: use `loss` there.
 
     Arguments:
-        process: A process of drifts and diffusions.
-        head: A network with a meaning: `heads.Score` for any process, others where it is solved.
+        process: Any process.
+        head: A network with a meaning: `heads.Score` for any diffusion, `heads.Conditional` and
+            `heads.Ratio` for any categories, others where the process is solved.
         x_0: Data, shape (B, *event) or a dict.
         t: Times, a number or of shape () or (B,); `times` draws them.
         weight: A `weights` object; the likelihood's by default.
         context: Handed to the network.
         x_t: The noisy state; drawn from the marginal if not given, or simulated where none is
             known.
-        probes: Number of Hutchinson probes for the divergence, unbiased; 0: the exact trace, one
-            backward pass per entry of the event.
+        probes: Number of Hutchinson probes for the divergence, or of draws of a jump, unbiased;
+            0: the exact trace or sum, one backward pass per entry of the event or one network
+            call per jump.
         steps: Euler–Maruyama steps from 0 to t, where :math:`x_t` is simulated.
 
     Returns:
@@ -80,7 +89,7 @@ def implicit_score_matching(
 
     Raises:
         ValueError: If data lie outside the support, or a shape does not fit.
-        Unsolved: If a part jumps, or the head does not determine the score.
+        Unsolved: If the head does not determine the score.
 
     Example:
         >>> import discdiff as dd
@@ -90,54 +99,31 @@ def implicit_score_matching(
         >>> implicit_score_matching(process, head, x, 0.5, x_t=x)  # (4 + 16) / 2 − 2 − 2
         tensor([6.])
     """
-    require_head(head)
-    weight = weight or NLL()
-    require(isinstance(weight, Weight), f"weight must be of dd.weights; it is {weight!r}")
     require(probes >= 0, f"probes must be ≥ 0; it is {probes}")
-    require_process(process)
-    x_0 = process.check_data(x_0, "x_0")
-    t = process.check_time(t, x_0, "t")
-    x = _noisy(process, x_0, t, x_t, steps)
-    total = torch.zeros_like(t).to(first_tensor(x).dtype)
-    for leaf in process.leaves(t):
-        _require_diffusion(leaf)
+    x_0, t, weight = prepared(process, head, x_0, t, weight)
+    x, _ = noisy_state(process, x_0, t, x_t, steps)
+
+    def rate(leaf: Leaf) -> Tensor:
         score = _score_of(head, leaf, x, t, context)
-        total = total + _rate(leaf, score, x, probes) * (leaf.speed * weight(leaf)).to(total)
-    return total
+        if any(isinstance(term, Jump) for term in leaf.core.terms):
+            return score_entropy(leaf, score, x, probes)
+        return _rate(leaf, lambda y: score(y).gradient, x, probes)
 
-
-def _noisy(process: Process, x_0: State, t: Tensor, x_t: State | None, steps: int) -> State:
-    """The noisy state: given, drawn, or simulated where the marginal is not known."""
-    if x_t is not None:
-        x_t = process.check_state(x_t, "x_t")
-        require_shape(x_t, process.state_shape(map_state(lambda v: v.shape, x_0)), "x_t")
-        return x_t
-    try:
-        return process._perturb(x_0, t)[0]
-    except Unsolved:
-        return advance(process, x_0, torch.zeros_like(t), t, steps)
-
-
-def _require_diffusion(leaf: Leaf) -> None:
-    """Raises unless a leaf moves and spreads, and does not jump."""
-    jumps = [term for term in leaf.core.terms if not isinstance(term, Drift | Diffusion)]
-    if jumps:
-        raise Unsolved(
-            f"implicit score matching is for drifts and diffusions; {type(jumps[0]).__name__} "
-            "jumps. Way out: loss, or ratio matching"
-        )
+    return summed(process, x, t, weight, rate)
 
 
 def _score_of(
     head: Head, leaf: Leaf, x: State, t: Tensor, context: Any
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[[Tensor], Score]:
     """The score of a leaf as a function of its own state, the rest of the state as it is."""
     exactly = full_precision(x)
 
-    def score(y: Tensor) -> Tensor:
+    def score(y: Tensor) -> Score:
         estimate = head(leaf.put(x, y), t, context)
         with exactly:
-            return leaf.score(leaf.read(estimate), y).gradient
+            said = leaf.read(estimate)
+            leaf.core.check_estimate(said, y)
+            return leaf.score(said, y)
 
     return score
 

@@ -23,6 +23,7 @@ from . import laws
 from .heads import Head, require_head
 from .loss import full_precision, integrand, with_draw
 from .process import (
+    Chain,
     Leaf,
     Mixture,
     Process,
@@ -304,13 +305,14 @@ def vlb(
     process: Process,
     head: Head,
     x_0: State,
-    times: Tensor,
+    times: Tensor | None = None,
     stepper: Stepper | None = None,
     *,
+    draws: int | None = None,
     prior: Distribution | None = None,
     context: Any = None,
 ) -> Terms:
-    r"""The finite-step bound of a run through given times, with a stepper's kernel laws.
+    r"""The finite-step bound of a chain, or of a run through given times, by a stepper's laws.
 
     .. math::
         \mathrm{KL}(q(x_{t_n} | x_0) \| \text{prior})
@@ -318,12 +320,14 @@ def vlb(
         - \mathbb{E} \log p(x_0 \mid x_{t_1})
 
     Arguments:
-        process: The process.
-        head: A network with a meaning.
+        process: A `Chain`, as ``process.at(times)``; or the process, with ``times``.
+        head: A network with a meaning; it is given the times of the process.
         x_0: Data.
-        times: Increasing times without 0, ending at 1.
+        times: Increasing times without 0, ending at 1; those of the chain if it is one.
         stepper: A stepper whose step is a law (`Ancestral` by default).
-        prior: The law at time 1; the process's own by default.
+        draws: Number of steps drawn at random, by batch element, for an unbiased estimate of the
+            sum; all n − 1 of them, one network call each, if not given.
+        prior: The law at the last time; the chain's own by default.
         context: Handed to the network.
 
     Returns:
@@ -331,23 +335,60 @@ def vlb(
         each :math:`x_{t_k}` is used; the KL of a step is that of its draw where no closed form
         is known. The last step is the stepper's where states are discrete; where a part is
         continuous, on which it would leave no noise, it is the normalised decoder of `elbo`.
+
+    Raises:
+        ValueError: If the times do not increase to 1, are missing or are given twice.
+
+    Example:
+        >>> from discdiff import Replace, clock, heads, one_hot
+        >>> chain = Replace(one_hot(2, 3)).on(clock.LogLinear()).at([0.25, 0.5, 1.0])
+        >>> head = heads.Posterior(lambda x, t: torch.zeros(*x.shape, 3), absent=2)
+        >>> _, x_0 = torch.manual_seed(0), torch.tensor([[0, 1]]).expand(1000, 2)
+        >>> vlb(chain, head, x_0).nats.mean().round(decimals=1)  # 2 log 2, whatever the steps
+        tensor(1.4000)
     """
     require_head(head)
+    require(draws is None or draws >= 1, f"draws must be ≥ 1; it is {draws}")
     x_0 = process.check_data(x_0, "x_0")
+    chain = process if isinstance(process, Chain) else None
+    if chain is not None:
+        require(times is None, "the times are those of the chain: do not give others")
+        process, times = chain.process, chain.times
+    require(times is not None, "give times, or the chain process.at(times)")
+    assert times is not None
+    grid = _increasing(times, first_tensor(x_0), chain is None)
     run = Steps(process, head, x_0, stepper or Ancestral(), context)
-    grid = _increasing(times, first_tensor(x_0))
-    steps = [run.step(s, t) for s, t in zip(grid[:-1], grid[1:], strict=True)]
-    start = prior_kl(process, x_0, prior)
-    total = torch.stack(steps).sum(0) if steps else torch.zeros_like(start)
-    return Terms(start, total, -run.decoded(grid[0]))
+    if chain is None or float(chain.times[-1]) == 1 and process.timed:
+        start = prior_kl(process, x_0, prior)
+    else:
+        prior = prior or chain.prior(map_state(lambda v: v.shape, x_0))
+        start = laws.kl(run.noisy(grid[-1]), prior).to(_dtype(first_tensor(x_0)))
+    steps = torch.zeros_like(start)
+    for s, t, count in _chosen(grid, draws):
+        steps = steps + count * run.step(s, t)
+    return Terms(start, steps, -run.decoded(grid[0]))
 
 
-def _increasing(times: Tensor, x: Tensor) -> list[Tensor]:
+def _chosen(grid: list[Tensor], draws: int | None) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Pairs of neighbouring times, and for how many each stands: all, or some drawn at random."""
+    count = len(grid) - 1
+    if draws is None or count == 0:
+        yield from ((s, t, 1.0) for s, t in zip(grid[:-1], grid[1:], strict=True))
+        return
+    table = torch.stack(grid)
+    columns = torch.arange(table.shape[1], device=table.device)
+    for _ in range(draws):
+        k = torch.randint(count, columns.shape, device=table.device)
+        yield table[k, columns], table[k + 1, columns], count / draws
+
+
+def _increasing(times: Tensor, x: Tensor, whole: bool) -> list[Tensor]:
     """The times of a run, each of shape (B,)."""
     times = torch.as_tensor(times, dtype=torch.float64)
     rising = times.dim() == 1 and bool((times > 0).all()) and bool((times.diff() > 0).all())
+    ends = times.numel() > 0 and (not whole or float(times[-1]) == 1)
     require(
-        rising and times.numel() > 0 and float(times[-1]) == 1,
+        rising and ends,
         f"times must increase, not contain 0 and end at 1; they are {shown(times, 8)}",
     )
     return [t.expand(x.shape[0]).to(x.device) for t in times]

@@ -238,6 +238,10 @@ class Process(Declared, ABC):
         """The process with known entries clamped: (values, mask), mask true where known."""
         return Given(self, known)
 
+    def at(self, times: Tensor | list[float]) -> Chain:
+        """The chain of the process at increasing times: index 0 is the data: see `Chain`."""
+        return Chain(self, times)
+
     def require_own_coordinates(self, verb: str) -> None:
         """Raises where the sums of terms live in other coordinates than the state."""
         if any(isinstance(part, Pushed | Scaled) for part in self.modules()):
@@ -401,15 +405,24 @@ class Generator(Process):
                 require_countable(x, name)
         return x
 
+    @property
+    def law_axes(self) -> int:
+        """How many last axes of a state one law of an estimate speaks of.
+
+        None where categories have a law per site, even if their rates are coupled.
+        """
+        per_site = self.terms[0].categorical and not getattr(self.terms[0], "sites", ())
+        return 0 if per_site else max(getattr(term, "event_axes", 0) for term in self.terms)
+
     def check_estimate(self, estimate: Estimate, x: Tensor) -> None:
         """Raises ``ValueError`` unless what is said per state has the shape that x asks for."""
         if not isinstance(estimate, Logits | Ratio):
             return
         values = estimate.logits if isinstance(estimate, Logits) else estimate.log_ratio
-        terms = self.terms
-        axes = max(getattr(term, "event_axes", 0) for term in terms)
-        size = terms[0].size if terms[0].categorical else values.shape[-1]
-        asked = (*x.shape[: x.dim() - axes], size)
+        size = values.shape[-1]
+        if self.terms[0].categorical:
+            size = getattr(self.terms[0], "size", size)
+        asked = (*x.shape[: x.dim() - self.law_axes], size)
         if values.shape != asked:
             raise ValueError(
                 f"{type(estimate).__name__} must have shape {asked} for a state of shape "
@@ -1377,6 +1390,119 @@ def _spaces(process: Process) -> list[tuple[str, Any]]:
     """The state spaces of the parts of a process."""
     leaves = process.leaves(process.instant(0.5))
     return [(str(leaf.core.support), leaf.core.dtype) for leaf in leaves]
+
+
+class Chain(Process):
+    r"""The chain of a process at increasing times: discrete time, on the integers.
+
+    Index 0 is the data, index k is the time ``times[k - 1]``. Its laws are those of the process
+    at these times; it has steps, no rates, so its bound is `vlb`.
+
+    Arguments:
+        process: The process, on a clock or not.
+        times: Increasing times without 0, at most 1 on a clock.
+
+    Raises:
+        ValueError: If the times do not increase, or lie outside the time of the process.
+
+    References:
+        | Structured Denoising Diffusion Models in Discrete State-Spaces (Austin et al., 2021)
+
+    Example:
+        >>> from discdiff import Replace, clock, one_hot
+        >>> chain = Replace(one_hot(2, 3)).on(clock.LogLinear()).at([0.25, 0.5, 1.0])
+        >>> chain.transition(torch.tensor([0]), 1, 2).probs  # survival (1 − 1/2) / (1 − 1/4)
+        tensor([[0.6667, 0.0000, 0.3333]])
+    """
+
+    times: Tensor
+
+    def __init__(self, process: Process, times: Tensor | list[float]) -> None:
+        super().__init__()
+        times = torch.as_tensor(times, dtype=torch.float64)
+        last = 1.0 if process.timed else torch.inf
+        rising = times.dim() == 1 and len(times) > 0 and bool((times.diff() > 0).all())
+        require(
+            rising and bool((times > 0).all()) and bool((times <= last).all()),
+            f"times must increase, above 0 and at most {last:g}; they are {shown(times, 8)}",
+        )
+        self.process = process
+        self.register_buffer("times", times)
+
+    def grid(self) -> Tensor:
+        """The times from the last to 0, as a run goes through them."""
+        return torch.cat([self.times.flip(0), torch.zeros_like(self.times[:1])])
+
+    def time(self, index: Tensor) -> Tensor:
+        """The time of the process at an index."""
+        return self.grid()[len(self.times) - index.long()]
+
+    def check_time(self, t: float | Tensor, x: State, name: str) -> Tensor:
+        t = as_time(t, first_tensor(x), name)
+        if values_are_checked(t):
+            bad = (t != t.round()) | (t > len(self.times))
+            rule = f"{name} must be an index of the chain, 0 … {len(self.times)}"
+            require(not bool(bad.any()), f"{rule}; it contains {shown(t[bad])}")
+        return t
+
+    def leaves(self, t: Tensor) -> Iterator[Leaf]:
+        raise Unsolved(
+            "a chain has steps, no rates: its bound is vlb(chain, head, x_0). For rates, scores "
+            "and estimates ask the process that it is taken from"
+        )
+
+    def check_state(self, x: State, name: str) -> State:
+        return self.process.check_state(x, name)
+
+    def check_data(self, x_0: State, name: str) -> State:
+        return self.process.check_data(x_0, name)
+
+    def to_data(self, x: State) -> State:
+        return self.process.to_data(x)
+
+    def state_shape(self, shape: Shape) -> Shape:
+        return self.process.state_shape(shape)
+
+    def origin(self, shape: Shape) -> State:
+        return self.process.origin(shape)
+
+    def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
+        return self.process._transition(x, self.time(s), self.time(t))
+
+    def _marginal(self, x_0: State, t: Tensor) -> Distribution:
+        return self.process._marginal(x_0, self.time(t))
+
+    def _bridge(
+        self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
+    ) -> Distribution:
+        return self.process._bridge(estimate, x, self.time(s), self.time(t), eta)
+
+    def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
+        return self.process._perturb(x_0, self.time(t))
+
+    def _limit(self, shape: Shape) -> Distribution:
+        return self.process._limit(shape)
+
+    def prior(self, shape: Shape) -> Distribution:
+        """The limit of the process if there is one, else its law at the last time from 0."""
+        return _law_at_end(self.process, shape, self.times[-1])
+
+    def __repr__(self) -> str:
+        return f"({self.process!r}).at({shown(self.times, 4)})"
+
+
+def _law_at_end(process: Process, shape: Shape, end: Tensor) -> Distribution:
+    """Where sampling starts at a time that need not be 1."""
+    if process.timed and float(end) == 1:
+        return process.prior(shape)
+    if isinstance(process, Product):
+        parts = process.parts.items()
+        return laws.Joint({name: _law_at_end(part, shape[name], end) for name, part in parts})
+    try:
+        return process._limit(shape)
+    except Unsolved:
+        origin = process.origin(shape)
+        return process._marginal(origin, end.expand(batch_size(origin)))
 
 
 def _drawn(process: Process, x_0: State, t: Tensor) -> tuple[State, Estimate]:

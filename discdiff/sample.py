@@ -15,6 +15,7 @@ from .heads import Head, require_head
 from .likelihood import leaf_heads
 from .params import as_numbers
 from .process import (
+    Chain,
     Process,
     as_pair,
     first_tensor,
@@ -49,7 +50,7 @@ def sample(
     r"""Draws data by running the reversal.
 
     Arguments:
-        process: The process, on a clock.
+        process: The process, on a clock, or the chain of one: its times are the grid.
         head: A network with a meaning.
         shape: The data's shape (B, *event); a dict of shapes for a product.
         steps: Number of equal steps of t from 1 to 0; 100 if no grid is given.
@@ -74,6 +75,10 @@ def sample(
     """
     require_process(process)
     require_head(head)
+    if isinstance(process, Chain):
+        require(steps is None and grid is None, "the steps of a chain are its own: give no others")
+        grid, prior = process.grid(), prior or process.prior(shape)
+        process = process.process
     require(process.timed, "sample needs a process on a clock: declare .on(clock)")
     shape = process.data_shape(shape)
     t = grid_times(process, steps, grid)

@@ -296,22 +296,22 @@ class Linear(LinearDrift):
                 f"A must be square on its last two axes; its shape is {tuple(self.A.shape)}",
             )
 
-    def at(self, name: str, t: Tensor) -> Tensor:
+    def number(self, name: str, t: Tensor) -> Tensor:
         """A or b at own times (B,): the declared number, or the function's value."""
         return self.functions[name](t) if name in self.functions else getattr(self, name)
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        b = self.at("b", t).to(x.dtype)
-        return apply_linear(self.at("A", t), x, "A" in self.functions) + b
+        b = self.number("b", t).to(x.dtype)
+        return apply_linear(self.number("A", t), x, "A" in self.functions) + b
 
     def system(self, t: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        A = as_matrices(self.at("A", t), "A" in self.functions, size)
-        b = self.at("b", t)
+        A = as_matrices(self.number("A", t), "A" in self.functions, size)
+        b = self.number("b", t)
         b = b if "b" in self.functions and b.dim() else b.unsqueeze(0)
         return A, (b if b.dim() > 1 else b.unsqueeze(-1)).expand(*b.shape[:1], size)
 
     def _values(self, name: str, t: Tensor) -> Tensor:
-        return _timely(self.at(name, t), name in self.functions)
+        return _timely(self.number(name, t), name in self.functions)
 
     def retimed(self, clock: Clock) -> Linear:
         A = Retimed(clock, self, partial(self._values, "A"))
@@ -319,7 +319,7 @@ class Linear(LinearDrift):
         return Linear(A, 0.0 if zero else Retimed(clock, self, partial(self._values, "b")))
 
     def is_matrix(self) -> bool:
-        return _dims(self.at("A", _START), "A" in self.functions) >= 2
+        return _dims(self.number("A", _START), "A" in self.functions) >= 2
 
     def varies(self) -> bool:
         return bool(self.functions)
@@ -327,7 +327,7 @@ class Linear(LinearDrift):
     def widths(self) -> dict[str, int]:
         numbers = {k: getattr(self, k) for k in ("A", "b") if k not in self.functions}
         if "A" in self.functions and self.is_matrix():
-            numbers["A"] = self.at("A", _START)
+            numbers["A"] = self.number("A", _START)
         return {k: v.shape[-1] for k, v in numbers.items() if v.dim()}
 
     def extra_repr(self) -> str:
@@ -363,40 +363,40 @@ class Noise(WhiteNoise):
 
     @property
     def sources(self) -> int | None:  # type: ignore[override]
-        return self.at(_START).shape[-1] if self.is_matrix() else None
+        return self.number(_START).shape[-1] if self.is_matrix() else None
 
     @property
     def idle(self) -> bool:
         return super().idle or (self.function is None and zero(self.B))
 
-    def at(self, t: Tensor) -> Tensor:
+    def number(self, t: Tensor) -> Tensor:
         """B at own times (B,): the declared number, or the function's value."""
         return self.B if self.function is None else self.function(t)
 
     def mix(self, noise: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return apply_linear(self.at(t), noise, self.function is not None)
+        return apply_linear(self.number(t), noise, self.function is not None)
 
     def unmix(self, vector: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        B = self.at(t)
+        B = self.number(t)
         return apply_linear(B.mT if self.is_matrix() else B, vector, self.function is not None)
 
     def matrix(self, t: Tensor, size: int) -> Tensor:
-        return as_matrices(self.at(t), self.function is not None, size)
+        return as_matrices(self.number(t), self.function is not None, size)
 
     def _values(self, t: Tensor) -> Tensor:
-        return _timely(self.at(t), self.function is not None)
+        return _timely(self.number(t), self.function is not None)
 
     def retimed(self, clock: Clock) -> Noise:
         return Noise(Retimed(clock, self, self._values, power=0.5))
 
     def is_matrix(self) -> bool:
-        return _dims(self.at(_START), self.function is not None) >= 2
+        return _dims(self.number(_START), self.function is not None) >= 2
 
     def varies(self) -> bool:
         return self.function is not None
 
     def widths(self) -> dict[str, int]:
-        B = self.at(_START)
+        B = self.number(_START)
         if self.is_matrix():
             return {"B": B.shape[-2]}
         return {"B": B.shape[-1]} if self.function is None and B.dim() else {}

@@ -34,6 +34,17 @@ class NLL(Weight):
 
 
 @dataclass(frozen=True)
+class Flat(Weight):
+    """One over the rate of the clock: what `loss` and its kin say per unit of *own* time.
+
+    With it an objective of published code that counts all times alike is the mean over uniform t.
+    """
+
+    def __call__(self, leaf: Leaf) -> Tensor:
+        return 1 / leaf.speed
+
+
+@dataclass(frozen=True)
 class Simple(Weight):
     r"""The integrand without its factor that depends on time alone.
 

@@ -29,6 +29,11 @@ MARKET = {
         lambda: dd.heads.Posterior(logits, absent=MASK),
         lambda: torch.randint(0, MASK, (6, 3)),
     ),
+    "uniform": (
+        lambda: dd.Replace(torch.full((K,), 1 / K)).on(dd.clock.LogLinear()),
+        lambda: dd.heads.LeaveOneOut(logits),
+        lambda: torch.randint(0, K, (6, 3)),
+    ),
     "blackout": (
         lambda: dd.Death().on(dd.clock.Logistic(15.0)),
         lambda: dd.heads.Missing(lambda x, t: x - t.float()[:, None]),

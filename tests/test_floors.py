@@ -25,6 +25,7 @@ FLOORS = (
     {"engines", "loss", "reverse", "times", "weights", "grids", "zoo"},  # solutions; what is known
     {
         "check",
+        "cross_entropy",
         "diagnosis",
         "expectation",
         "exponential",
@@ -32,8 +33,11 @@ FLOORS = (
         "flow",
         "implicit",
         "likelihood",
+        "matching",
         "metrics",
+        "objective",
         "sample",
+        "score_entropy",
         "simulate",
         "sites",
         "splitting",

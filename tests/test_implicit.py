@@ -172,12 +172,6 @@ def test_times_are_drawn_for_processes_without_an_engine():
     assert float((w * t).mean()) == pytest.approx(0.5, abs=0.01)  # ∫ t dt
 
 
-def test_jumps_are_refused():
-    with pytest.raises(dd.Unsolved, match="ratio matching"):
-        head = dd.heads.Missing(lambda x, t: x)
-        dd.implicit_score_matching(dd.Death(), head, torch.ones(2, 1), 0.5)
-
-
 # -- noise that depends on the state --------------------------------------------------------------
 
 C = 0.6  # dx = −x dt + √(C (1 + x²)) dW has the stationary density (1 + x²)^{−1 − 1/C}

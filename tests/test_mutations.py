@@ -274,6 +274,7 @@ CLOSED = {
     "MatrixGaussian",
     "MatrixGaussian, lifted",
     "Gaussian",
+    "Replacement",
     "Replacement, mask",
     "PureDeath",
 }  # engines with a closed integrand

@@ -94,14 +94,15 @@ def agrees(values, truth):
 
 def test_every_name_of_the_surface_is_there():
     verbs = (
-        "simulate explain times loss path_kl elbo vlb reverse sample log_prob check learn one_hot "
+        "simulate explain times loss path_kl elbo vlb ratio_matching cross_entropy "
+        "implicit_score_matching reverse sample log_prob check learn one_hot "
         "validate set_validation"
     )
     terms = (
         "Linear Field Noise RateMatrix Replace Death Immigration Birth Ehrenfest Reaction Jump "
         "Drift Diffusion"
     )
-    combinators = "Sum Timed Product Mixture Pushed Scaled Given Exact Unsolved"
+    combinators = "Sum Timed Chain Product Mixture Pushed Scaled Given Exact Unsolved"
     for name in f"{verbs} {terms} {combinators}".split():
         assert hasattr(dd, name), name
     inside = {
@@ -109,9 +110,10 @@ def test_every_name_of_the_surface_is_there():
         "Ratio Product",
         dd.clock: "Constant Linear Cosine LogLinear Logistic Geometric Function Learned Tabulated",
         dd.steppers: "Ancestral Euler Heun Churn TauLeaping",
-        dd.weights: "NLL Simple Blackout MinSNR",
+        dd.weights: "NLL Flat Simple Blackout MinSNR",
+        dd.matching: "Log OneAgainstRest Squared",
         dd.grids: "UniformTime UniformIntegral UniformLogit Karras",
-        dd.nn: "MLP Standardise Diffusers",
+        dd.nn: "MLP Standardise Diffusers Transformer HollowTransformer Masked Energy",
     }
     for module, names in inside.items():
         for name in names.split():

@@ -15,6 +15,7 @@ from . import (
     particles,
     replacement,
     ring,
+    simulated,
     tree,
     truncated,
 )
@@ -35,5 +36,6 @@ __all__ = [
     "matrix",
     "particles",
     "replacement",
+    "simulated",
     "truncated",
 ]

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from ..solve import Engine, solves
 from ..structures import Kronecker
 from .finite import Finite
-from .kernels import Chain, Kernel, Structured, kernel_of
+from .kernels import FiniteChain, Kernel, Structured, kernel_of
 from .replacement import Replacement
 
 
@@ -80,7 +80,7 @@ class Factored(Structured):
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:
         inner = [chain.engine for chain in terms[0].chains] if len(terms) == 1 else [None]
-        known = all(isinstance(engine, Chain | Replacement) for engine in inner)
+        known = all(isinstance(engine, FiniteChain | Replacement) for engine in inner)
         return cls(terms) if known else Finite(terms)
 
     def __init__(self, terms: tuple[Any, ...]) -> None:

@@ -22,7 +22,7 @@ from ..solve import Engine, Unsolved, solves
 from ..structures import Sparse
 from ..terms import FiniteJump
 from ..validation import require, shown, values_are_checked
-from .kernels import Chain, Kernel
+from .kernels import FiniteChain, Kernel
 
 TOLERANCE = 1e-10  # of the panels for rates that vary in time
 SPARSE = 2048  # states of a graph up to which its dense table is made
@@ -30,7 +30,7 @@ MARGIN = 4  # more squarings for rates that change where they cannot be looked a
 
 
 @solves(FiniteJump)
-class Finite(Chain):
+class Finite(FiniteChain):
     """Any chain on finitely many states (a thousand at most, in practice)."""
 
     technique = "uniformization with squaring"

@@ -128,10 +128,14 @@ class Gaussian(AffineEngine):
             return self._fixed
         a = b = g2 = torch.zeros(1, dtype=torch.float64, device=t.device)
         for drift in self.drifts:
-            a = _plus(a, drift.scale * self._number(drift.at("A", t), "A" in drift.functions, t))
-            b = _plus(b, drift.scale * self._vector(drift.at("b", t), "b" in drift.functions, t))
+            a = _plus(
+                a, drift.scale * self._number(drift.number("A", t), "A" in drift.functions, t)
+            )
+            b = _plus(
+                b, drift.scale * self._vector(drift.number("b", t), "b" in drift.functions, t)
+            )
         for noise in self.noises:
-            B = self._number(noise.at(t), noise.function is not None, t)
+            B = self._number(noise.number(t), noise.function is not None, t)
             g2 = _plus(g2, noise.scale * B**2)
         return a, b, g2
 

@@ -7,9 +7,9 @@ With :math:`P_{s,t}` the transition matrices, at :math:`x_t = x` and a posterior
     p(x_s = b \mid x) = \sum_a \mu(a) \frac{P_{0,s}(a, b)\, P_{s,t}(b, x)}{P_{0,t}(a, x)}, \qquad
     \frac{p_t(y)}{p_t(x)} = \sum_a \mu(a) \frac{P_{0,t}(a, y)}{P_{0,t}(a, x)}.
 
-Rows, columns, products and single entries of P are all that any verb reads. A `Kernel` knows them,
-from a dense table or from structure, and `Chain` is the engine made of them. Ratios of transition
-probabilities are what everything reads, so a kernel has small *relative* error.
+Rows, columns, products and single entries of P are all that any verb reads. A `Kernel` knows
+them, from a dense table or from structure, and `FiniteChain` is the engine made of them. Ratios of
+transition probabilities are what everything reads, so a kernel has small *relative* error.
 """
 
 from __future__ import annotations
@@ -29,9 +29,18 @@ from ..laws import _Law, draw_categories
 from ..numerics.special import safe_log
 from ..params import changes
 from ..shapes import one_time, span
-from ..solve import Engine, Score, Unsolved
+from ..solve import Engine, Score
 from ..validation import require
-from .replacement import Replacement, atom_log_table, log_ratio_table, xlogx_ratio
+from .replacement import (
+    Replacement,
+    atom_log_table,
+    conditional_log_probs,
+    log_ratio_table,
+    no_posterior,
+    positive_log,
+    require_before_infinity,
+    xlogx_ratio,
+)
 
 
 class Kernel(ABC):
@@ -205,7 +214,7 @@ class RankOne(Kernel):
         return torch.where(stays, x, inverse_cdf(self.law, x))
 
 
-class Chain(Engine, ABC):
+class FiniteChain(Engine, ABC):
     """An engine that knows the kernels of its chain."""
 
     size: int
@@ -251,22 +260,34 @@ class Chain(Engine, ABC):
             return atom_log_table(atoms, self.size).exp()
         if isinstance(estimate, Posterior):
             return estimate.log_probs.exp()
-        if isinstance(estimate, LeaveOneOut):
-            joint = estimate.log_probs + safe_log(self._to(t).columns(x))
-            return joint.softmax(-1)
-        raise Unsolved(
-            f"{type(estimate).__name__} does not determine the posterior of x_0; Posterior, "
-            "LeaveOneOut and Exact do"
-        )
+        if isinstance(estimate, LeaveOneOut | Conditional | Ratio):
+            left_out = safe_log(self._weights(estimate, x, t))
+            return (left_out + safe_log(self._to(t).columns(x))).softmax(-1)
+        raise no_posterior(estimate)
 
     def _weights(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\mu(a) / P_{0,t}(a, x)` up to a factor; 0 for states that cannot lead to x."""
         if isinstance(estimate, LeaveOneOut):
             return estimate.log_probs.exp()
+        if isinstance(estimate, Conditional | Ratio):
+            return self._unmixed(estimate, x, t)
         column = self._to(t).columns(x)
         possible = column > 0
         mu = self._posterior(estimate, x, t)
         return torch.where(possible, mu / torch.where(possible, column, 1.0), 0.0)
+
+    def _unmixed(self, estimate: Conditional | Ratio, x: Tensor, t: Tensor) -> Tensor:
+        r"""The leave-one-out law of which :math:`c = p P_{0,t}` is the conditional.
+
+        The later the time, the more digits the inverse of P takes.
+        """
+        require_before_infinity(estimate, t)
+        given = conditional_log_probs(estimate, x).exp()
+        states = torch.arange(self.size, device=x.device).expand(x.shape[0], -1)
+        P = self._to(t).rows(states)
+        flat = given.reshape(x.shape[0], -1, self.size).to(P.dtype)
+        signed = torch.linalg.solve_ex(P, flat, left=False).result.reshape(given.shape)
+        return positive_log(signed).exp()
 
     def ratio_table(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\log p_t(y) / p_t(x)` for all y; x is a joint index."""
@@ -299,6 +320,8 @@ class Chain(Engine, ABC):
             return Posterior(safe_log(self._posterior(estimate, x, t)))
         if not issubclass(kind, Logits):
             raise self.unsolved(f"conversion to {kind.__name__}")
+        if kind is Conditional and isinstance(estimate, Conditional | Ratio):
+            return Conditional(conditional_log_probs(estimate, x))
         left_out = safe_log(self._weights(estimate, x, t)).log_softmax(-1)
         if kind is LeaveOneOut:
             return LeaveOneOut(left_out)
@@ -314,7 +337,7 @@ class Chain(Engine, ABC):
         return head.kind not in (Ratio, Conditional)
 
 
-class Structured(Chain):
+class Structured(FiniteChain):
     """A chain whose table is kept while no declared number changes."""
 
     def __init__(self, terms: tuple[Any, ...]) -> None:

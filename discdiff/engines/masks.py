@@ -21,7 +21,16 @@ from ..shapes import span
 from ..solve import Engine, Unsolved, solves
 from ..structures import Killing, Masking
 from .finite import Finite
-from .kernels import Chain, Kernel, Structured, along_sites, cast, hazard, kernel_of, uniform_like
+from .kernels import (
+    FiniteChain,
+    Kernel,
+    Structured,
+    along_sites,
+    cast,
+    hazard,
+    kernel_of,
+    uniform_like,
+)
 from .replacement import Replacement
 
 
@@ -109,7 +118,7 @@ class Killed(ToMask):
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:
         inner = terms[0].chain.engine if len(terms) == 1 else None
-        return cls(terms) if isinstance(inner, Chain | Replacement) else Finite(terms)
+        return cls(terms) if isinstance(inner, FiniteChain | Replacement) else Finite(terms)
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)

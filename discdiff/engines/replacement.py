@@ -41,7 +41,11 @@ from ..numerics.special import log1mexp, log_add, safe_log, times_log
 from ..shapes import along, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import Replace
+from ..validation import values_are_checked
 from .belief import Belief, Certain, Spread
+from .replacement_loss import AllSay, OthersSay, RatiosSay
+
+SCRAMBLED = {Posterior: AllSay, LeaveOneOut: OthersSay, Conditional: RatiosSay, Ratio: RatiosSay}
 
 
 class Replaced(_Law):
@@ -272,10 +276,27 @@ class Replacement(Engine):
             return Spread(estimate.logits, estimate.absent)
         if isinstance(estimate, LeaveOneOut):
             return Spread(self._seen(estimate.masked_logits, x, t, 1))
-        raise Unsolved(
-            f"{type(estimate).__name__} does not determine the posterior of x_0; Posterior, "
-            "LeaveOneOut and Exact do"
-        )
+        if isinstance(estimate, Conditional | Ratio):
+            return Spread(self._seen(self._left_out(estimate, x, t), x, t, 1))
+        raise no_posterior(estimate)
+
+    def _left_out(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r"""The logarithm of the leave-one-out law of :math:`x_0`.
+
+        A conditional c is that law after the transition, :math:`c = \alpha p + (1 - \alpha) \pi`.
+        """
+        if isinstance(estimate, LeaveOneOut):
+            return estimate.log_probs
+        if isinstance(estimate, Conditional | Ratio):
+            require_before_infinity(estimate, t)
+            given = conditional_log_probs(estimate, x)
+            tau = along(self.rate * t, x, torch.float64).unsqueeze(-1)
+            signed = given.double().exp() + torch.expm1(-tau) * self.pi
+            return positive_log(signed).to(given.dtype)
+        if not self.full:
+            raise Unsolved("leave-one-out laws are not determined where π has zeros")
+        table = self.belief(estimate, x, t).log_table(self.size)
+        return self._seen(table, x, t, -1).log_softmax(-1)
 
     def _seen(self, logits: Tensor, x: Tensor, t: Tensor, sign: int) -> Tensor:
         r"""Logits times :math:`P_t(a, x)^{\pm 1}`: from leave-one-out to posterior and back.
@@ -303,6 +324,8 @@ class Replacement(Engine):
         return rates.masked_fill(silent, -torch.inf).to(table.dtype)
 
     def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
+        if isinstance(estimate, LeaveOneOut):
+            estimate = self.convert(estimate, x, t, Conditional)
         if isinstance(estimate, Conditional | Ratio):
             return Score(log_ratio=ratio_from_table(log_ratio_table(estimate, x)))
         return Score(log_ratio=ratio_from_table(self._ratio_table(estimate, x, t)))
@@ -323,19 +346,24 @@ class Replacement(Engine):
             score = self.score(estimate, x, t)
             states = torch.arange(self.size, device=x.device).expand(*x.shape, self.size)
             return Ratio(score.log_ratio(states))
-        table = self.belief(estimate, x, t).log_table(self.size)
         if kind is Posterior:
-            return Posterior(table)
-        if kind not in (LeaveOneOut, Conditional):
-            raise self.unsolved(f"conversion to {kind.__name__}")
-        if not self.full:
-            raise Unsolved("leave-one-out laws are not determined where π has zeros")
-        left_out = self._seen(table, x, t, -1).log_softmax(-1)
+            return Posterior(self.belief(estimate, x, t).log_table(self.size))
         if kind is LeaveOneOut:
-            return LeaveOneOut(left_out)
-        tau = along(self.rate * t, x, torch.float64).unsqueeze(-1)
-        mixed = log_add(left_out.to(tau) - tau, log1mexp(tau) + self.log_pi)
-        return Conditional(mixed.to(table.dtype))
+            return LeaveOneOut(self._left_out(estimate, x, t))
+        if kind is not Conditional:
+            raise self.unsolved(f"conversion to {kind.__name__}")
+        if isinstance(estimate, Conditional | Ratio):
+            return Conditional(conditional_log_probs(estimate, x))
+        return Conditional(self._mixed(self._left_out(estimate, x, t), x, t))
+
+    def _mixed(self, left_out: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\log (\alpha p + (1 - \alpha) \pi)`, from logarithms to logarithms."""
+        tau, dtype = along(self.rate * t, x, torch.float64).unsqueeze(-1), left_out.dtype
+        if not self.full:
+            other = (log1mexp(tau) + self.log_pi).to(dtype)
+            return log_add(left_out - tau.to(dtype), other)
+        other = (-torch.expm1(-tau) * self.pi).to(dtype)
+        return (left_out.exp() * (-tau).exp().to(dtype) + other).log()
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         table = self.belief(estimate, x, t).log_table(self.size)
@@ -347,10 +375,16 @@ class Replacement(Engine):
     def kl_rate(
         self, target: Any, estimate: Any, x: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        masked = self.target is not None and isinstance(estimate, Posterior | LeaveOneOut)
-        if not masked or not isinstance(target, Data):
+        logits = isinstance(estimate, Posterior | LeaveOneOut)
+        if self.target is not None and logits and isinstance(target, Data):
+            return self._masked_loss(target.value, estimate, x), self.coefficient(t)
+        kind = next((v for k, v in SCRAMBLED.items() if isinstance(estimate, k)), None)
+        if kind is None or not self.full or not isinstance(target, Data):
             return None
-        return self._masked_loss(target.value, estimate, x), self.coefficient(t)
+        table = estimate.log_ratio if isinstance(estimate, Ratio) else estimate.masked_logits
+        tau = along(self.rate * t, x, torch.float64)
+        values = kind(table, x, target.value, tau, self.pi, self.uniform).loss()
+        return values, self.rate.expand(t.shape)
 
     def _masked_loss(self, x_0: Tensor, estimate: Any, x: Tensor) -> Tensor:
         r""":math:`-\log \mu(x_0) - \mu(\mathrm{mask})` at masked sites, 0 elsewhere.
@@ -414,6 +448,35 @@ def log_ratio_table(estimate: Estimate, x: Tensor) -> Tensor:
     else:
         raise Unsolved(f"{type(estimate).__name__} holds no ratios")
     return table - table.gather(-1, x.unsqueeze(-1))
+
+
+def conditional_log_probs(estimate: Estimate, x: Tensor) -> Tensor:
+    r""":math:`\log p_t(x^d = y \mid x_t^{\setminus d})` from a conditional or a ratio head."""
+    if isinstance(estimate, Conditional):
+        return estimate.log_probs
+    return log_ratio_table(estimate, x).log_softmax(-1)
+
+
+def positive_log(signed: Tensor) -> Tensor:
+    """The logarithm of the positive part of a signed table, normalised on the last axis.
+
+    What ratios of a law of data lead to is never negative; what those of a network lead to may
+    be, and is cut.
+    """
+    return safe_log(signed.clamp(min=0)).log_softmax(-1)
+
+
+def require_before_infinity(estimate: Estimate, t: Tensor) -> None:
+    """Raises where ratios are asked what x_0 was although nothing of it is left."""
+    if values_are_checked(t) and bool((t == torch.inf).any()):
+        raise Unsolved(f"{type(estimate).__name__} does not say what x_0 is at Λ = ∞")
+
+
+def no_posterior(estimate: Estimate) -> Unsolved:
+    return Unsolved(
+        f"{type(estimate).__name__} does not determine the posterior of x_0; Posterior, "
+        "LeaveOneOut, Exact and, short of Λ = ∞, Conditional and Ratio do"
+    )
 
 
 def ratio_from_table(table: Tensor) -> Any:

@@ -24,10 +24,11 @@ from ..numerics.linalg import Uniformized
 from ..numerics.special import safe_log
 from ..params import changes
 from ..shapes import span
-from ..solve import Unsolved, solves
+from ..solve import Engine, Unsolved, solves
 from ..terms import CountJump, Jump
 from ..validation import require, shown
 from .boxes import POINTS, Boxes, box_points
+from .simulated import Simulated
 
 BOUND = 1e-10  # the most mass that may be lost
 POINTS_OF_LIMITS = 256  # the most states on which a limit is looked for
@@ -38,6 +39,12 @@ class Truncated(Boxes):
     """Jumps of any rates on a box of counts, by uniformization."""
 
     technique = "truncated space, mass lost < 1e-10"
+
+    @classmethod
+    def plan(cls, terms: tuple[Any, ...]) -> Engine:
+        counts = not any(term.categorical for term in terms)
+        known = all(not term.event_axes or hasattr(term, "species") for term in terms)
+        return cls(terms) if counts and known else Simulated(terms)
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)

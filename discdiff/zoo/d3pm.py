@@ -1,4 +1,9 @@
-"""Structured discrete diffusion: uniform and absorbing replacement."""
+"""Structured discrete diffusion: uniform and absorbing replacement.
+
+The papers' chain of T steps is ``process.at(torch.arange(1, T + 1) / T)``, and its bound
+``dd.vlb(chain, head, x_0)``. What their network predicts enters the step as a leave-one-out law:
+``heads.LeaveOneOut``; under masking that is the posterior of the masked tokens.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,118 @@
+"""What logits mean on finite spaces: every conversion by enumeration, and what a mix-up costs."""
+
+import itertools
+
+import pytest
+import torch
+from enumerated import masked, total_variation, toys
+
+import discdiff as dd
+from discdiff import estimates
+from discdiff.numerics.special import safe_log
+
+pytestmark = pytest.mark.usefixtures("float64")
+TOYS = toys()
+KINDS = ("Posterior", "LeaveOneOut", "Conditional", "Ratio")
+EXACT = 2e-13  # what the inverse of P leaves at u = 2.5; 1e-15 elsewhere
+
+
+def truth(toy, kind, u):
+    """The logarithm of what a head of this kind says at every state."""
+    laws = toy.posterior, toy.left_out, toy.conditional, toy.ratio
+    tables = dict(zip(KINDS, laws, strict=True))
+    return safe_log(tables[kind](u))
+
+
+def said(kind, values):
+    return getattr(estimates, kind)(values)
+
+
+def values_of(estimate):
+    if isinstance(estimate, estimates.Ratio):
+        return estimate.log_ratio.exp()
+    return estimate.log_probs.exp()
+
+
+@pytest.mark.parametrize("u", [0.05, 0.6, 2.5])
+@pytest.mark.parametrize(("source", "goal"), list(itertools.product(KINDS, KINDS)))
+@pytest.mark.parametrize("name", TOYS)
+def test_every_conversion_is_the_enumerated_one(name, source, goal, u):
+    toy = TOYS[name]
+    estimate = said(source, truth(toy, source, u))
+    found = toy.process.convert(estimate, toy.states, u, getattr(estimates, goal))
+    assert type(found).__name__ == goal
+    assert torch.allclose(values_of(found), truth(toy, goal, u).exp(), rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.parametrize("goal", KINDS)
+@pytest.mark.parametrize("source", ["LeaveOneOut", "Conditional"])
+def test_conversions_of_masked_sites(source, goal):
+    toy = masked()
+    possible = torch.tensor(toy.joint(0.7).reshape(-1) > 0)
+    states = toy.states[possible]
+    estimate = said(source, truth(toy, source, 0.7)[possible])
+    found = toy.process.convert(estimate, states, 0.7, getattr(estimates, goal))
+    expected = truth(toy, goal, 0.7)[possible].exp()
+    assert torch.allclose(values_of(found), expected, atol=1e-14)
+
+
+def test_what_a_masked_posterior_says_of_others_is_refused():
+    toy = masked()
+    estimate = said("Posterior", torch.zeros(1, 2, 4))
+    with pytest.raises(dd.Unsolved, match="zeros"):
+        toy.process.convert(estimate, torch.tensor([[0, 3]]), 0.5, estimates.LeaveOneOut)
+
+
+@pytest.mark.parametrize("kind", ["Conditional", "Ratio"])
+@pytest.mark.parametrize("name", ["uniform", "dense"])
+def test_ratios_say_nothing_of_the_data_at_the_end(name, kind):
+    toy = TOYS[name]
+    estimate = said(kind, truth(toy, kind, 1.0))
+    with pytest.raises(dd.Unsolved, match="Λ = ∞"):
+        toy.process.convert(estimate, toy.states, torch.inf, estimates.Posterior)
+
+
+@pytest.mark.parametrize("kind", ["Conditional", "Ratio"])
+@pytest.mark.parametrize("name", TOYS)
+def test_ratios_that_no_data_have_still_make_a_law(name, kind):
+    """Signed weights are cut, and what is left is normalised."""
+    toy = TOYS[name]
+    torch.manual_seed(0)
+    estimate = said(kind, 3 * torch.randn(9, 2, 3))
+    for goal in (estimates.Posterior, estimates.LeaveOneOut):
+        p = toy.process.convert(estimate, toy.states, 1.0, goal).log_probs.exp()
+        assert bool((p >= 0).all()) and torch.allclose(p.sum(-1), torch.ones(9, 2))
+        assert bool((p == 0).any())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TOYS)
+def test_a_step_is_exact_for_each_site_whatever_the_head(name, kind):
+    """p(x_s^d | x_t), from 0.9 to 0.2 of own time at once."""
+    toy, s, u = TOYS[name], 0.2, 0.9
+    law = toy.process.bridge(said(kind, truth(toy, kind, u)), toy.states, s, u)
+    columns = [law.base_dist.log_prob(torch.full_like(toy.states, b)).exp() for b in range(3)]
+    assert torch.allclose(torch.stack(columns, -1), toy.step(s, u), atol=1e-13)
+
+
+MIXED_UP = {"uniform": 0.2075, "replaced": 0.3814, "dense": 0.1268}  # total variation
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_the_posterior_in_the_formula_of_the_others_is_wrong(name):
+    """The published formula (p P_{0,s})(y) P_{s,t}(y, x) wants what the other sites say."""
+    toy, s, u = TOYS[name], 0.2, 0.9
+    early, late = torch.tensor(toy.P(s)), torch.tensor(toy.P(u - s))
+    columns = late.T[toy.states]
+
+    def plug_in(p):
+        joint = (p @ early) * columns
+        return joint / joint.sum(-1, keepdim=True)
+
+    truth_s = toy.step(s, u)
+    assert total_variation(plug_in(toy.left_out(u)), truth_s) < 1e-14
+    wrong = total_variation(plug_in(toy.posterior(u)), truth_s)
+    law = toy.process.bridge(estimates.LeaveOneOut(truth(toy, "Posterior", u)), toy.states, s, u)
+    columns = [law.base_dist.log_prob(torch.full_like(toy.states, b)).exp() for b in range(3)]
+    assert abs(total_variation(torch.stack(columns, -1), truth_s) - wrong) < 1e-13
+    assert abs(wrong - MIXED_UP[name]) < 1e-4
