@@ -6,6 +6,7 @@ from typing import Any
 from . import (
     clock,
     engines,
+    enumeration,
     estimates,
     grids,
     heads,
@@ -97,6 +98,7 @@ __all__ = [
     "clock",
     "elbo",
     "engines",
+    "enumeration",
     "estimates",
     "explain",
     "grids",

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .estimates import Estimate
-from .process import Leaf, Process
+from .process import Leaf, Process, batch_size, map_state
 from .shapes import span
 from .solve import Unsolved
 from .terms import Diffusion
@@ -25,6 +25,7 @@ from .validation import require
 
 State = Any
 Model = Callable[[State, Tensor], Estimate]
+PAIRS = 1 << 22  # pairs of states that are looked at together
 
 
 class Stepper(ABC):
@@ -87,6 +88,36 @@ def only_leaf(process: Process, x: State, t: Tensor, s: Tensor) -> tuple[Leaf, L
     if len(late) != 1 or late[0].moving or late[0].get(x) is not x:
         raise Unsolved(f"the law of this step is known for one sum of terms, not for {process!r}")
     return late[0], early[0]
+
+
+def law_matrix(law: Distribution, goals: State, batch: int) -> Tensor:
+    """The probabilities (batch, N) of N states under a law of this batch size."""
+    chunk, rows = max(1, PAIRS // batch), []
+    for k in range(0, batch_size(goals), chunk):
+        some = map_state(lambda v: v[k : k + chunk].unsqueeze(1), goals)  # noqa: B023
+        wide = map_state(lambda v: v.expand(v.shape[0], batch, *v.shape[2:]), some)
+        rows.append(law.log_prob(wide).double().exp())
+    return torch.cat(rows).mT
+
+
+def kernel_of(
+    stepper: Stepper, process: Process, model: Model, x: State, t: Tensor, s: Tensor, states: State
+) -> Tensor:
+    """The probabilities (B, N) that a step leads from B states to each of N.
+
+    Raises:
+        Unsolved: If the step has neither a law nor, in stages with laws, a kernel.
+    """
+    own = getattr(stepper, "kernel", None)
+    if own is not None:
+        return own(process, model, x, t, s, states)
+    return law_matrix(stepper.law(process, model(x, t), x, t, s), states, batch_size(x))
+
+
+def carried(law: Tensor, states: State, step: Callable[[State], Tensor]) -> Tensor:
+    """Laws (B, N) after a step from states to all, (n, N); asked where there is mass only."""
+    some = (law > 0).any(0)
+    return law[:, some] @ step(map_state(lambda v: v[some], states))
 
 
 def finite_span(goal: Leaf, leaf: Leaf) -> Tensor:

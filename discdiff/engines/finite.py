@@ -175,6 +175,14 @@ class Finite(Engine):
         sites = tuple(shape[:-1]) if self.sites else tuple(shape)
         return self._law(log_probs.expand(*sites, self.size))
 
+    def staggered(self, v: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        r""":math:`[v P_{s,t}^{-1}](y)\, P_{s,t}(y, x)` for all y, v (B, *sites, K)."""
+        kernel = self._kernel(s, t)
+        eye = torch.eye(self.size, dtype=v.dtype, device=v.device).expand(len(s), -1, -1)
+        flat = v.reshape(len(s), -1, self.size)
+        before = torch.linalg.solve(kernel.apply(eye), flat, left=False)
+        return before.reshape(v.shape) * kernel.columns(self.index(x))
+
     # -- scores and estimates ------------------------------------------------------------------
 
     def _posterior(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:

@@ -260,6 +260,17 @@ class Replacement(Engine):
         s, t = along(rate * s, x, torch.float64), along(rate * t, x, torch.float64)
         return Restored(x, belief, s, t, self).to_event(x.dim() - 1)
 
+    def staggered(self, v: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        r""":math:`[v P_{s,t}^{-1}](y)\, P_{s,t}(y, x)` for all y, from v of shape (B, *sites, K).
+
+        .. math:: P^{-1} = \alpha^{-1} (I - (1 - \alpha)\, \mathbf{1} \pi^\top)
+        """
+        tau = along(self.rate * span(s, t), x, torch.float64).unsqueeze(-1)
+        v, pi, changed = v.double(), self.pi, -torch.expm1(-tau)
+        before = v - changed * pi * v.sum(-1, keepdim=True)  # times 1/α, which a law drops
+        own = torch.arange(self.size, device=x.device) == x.unsqueeze(-1)
+        return before * (own * (-tau).exp() + changed * pi[x].unsqueeze(-1))
+
     # -- scores and estimates ------------------------------------------------------------------
 
     def belief(self, estimate: Estimate, x: Tensor, t: Tensor) -> Belief:
