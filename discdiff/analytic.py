@@ -57,16 +57,16 @@ class Analytic(ByLeaf):
     """
 
     def move(self, leaf: Leaf, goal: Leaf, estimate: Estimate, x: Tensor) -> Tensor:
-        return _site_law(leaf, goal, estimate, x).sample()
+        return site_law(leaf, goal, estimate, x).sample()
 
     def law(
         self, process: Process, estimate: Estimate, x: State, t: Tensor, s: Tensor
     ) -> Distribution:
         leaf, goal = only_leaf(process, x, t, s)
-        return _site_law(leaf, goal, leaf.read(estimate), x)
+        return site_law(leaf, goal, leaf.read(estimate), x)
 
 
-def _site_law(leaf: Leaf, goal: Leaf, estimate: Estimate, x: Tensor) -> Distribution:
+def site_law(leaf: Leaf, goal: Leaf, estimate: Estimate, x: Tensor) -> Distribution:
     """The law of a leaf at the goal's time, independent over sites."""
     engine = leaf.core.engine
     if len(jumps_of(leaf)) < len(leaf.core.terms):

@@ -19,6 +19,7 @@ from .cached import Cached
 from .corrector import Corrector
 from .estimates import Atoms, Estimate, Missing
 from .exponential import Exponential, prepared
+from .first_hitting import FirstHitting
 from .jumps import (
     add_jumps,
     euler_chance,
@@ -46,6 +47,7 @@ from .stepper import (
     only_leaf,
 )
 from .terms import Diffusion, Drift
+from .thinning import Gillespie, Uniformization
 from .trapezoidal import Trapezoidal
 from .validation import require
 
@@ -57,6 +59,8 @@ __all__ = [
     "Corrector",
     "Euler",
     "Exponential",
+    "FirstHitting",
+    "Gillespie",
     "Heun",
     "Nearest",
     "Rounding",
@@ -65,6 +69,7 @@ __all__ = [
     "Stochastic",
     "TauLeaping",
     "Trapezoidal",
+    "Uniformization",
 ]
 
 

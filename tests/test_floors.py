@@ -22,15 +22,30 @@ FLOORS = (
     {"clock", "laws", "solve"},  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
     {"terms", "heads"},  # what a user declares
-    {"engines", "loss", "reverse", "times", "weights", "grids", "zoo"},  # solutions; what is known
     {
+        "engines",
+        "grids",
+        "guidance",
+        "loss",
+        "reverse",
+        "times",
+        "weights",
+        "zoo",
+    },  # solutions; what is known
+    {
+        "analytic",
+        "cached",
         "check",
+        "corrector",
         "diagnosis",
+        "enumeration",
         "expectation",
         "exponential",
         "explain",
+        "first_hitting",
         "flow",
         "implicit",
+        "jumps",
         "likelihood",
         "metrics",
         "sample",
@@ -40,6 +55,8 @@ FLOORS = (
         "stepper",
         "steppers",
         "testing",
+        "thinning",
+        "trapezoidal",
     },  # the verbs
     {"train"},  # the optional extra
 )

@@ -260,6 +260,15 @@ class Replacement(Engine):
         s, t = along(rate * s, x, torch.float64), along(rate * t, x, torch.float64)
         return Restored(x, belief, s, t, self).to_event(x.dim() - 1)
 
+    def exit_bounds(self, times: Tensor) -> Tensor:
+        r"""The most at which the reversal given any datum leaves each state, shape (times, K).
+
+        .. math:: (1 - (1 - \alpha)\, \pi_x) / (1 - \alpha), \quad 0 \text{ where } \pi_x = 0
+        """
+        touched = -torch.expm1(-self.rate * times).unsqueeze(1)
+        bound = self.rate * (1 - touched * self.pi) / touched
+        return torch.where(self.pi > 0, bound, 0.0).detach()
+
     def staggered(self, v: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         r""":math:`[v P_{s,t}^{-1}](y)\, P_{s,t}(y, x)` for all y, from v of shape (B, *sites, K).
 
