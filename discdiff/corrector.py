@@ -23,6 +23,7 @@ from .estimates import Estimate
 from .jumps import (
     Jumps,
     euler_chance,
+    exits_of,
     expected,
     forward,
     jump_once,
@@ -122,7 +123,7 @@ class Corrector(Stepper):
             late, early = (v[:1].expand(batch_size(y)) for v in (t, s))
             leaf, goal = only_leaf(process, y, late, early)
             jumps = _both(goal, model(y, early), y)
-            chance = euler_chance(expected(jumps, self._tau(leaf, goal)))
+            chance = euler_chance(expected(jumps.total, self._tau(leaf, goal)))
             return law_matrix(law_of_one_jump(goal, y, jumps, chance), states, batch_size(y))
 
         for _ in range(self.steps):
@@ -139,7 +140,7 @@ def _corrected(leaf: Leaf, estimate: Estimate, x: Tensor, tau: Tensor) -> Tensor
     """The state after an Euler step of the process and its reversal at one time."""
     if jumps_of(leaf):
         jumps = _both(leaf, estimate, x)
-        return jump_once(x, jumps, euler_chance(expected(jumps, tau)))
+        return jump_once(x, exits_of(jumps)[1], euler_chance(expected(jumps.total, tau)))
     noise = fresh_noise(leaf, x)
     if noise is None:
         return x

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -125,11 +125,11 @@ class ClassifierFree(Guided):
         if isinstance(given, Logits) and isinstance(without, Logits):
             mixed = _between(given.log_probs, without.log_probs, self.scale)
             return type(given)(mixed, given.absent)
-        linear = Ratio | Missing | Score | Epsilon | Velocity | Mean
-        if not isinstance(given, linear):
+        if not isinstance(given, Ratio | Missing | Score | Epsilon | Velocity | Mean):
             raise self.unsolved(given)
         (name,) = (field.name for field in fields(given))
-        return type(given)(_between(getattr(given, name), getattr(without, name), self.scale))
+        mixed = _between(getattr(given, name), getattr(without, name), self.scale)
+        return replace(given, **{name: mixed})
 
 
 def _between(a: Tensor, b: Tensor, scale: float) -> Tensor:

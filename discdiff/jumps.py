@@ -18,6 +18,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,6 +35,8 @@ from .solve import Unsolved
 from .terms import Jump
 
 Space = tuple[tuple[int, ...], torch.dtype]
+Draw = Callable[[tuple[Tensor, ...]], Tensor]  # from indices of entries to points, one for each
+Exits = tuple[Tensor, Draw]
 
 
 @dataclass(frozen=True)
@@ -108,14 +111,32 @@ def _total_at(at: Tensor, jumps: Jumps, leaf: Leaf) -> Tensor:
 # -- steps of one jump at most -----------------------------------------------------------------
 
 
-def jump_once(x: Tensor, jumps: Jumps, chance: Tensor) -> Tensor:
-    """Each entry jumps with a chance, to its points in proportion to their rates."""
-    where = (torch.rand(chance.shape, dtype=torch.float64, device=x.device) < chance).nonzero(
-        as_tuple=True
-    )
-    index = laws.draw_categories(jumps.rates[where].log())
-    target = take(jumps.points[where], index, jumps.axes)
-    return x.index_put(where, target)
+def exits(leaf: Leaf, estimate: Estimate, x: Tensor, noise: float) -> Exits:
+    """How fast entries leave, and draws of where they go; in closed form where one is known."""
+    closed = getattr(leaf.core.engine, "exits", None)
+    if closed is not None and noise == 1:
+        leaf.core.check_estimate(estimate, x)
+        found = closed(estimate, x, leaf.time)
+        if found is not None:
+            return found
+    return exits_of(reversal(leaf, estimate, x, noise))
+
+
+def exits_of(jumps: Jumps) -> Exits:
+    """The total rates of entries, and draws of where those go that are named by an index."""
+
+    def draw(where: tuple[Tensor, ...]) -> Tensor:
+        index = laws.draw_categories(jumps.rates[where].log())
+        return take(jumps.points[where], index, jumps.axes)
+
+    return jumps.total, draw
+
+
+def jump_once(x: Tensor, draw: Draw, chance: Tensor) -> Tensor:
+    """Each entry jumps with a chance, to a point that is drawn for it."""
+    u = torch.rand(chance.shape, dtype=torch.float64, device=x.device)
+    where = (u < chance).nonzero(as_tuple=True)
+    return x.index_put(where, draw(where))
 
 
 def take(points: Tensor, index: Tensor, axes: int) -> Tensor:
@@ -148,9 +169,9 @@ def law_of_one_jump(leaf: Leaf, x: Tensor, jumps: Jumps, chance: Tensor) -> Dist
     return laws.Table(log_probs, dtype).to_event(x.dim() - 1)  # type: ignore[attr-defined]
 
 
-def expected(jumps: Jumps, tau: Tensor) -> Tensor:
-    """The number of jumps per entry that a span of own time (B,) leads to expect, float64."""
-    return jumps.total.double() * along(tau, jumps.total, torch.float64)
+def expected(total: Tensor, tau: Tensor) -> Tensor:
+    """The jumps to expect of entries in a span of own time (B,), from their rates; float64."""
+    return total.double() * along(tau, total, torch.float64)
 
 
 def add_jumps(leaf: Leaf, x: Tensor, jumps: Jumps, tau: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -66,20 +67,58 @@ class ByLaw(Stepper):
 class ByLeaf(Stepper):
     """A stepper that moves each leaf by itself."""
 
+    def prepared(self, process: Process, times: Tensor) -> Stepper:
+        leaves = list(process.leaves(times))
+        return LeafRun(self, leaves) if all(leaf.steady for leaf in leaves) else self
+
     def step(
         self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
     ) -> tuple[State, Any]:
-        estimate = model(x, t)
         late, early = list(process.leaves(t)), list(process.leaves(s))
+        return self.moved(late, early, model(x, t), x), memory
+
+    def moved(self, late: list[Leaf], early: list[Leaf], estimate: Estimate, x: State) -> State:
+        """The state after all leaves were moved."""
         moved = x
         for leaf, goal in zip(late, early, strict=True):
             y = self.move(leaf, goal, leaf.read(estimate), leaf.get(x))
             moved = goal.put(moved, y)
-        return moved, memory
+        return moved
 
     @abstractmethod
     def move(self, leaf: Leaf, goal: Leaf, estimate: Estimate, x: Tensor) -> Tensor:
         """The state of a leaf at the goal's time."""
+
+
+class LeafRun(Stepper):
+    """The steps of one run, leaf by leaf, with the clock of each leaf read once.
+
+    Arguments:
+        stepper: The stepper.
+        leaves: The leaves at all times of the run, (n + 1,).
+    """
+
+    def __init__(self, stepper: ByLeaf, leaves: list[Leaf]) -> None:
+        self.stepper, self.leaves = stepper, leaves
+
+    def init(self, process: Process, x: State) -> Any:
+        batch = batch_size(x)
+        wide = lambda v: v.unsqueeze(1).expand(-1, batch).unbind()
+        instants = [zip(wide(leaf.time), wide(leaf.speed), strict=True) for leaf in self.leaves]
+        steps = list(zip(*instants, strict=True))
+        return 1, steps, self._at(steps[0])
+
+    def _at(self, instant: Any) -> list[Leaf]:
+        """The leaves at one time."""
+        pairs = zip(self.leaves, instant, strict=True)
+        return [replace(leaf, time=time, speed=speed) for leaf, (time, speed) in pairs]
+
+    def step(
+        self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
+    ) -> tuple[State, Any]:
+        k, steps, late = memory
+        early = self._at(steps[k])
+        return self.stepper.moved(late, early, model(x, t), x), (k + 1, steps, early)
 
 
 def only_leaf(process: Process, x: State, t: Tensor, s: Tensor) -> tuple[Leaf, Leaf]:

@@ -23,6 +23,7 @@ from .first_hitting import FirstHitting
 from .jumps import (
     add_jumps,
     euler_chance,
+    exits,
     expected,
     jump_once,
     jumps_of,
@@ -280,8 +281,8 @@ class Euler(ByLeaf):
     def move(self, leaf: Leaf, goal: Leaf, estimate: Estimate, x: Tensor) -> Tensor:
         tau = finite_span(goal, leaf)
         if jumps_of(leaf):
-            jumps = reversal(leaf, estimate, x, self.noise)
-            return jump_once(x, jumps, euler_chance(expected(jumps, tau)))
+            total, draw = exits(leaf, estimate, x, self.noise)
+            return jump_once(x, draw, euler_chance(expected(total, tau)))
         drift = drift_of(leaf, estimate, x, math.sqrt(self.noise))
         step = along(tau, x)
         moved = x if drift is None else x + step * drift
@@ -295,7 +296,7 @@ class Euler(ByLeaf):
         if not jumps_of(leaf):
             raise Unsolved("a step of Euler has a law here where it jumps: use path_kl")
         jumps = reversal(leaf, estimate, x, self.noise)
-        chance = euler_chance(expected(jumps, finite_span(goal, leaf)))
+        chance = euler_chance(expected(jumps.total, finite_span(goal, leaf)))
         return law_of_one_jump(leaf, x, jumps, chance)
 
 
@@ -344,10 +345,10 @@ class TauLeaping(ByLeaf):
     def _moved(self, leaf: Leaf, estimate: Estimate, x: Tensor, tau: Tensor) -> Tensor:
         if not jumps_of(leaf):
             raise Unsolved(f"a leap is made of jumps, and {leaf.core!r} has none: use Euler")
-        jumps = reversal(leaf, estimate, x, self.noise)
         if self._named(leaf):
-            return jump_once(x, jumps, leap_chance(expected(jumps, tau)))
-        return add_jumps(leaf, x, jumps, tau)
+            total, draw = exits(leaf, estimate, x, self.noise)
+            return jump_once(x, draw, leap_chance(expected(total, tau)))
+        return add_jumps(leaf, x, reversal(leaf, estimate, x, self.noise), tau)
 
     def _named(self, leaf: Leaf) -> bool:
         """Whether the states of a leaf are names."""
@@ -365,7 +366,7 @@ class TauLeaping(ByLeaf):
                 "a leap has a law where states are names, and for pure death without a maximum"
             )
         jumps = reversal(late, estimate, x, self.noise)
-        chance = leap_chance(expected(jumps, finite_span(early, late)))
+        chance = leap_chance(expected(jumps.total, finite_span(early, late)))
         return law_of_one_jump(late, x, jumps, chance)
 
 

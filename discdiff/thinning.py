@@ -141,8 +141,7 @@ class Uniformization(Thinning):
         excess = torch.zeros((), dtype=torch.float64, device=times.device)
         for k in range(times.shape[1]):
             live = times[:, k] > 0
-            now = torch.where(live, times[:, k], times[:, max(k - 1, 0)])
-            times[:, k] = now  # rows without a candidate stay where they were
+            now = torch.where(live, times[:, k], times[:, k].max())  # others are asked in vain
             x, share = attempt(process, model, x, now, leaf[:, k], site[:, k], bound[:, k], live)
             excess = torch.maximum(excess, share)
         return x, excess
@@ -207,7 +206,7 @@ class Gillespie(Thinning):
                 for each, cell in zip(leaves, cells, strict=True)
             ]
             site, bound = (v.gather(1, pick).squeeze(1) for v in (site, bound))
-            asked = torch.where(live, now, now[live].min())
+            asked = torch.where(live, now, now.max())  # others are asked in vain
             x, share = attempt(process, model, x, asked, leaf, site, bound, live)
             excess = torch.maximum(excess, share)
 

@@ -39,6 +39,7 @@ from torch import Tensor
 
 from .jumps import (
     Jumps,
+    exits_of,
     expected,
     frozen_chance,
     jump_once,
@@ -97,13 +98,13 @@ class Trapezoidal(Stepper):
             y = late.get(x)
             jumps = reversal(late, late.read(estimate), y)
             first.append(jumps)
-            guess = middle.put(guess, jump_once(y, jumps, _first(late, middle, jumps)))
+            guess = middle.put(guess, _jumped(y, jumps, _first(late, middle, jumps)))
         estimate, moved = model(guess, between), guess
         for (late, middle, early), jumps in zip(stages, first, strict=True):
             y = middle.get(guess)
             rates = reversal(middle, middle.read(estimate), y)
             rates, chance = _second(late, middle, early, jumps, rates, late.get(x), y)
-            moved = early.put(moved, jump_once(y, rates, chance))
+            moved = early.put(moved, _jumped(y, rates, chance))
         return moved, memory
 
     def kernel(
@@ -139,9 +140,13 @@ def _stages(process: Process, t: Tensor, between: Tensor, s: Tensor) -> Iterator
         yield leaves
 
 
+def _jumped(x: Tensor, jumps: Jumps, chance: Tensor) -> Tensor:
+    return jump_once(x, exits_of(jumps)[1], chance)
+
+
 def _first(late: Leaf, middle: Leaf, jumps: Jumps) -> Tensor:
     """The chance of a jump in the first stage, per entry."""
-    return frozen_chance(expected(jumps, finite_span(middle, late)))
+    return frozen_chance(expected(jumps.total, finite_span(middle, late)))
 
 
 def _second(
@@ -156,4 +161,4 @@ def _second(
     gained = along(a_1, new.rates) * new.rates
     lost = torch.where(stayed.unsqueeze(-1), along(a_2, old.rates) * old.rates, 0.0)
     rates = Jumps(new.points, (gained - lost).clamp(min=0), new.axes)
-    return rates, frozen_chance(expected(rates, after))
+    return rates, frozen_chance(expected(rates.total, after))

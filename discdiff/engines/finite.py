@@ -30,7 +30,7 @@ from ..shapes import span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import FiniteJump, RateMatrix
 from ..validation import require
-from .replacement import atom_log_table, log_ratio_table
+from .replacement import Exits, atom_log_table, log_ratio_table
 
 TOLERANCE = 1e-10  # of the panels for rates that vary in time
 MARGIN = 4  # more squarings for rates that change where they cannot be looked at
@@ -82,7 +82,11 @@ class Finite(Engine):
     def _kernel(self, s: Tensor, t: Tensor) -> _Kernel:
         if self.varying:
             return _Varying(self._propagator(t), s, t)
-        return _Homogeneous(self._table(), span(s, t))
+        once = len(t) > 1 and s.stride() == t.stride() == (0,)
+        return _Homogeneous(self._table(), span(s[:1], t[:1]) if once else span(s, t))
+
+    def _since_start(self, t: Tensor) -> _Kernel:
+        return self._kernel(t.new_zeros(1).expand(t.shape), t)
 
     def _table(self) -> Uniformized:
         dtype = torch.get_default_dtype()
@@ -175,6 +179,34 @@ class Finite(Engine):
         sites = tuple(shape[:-1]) if self.sites else tuple(shape)
         return self._law(log_probs.expand(*sites, self.size))
 
+    def exits(self, estimate: Estimate, x: Tensor, t: Tensor) -> Exits | None:
+        r"""How fast the reversal leaves x, and draws of where it goes; None for ratios.
+
+        .. math:: r(y) = Q(y, x)\, v(y) / v(x), \quad v(y) = \sum_a \mu(a) P(a, y) / P(a, x)
+        """
+        known = isinstance(estimate, Posterior | LeaveOneOut)
+        if not known or self.varying or self.sites:
+            return None
+        kernel, own = self._since_start(t), x.unsqueeze(-1)
+        weights = estimate.masked_logits.softmax(-1)
+        times = len(kernel.tau)  # type: ignore[attr-defined]  # one, or one per batch element
+        eye = torch.eye(self.size, dtype=weights.dtype, device=x.device).expand(times, -1, -1)
+        P = kernel.apply(eye)
+        if isinstance(estimate, Posterior):
+            row = torch.arange(times, device=x.device).reshape((-1,) + (1,) * (x.dim() - 1))
+            column = P.mT[row.expand(len(x), *row.shape[1:]), x]
+            weights = torch.where(column > 0, weights / column, 0.0)
+        v = (weights.reshape(times, -1, self.size) @ P).reshape(weights.shape)
+        into = self.matrix().detach().mT.to(v.dtype)[x]
+        rates = (into * v / v.gather(-1, own)).detach().scatter_(-1, own, 0.0)
+
+        def draw(where: tuple[Tensor, ...]) -> Tensor:
+            cdf = rates[where].double().cumsum(-1)
+            u = torch.rand_like(cdf[:, :1]) * cdf[:, -1:]
+            return torch.searchsorted(cdf, u, right=True).squeeze(-1)
+
+        return rates.sum(-1), draw
+
     def staggered(self, v: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         r""":math:`[v P_{s,t}^{-1}](y)\, P_{s,t}(y, x)` for all y, v (B, *sites, K)."""
         kernel = self._kernel(s, t)
@@ -204,7 +236,7 @@ class Finite(Engine):
         )
 
     def _columns(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._kernel(torch.zeros_like(t), t).columns(x)
+        return self._since_start(t).columns(x)
 
     def _weights(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\mu(a) / P_{0,t}(a, x)` up to a factor; 0 for states that cannot lead to x."""
@@ -219,7 +251,7 @@ class Finite(Engine):
         r""":math:`\log p_t(y) / p_t(x)` for all y; x is a joint index."""
         if isinstance(estimate, Conditional | Ratio):
             return log_ratio_table(estimate, x)
-        kernel = self._kernel(torch.zeros_like(t), t)
+        kernel = self._since_start(t)
         if isinstance(estimate, Data):
             law = kernel.rows(self.index(estimate.value))
         else:
@@ -242,7 +274,7 @@ class Finite(Engine):
         left_out = safe_log(self._weights(estimate, x, t)).log_softmax(-1)
         if kind is LeaveOneOut:
             return LeaveOneOut(left_out)
-        kernel = self._kernel(torch.zeros_like(t), t)
+        kernel = self._since_start(t)
         return Conditional(safe_log(kernel.apply(left_out.exp())))
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
@@ -272,17 +304,25 @@ class _Kernel(ABC):
 
 
 class _Homogeneous(_Kernel):
+    """One matrix per time; where one time (1,) serves the batch, all of it is one event."""
+
     def __init__(self, table: Uniformized, tau: Tensor) -> None:
         self.table, self.tau = table, tau
 
     def rows(self, x: Tensor) -> Tensor:
-        return self.table.rows(x, self.tau)
+        return self._folded(self.table.rows, x, x.shape)
 
     def columns(self, x: Tensor) -> Tensor:
-        return self.table.columns(x, self.tau)
+        return self._folded(self.table.columns, x, x.shape)
 
     def apply(self, v: Tensor) -> Tensor:
-        return self.table.apply(v, self.tau)
+        return self._folded(self.table.apply, v, v.shape[:-1])
+
+    def _folded(self, verb: Any, value: Tensor, sites: torch.Size) -> Tensor:
+        if len(self.tau) == sites[0]:
+            return verb(value, self.tau)
+        found = verb(value.reshape(1, sites.numel(), *value.shape[len(sites) :]), self.tau)
+        return found.reshape(*sites, found.shape[-1])
 
 
 class _Varying(_Kernel):
