@@ -108,7 +108,7 @@ def _hitting_times(process: Process, x: State, t: Tensor, s: Tensor) -> Tensor:
     found = []
     for leaf in process.leaves(t):
         engine, y = _masked(leaf), leaf.get(x)
-        hidden = leaf.still((y == engine.target).double(), x).flatten(1) > 0
+        hidden = leaf.still((y == engine.target).double(), x).reshape(len(y), -1) > 0
         touched = along(-torch.expm1(-engine.rate * leaf.time), hidden, torch.float64)
         u = torch.rand(hidden.shape, dtype=torch.float64, device=hidden.device)
         own = -torch.log1p(-u * touched) / engine.rate
@@ -126,7 +126,7 @@ def _unmasked(
     start = torch.arange(batch_size(x), device=first_tensor(x).device)
     for leaf in process.leaves(t):
         engine, y = _masked(leaf), leaf.get(x)
-        flat, said = y.flatten(1), leaf.read(estimate)
+        flat, said = y.reshape(len(y), -1), leaf.read(estimate)
         leaf.core.check_estimate(said, y)
         count = flat.shape[1]
         own = site - first

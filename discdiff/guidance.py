@@ -160,7 +160,7 @@ class EveryChange(Changes):
     """
 
     def __call__(self, log_prob: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-        flat = x.flatten(1)
+        flat = x.reshape(len(x), -1)
         batch, count = flat.shape
         entry = torch.arange(count, device=x.device).reshape(1, -1, 1, 1)
         own = entry == entry.reshape(1, 1, 1, -1)

@@ -295,7 +295,7 @@ def _clock_time(leaf: Leaf, own: Tensor) -> Tensor:
 def entries(leaf: Leaf, y: Tensor) -> Tensor:
     """The states of a leaf entry by entry, (B, n); joint indices where sites are coupled."""
     index = getattr(leaf.core.engine, "index", None)
-    return (index(y) if index is not None else y).flatten(1)
+    return (index(y) if index is not None else y).reshape(len(y), -1)
 
 
 def _poisson_times(

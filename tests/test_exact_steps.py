@@ -80,7 +80,8 @@ def test_thinning_is_exact_for_the_rates_of_the_head(kind, name):
     make, head, options = THINNED[name]
     process, net = make(), Net(K)
     law = marginal(process, head(net), (2,))
-    net.calls, draws = 0, DRAWS if name == "uniform" else 10_000
+    most = name == "uniform" and kind is steppers.Uniformization
+    net.calls, draws = 0, DRAWS if most else 2000 if options else 10_000
     x = dd.sample(process, head(net), (draws, 2), steps=1, stepper=kind(**options))
     print(f"{kind.__name__}, {name}: {net.calls} calls")
     assert standard_deviations(x, law, draws) < 4
@@ -228,7 +229,7 @@ def test_the_bound_is_below_the_exact_likelihood(name):
     states = enumeration.states(process, (2,))
     law = enumeration.log_prob(process, head, states)
     assert abs(float(law.exp().sum()) - 1) < 1e-9
-    kept = law > -torch.inf
+    kept = law > -30  # no model of masked data ends at a mask
     bound = -(dd.likelihood.prior_kl(process, states[kept])
               + dd.expectation.expected_path_kl(process, head, states[kept]))  # fmt: skip
     gap = law[kept] - bound
