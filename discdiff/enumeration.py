@@ -224,8 +224,8 @@ def _reversed(
 
     span = torch.tensor([-END, -end], dtype=torch.float64)
     options: dict[str, Any] = {"method": "dopri8", "rtol": 1e-10, "atol": 1e-15}
-    found = odeint(slope, law, span, **options)[-1]  # type: ignore[index]
-    return found.clamp(min=0)  # states that are not reached are at ±1e-16
+    found: Any = odeint(slope, law, span, **options)
+    return found[-1].clamp(min=0)  # states that are not reached are at ±1e-16
 
 
 def _flow(process: Process, model: Model, space: Enumerated, law: Tensor, t: Tensor) -> Tensor:
