@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from groups import Case, Row, Work, blackout, dense, kernels, linear, masked, uniform, vp
+from groups import Case, Row, Work, blackout, dense, kernels, leaping, linear, masked, uniform, vp
 
 GROUPS = {
     "vp": vp,
@@ -39,6 +39,7 @@ GROUPS = {
     "blackout": blackout,
     "kernels": kernels,
     "linear": linear,
+    "leaping": leaping,
 }
 RESULTS = Path(__file__).parent / "results"
 SHORTEST = 0.02

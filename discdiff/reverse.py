@@ -130,15 +130,21 @@ def noise_of(leaf: Leaf, x: Tensor) -> Tensor | None:
 
 def rates_of(leaf: Leaf, estimate: Any, x: Tensor) -> tuple[Tensor, Tensor] | None:
     """The points and reverse rates of a leaf's jumps, per unit of clock time."""
-    jumps = [term for term in leaf.core.terms if isinstance(term, Jump)]
-    if not jumps:
+    if not any(isinstance(term, Jump) for term in leaf.core.terms):
         return None
+    points, rates = own_rates(leaf, estimate, x)
+    return points, rates * along(leaf.speed, rates)
+
+
+def own_rates(leaf: Leaf, estimate: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The points and reverse rates of a leaf's jumps, per unit of its own time."""
+    jumps = [term for term in leaf.core.terms if isinstance(term, Jump)]
     score = leaf.score(estimate, x)
     found = [jumps_into(term, x, leaf.time) for term in jumps]
     axis = -1 - jumps[0].event_axes
     points = torch.cat([points for points, _ in found], axis)
     rates = torch.cat([reverse_log_rates(score, *pair) for pair in found], -1).exp()
-    return points, rates * along(leaf.speed, rates)
+    return points, rates
 
 
 def _speed(leaf: Leaf, x: Tensor, drift: Tensor | None) -> Tensor | None:

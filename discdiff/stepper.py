@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .estimates import Estimate
-from .process import Leaf, Process
+from .process import Leaf, Process, batch_size, map_state
 from .shapes import span
 from .solve import Unsolved
 from .terms import Diffusion
@@ -25,6 +26,7 @@ from .validation import require
 
 State = Any
 Model = Callable[[State, Tensor], Estimate]
+PAIRS = 1 << 22  # pairs of states that are looked at together
 
 
 class Stepper(ABC):
@@ -65,20 +67,58 @@ class ByLaw(Stepper):
 class ByLeaf(Stepper):
     """A stepper that moves each leaf by itself."""
 
+    def prepared(self, process: Process, times: Tensor) -> Stepper:
+        leaves = list(process.leaves(times))
+        return LeafRun(self, leaves) if all(leaf.steady for leaf in leaves) else self
+
     def step(
         self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
     ) -> tuple[State, Any]:
-        estimate = model(x, t)
         late, early = list(process.leaves(t)), list(process.leaves(s))
+        return self.moved(late, early, model(x, t), x), memory
+
+    def moved(self, late: list[Leaf], early: list[Leaf], estimate: Estimate, x: State) -> State:
+        """The state after all leaves were moved."""
         moved = x
         for leaf, goal in zip(late, early, strict=True):
             y = self.move(leaf, goal, leaf.read(estimate), leaf.get(x))
             moved = goal.put(moved, y)
-        return moved, memory
+        return moved
 
     @abstractmethod
     def move(self, leaf: Leaf, goal: Leaf, estimate: Estimate, x: Tensor) -> Tensor:
         """The state of a leaf at the goal's time."""
+
+
+class LeafRun(Stepper):
+    """The steps of one run, leaf by leaf, with the clock of each leaf read once.
+
+    Arguments:
+        stepper: The stepper.
+        leaves: The leaves at all times of the run, (n + 1,).
+    """
+
+    def __init__(self, stepper: ByLeaf, leaves: list[Leaf]) -> None:
+        self.stepper, self.leaves = stepper, leaves
+
+    def init(self, process: Process, x: State) -> Any:
+        batch = batch_size(x)
+        wide = lambda v: v.unsqueeze(1).expand(-1, batch).unbind()
+        instants = [zip(wide(leaf.time), wide(leaf.speed), strict=True) for leaf in self.leaves]
+        steps = list(zip(*instants, strict=True))
+        return 1, steps, self._at(steps[0])
+
+    def _at(self, instant: Any) -> list[Leaf]:
+        """The leaves at one time."""
+        pairs = zip(self.leaves, instant, strict=True)
+        return [replace(leaf, time=time, speed=speed) for leaf, (time, speed) in pairs]
+
+    def step(
+        self, process: Process, model: Model, x: State, t: Tensor, s: Tensor, memory: Any
+    ) -> tuple[State, Any]:
+        k, steps, late = memory
+        early = self._at(steps[k])
+        return self.stepper.moved(late, early, model(x, t), x), (k + 1, steps, early)
 
 
 def only_leaf(process: Process, x: State, t: Tensor, s: Tensor) -> tuple[Leaf, Leaf]:
@@ -87,6 +127,36 @@ def only_leaf(process: Process, x: State, t: Tensor, s: Tensor) -> tuple[Leaf, L
     if len(late) != 1 or late[0].moving or late[0].get(x) is not x:
         raise Unsolved(f"the law of this step is known for one sum of terms, not for {process!r}")
     return late[0], early[0]
+
+
+def law_matrix(law: Distribution, goals: State, batch: int) -> Tensor:
+    """The probabilities (batch, N) of N states under a law of this batch size."""
+    chunk, rows = max(1, PAIRS // batch), []
+    for k in range(0, batch_size(goals), chunk):
+        some = map_state(lambda v: v[k : k + chunk].unsqueeze(1), goals)  # noqa: B023
+        wide = map_state(lambda v: v.expand(v.shape[0], batch, *v.shape[2:]), some)
+        rows.append(law.log_prob(wide).double().exp())
+    return torch.cat(rows).mT
+
+
+def kernel_of(
+    stepper: Stepper, process: Process, model: Model, x: State, t: Tensor, s: Tensor, states: State
+) -> Tensor:
+    """The probabilities (B, N) that a step leads from B states to each of N.
+
+    Raises:
+        Unsolved: If the step has neither a law nor, in stages with laws, a kernel.
+    """
+    own = getattr(stepper, "kernel", None)
+    if own is not None:
+        return own(process, model, x, t, s, states)
+    return law_matrix(stepper.law(process, model(x, t), x, t, s), states, batch_size(x))
+
+
+def carried(law: Tensor, states: State, step: Callable[[State], Tensor]) -> Tensor:
+    """Laws (B, N) after a step from states to all, (n, N); asked where there is mass only."""
+    some = (law > 0).any(0)
+    return law[:, some] @ step(map_state(lambda v: v[some], states))
 
 
 def finite_span(goal: Leaf, leaf: Leaf) -> Tensor:

@@ -14,12 +14,26 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from . import laws
+from .analytic import Analytic
+from .cached import Cached
+from .corrector import Corrector
 from .estimates import Atoms, Estimate, Missing
 from .exponential import Exponential, prepared
+from .first_hitting import FirstHitting
+from .jumps import (
+    add_jumps,
+    euler_chance,
+    exits,
+    expected,
+    jump_once,
+    jumps_of,
+    law_of_one_jump,
+    leap_chance,
+    reversal,
+)
 from .numerics.special import log1pexp, logexpm1
 from .process import Leaf, Process, first_tensor, over_atoms
-from .reverse import drift_of, rates_of
+from .reverse import drift_of
 from .shapes import along
 from .solve import Unsolved
 from .splitting import Splitting
@@ -33,14 +47,21 @@ from .stepper import (
     fresh_noise,
     only_leaf,
 )
-from .terms import Diffusion, Drift, Jump
+from .terms import Diffusion, Drift
+from .thinning import Gillespie, Uniformization
+from .trapezoidal import Trapezoidal
 from .validation import require
 
 __all__ = [
+    "Analytic",
     "Ancestral",
+    "Cached",
     "Churn",
+    "Corrector",
     "Euler",
     "Exponential",
+    "FirstHitting",
+    "Gillespie",
     "Heun",
     "Nearest",
     "Rounding",
@@ -48,6 +69,8 @@ __all__ = [
     "Stepper",
     "Stochastic",
     "TauLeaping",
+    "Trapezoidal",
+    "Uniformization",
 ]
 
 
@@ -234,13 +257,16 @@ class Euler(ByLeaf):
     .. math:: dy = \big[-A y + \tfrac{1 + \lambda}{2}\, G\, \nabla \log p_t\big]\, dr
               + \sqrt{\lambda}\, B\, dW
 
-    The run must start at a finite own time.
+    So have jumps, with the rates :math:`\hat r_\lambda` of `jumps`. An entry with
+    :math:`\Lambda` jumps expected in a step jumps with the chance :math:`\min(\Lambda, 1)`, to
+    one of its points in proportion to their rates. The run must start at a finite own time.
 
     Arguments:
-        noise: :math:`\lambda`: 1 is the reversal, 0 the probability flow, which draws no noise.
+        noise: :math:`\lambda`: 1 is the reversal, 0 the probability flow, which draws no noise,
+            or the jumps that are the fewest.
 
     Raises:
-        ValueError: If noise is negative, or other than 1 in a run of a jump process.
+        ValueError: If noise is negative.
 
     Example:
         >>> Euler(noise=0.0)
@@ -254,46 +280,94 @@ class Euler(ByLeaf):
 
     def move(self, leaf: Leaf, goal: Leaf, estimate: Estimate, x: Tensor) -> Tensor:
         tau = finite_span(goal, leaf)
-        if any(isinstance(term, Jump) for term in leaf.core.terms):
-            require(self.noise == 1, f"jumps have one reversal: noise = {self.noise} must be 1")
-            return _jump_once(leaf, estimate, x, tau)
+        if jumps_of(leaf):
+            total, draw = exits(leaf, estimate, x, self.noise)
+            return jump_once(x, draw, euler_chance(expected(total, tau)))
         drift = drift_of(leaf, estimate, x, math.sqrt(self.noise))
         step = along(tau, x)
         moved = x if drift is None else x + step * drift
         noise = fresh_noise(leaf, x) if self.noise else None
         return moved if noise is None else moved + (self.noise * step).sqrt() * noise
 
+    def law(
+        self, process: Process, estimate: Estimate, x: State, t: Tensor, s: Tensor
+    ) -> Distribution:
+        leaf, goal = only_leaf(process, x, t, s)
+        if not jumps_of(leaf):
+            raise Unsolved("a step of Euler has a law here where it jumps: use path_kl")
+        jumps = reversal(leaf, estimate, x, self.noise)
+        chance = euler_chance(expected(jumps.total, finite_span(goal, leaf)))
+        return law_of_one_jump(leaf, x, jumps, chance)
+
 
 @dataclass(frozen=True)
 class TauLeaping(ByLeaf):
-    """Poisson numbers of jumps at the rates of the start of the step.
+    r"""Poisson numbers :math:`n_y` of jumps at the rates of the start of the step.
 
-    On counts the state moves by the sum of its jumps; on categories an entry that would jump more
-    than once stays. Pure death, whose rates may be infinite at the end, leaps by the mean of the
-    bridge.
+    Where states are numbers, an entry moves by the sum :math:`\sum_y n_y (y - x)` of its jumps,
+    cut off at the ends of its space (at 0 for counts without an upper end). Where they are names,
+    an entry that would jump more than once stays: with :math:`\Lambda` jumps expected it jumps
+    with the chance :math:`\Lambda e^{-\Lambda}`. Pure death, whose rates may be infinite at the
+    end, leaps by the mean of the bridge.
 
     Arguments:
         maximum: Counts are cut off at it, if given.
+        noise: The :math:`\lambda` of `Euler`; pure death has one reversal only.
+        ordinal: Whether categories are numbers, as the levels of a pixel are. Counts are.
+
+    Raises:
+        ValueError: If noise is negative.
+        Unsolved: In a run of a process with diffusions.
+
+    References:
+        | A Continuous Time Framework for Discrete Denoising Models (Campbell et al., 2022)
+
+    Example:
+        >>> TauLeaping(ordinal=True)
+        TauLeaping(maximum=None, noise=1.0, ordinal=True)
     """
 
     maximum: float | None = None
+    noise: float = 1.0
+    ordinal: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.noise >= 0, f"noise must be ≥ 0; it is {self.noise}")
 
     def move(self, leaf: Leaf, goal: Leaf, estimate: Estimate, x: Tensor) -> Tensor:
         leap = getattr(leaf.core.engine, "leap", None)
         if leap is not None:
             moved = leap(estimate, x, goal.time, leaf.time).sample()
         else:
-            moved = _leap(leaf, estimate, x, finite_span(goal, leaf))
+            moved = self._moved(leaf, estimate, x, finite_span(goal, leaf))
         return moved if self.maximum is None else moved.clamp(max=self.maximum)
+
+    def _moved(self, leaf: Leaf, estimate: Estimate, x: Tensor, tau: Tensor) -> Tensor:
+        if not jumps_of(leaf):
+            raise Unsolved(f"a leap is made of jumps, and {leaf.core!r} has none: use Euler")
+        if self._named(leaf):
+            total, draw = exits(leaf, estimate, x, self.noise)
+            return jump_once(x, draw, leap_chance(expected(total, tau)))
+        return add_jumps(leaf, x, reversal(leaf, estimate, x, self.noise), tau)
+
+    def _named(self, leaf: Leaf) -> bool:
+        """Whether the states of a leaf are names."""
+        return leaf.core.dtype is not None and not self.ordinal
 
     def law(
         self, process: Process, estimate: Estimate, x: State, t: Tensor, s: Tensor
     ) -> Distribution:
         late, early = only_leaf(process, x, t, s)
         leap = getattr(late.core.engine, "leap", None)
-        if leap is None or self.maximum is not None:
-            raise Unsolved("a leap has a law for pure death and without a maximum only")
-        return leap(estimate, x, early.time, late.time)
+        if leap is not None and self.maximum is None:
+            return leap(estimate, x, early.time, late.time)
+        if leap is not None or not self._named(late):
+            raise Unsolved(
+                "a leap has a law where states are names, and for pure death without a maximum"
+            )
+        jumps = reversal(late, estimate, x, self.noise)
+        chance = leap_chance(expected(jumps.total, finite_span(early, late)))
+        return law_of_one_jump(late, x, jumps, chance)
 
 
 @dataclass(frozen=True)
@@ -329,40 +403,3 @@ class Heun(Stepper):
 
 def _continuous(leaf: Leaf) -> bool:
     return all(isinstance(term, Drift | Diffusion) for term in leaf.core.terms)
-
-
-def _own_rates(leaf: Leaf, estimate: Estimate, x: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Points and rates per unit of own time, and the number of state axes of a jump."""
-    found = rates_of(leaf, estimate, x)
-    assert found is not None
-    points, rates = found
-    axes = next(term.event_axes for term in leaf.core.terms if isinstance(term, Jump))
-    return points, rates / along(leaf.speed, rates), axes
-
-
-def _jump_once(leaf: Leaf, estimate: Estimate, x: Tensor, tau: Tensor) -> Tensor:
-    points, rates, axes = _own_rates(leaf, estimate, x)
-    chance = rates * along(tau, rates)
-    stay = (1 - chance.sum(-1, keepdim=True)).clamp(min=0)
-    index = laws.draw_categories(torch.cat([stay, chance], -1).log())
-    every = torch.cat([x.unsqueeze(-1 - axes), points], -1 - axes)
-    return _take(every, index, axes)
-
-
-def _take(points: Tensor, index: Tensor, axes: int) -> Tensor:
-    if not axes:
-        return points.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-    index = index[..., None, None].expand(*index.shape, 1, points.shape[-1])
-    return points.gather(-2, index).squeeze(-2)
-
-
-def _leap(leaf: Leaf, estimate: Estimate, x: Tensor, tau: Tensor) -> Tensor:
-    points, rates, axes = _own_rates(leaf, estimate, x)
-    number = torch.poisson(rates * along(tau, rates))
-    if x.is_floating_point():
-        change = points - x.unsqueeze(-1 - axes)
-        number = number.unsqueeze(-1) if axes else number
-        return (x + (number * change).sum(-1 - axes)).clamp(min=0)
-    once = number.sum(-1) == 1
-    target = _take(points, number.argmax(-1), axes)
-    return torch.where(once.unsqueeze(-1) if axes else once, target, x)

@@ -468,6 +468,8 @@ class Killing(FiniteJump):
         return any(term.varies() for term in self.chain.terms)
 
     def frozen(self, t: Tensor) -> Jump:
+        if not self.varies():
+            return self
         clone = self._copy()
         vars(clone)["held"] = [term.frozen(t) for term in self.chain.terms]
         return clone
@@ -550,6 +552,8 @@ class Kronecker(FiniteJump):
         return any(term.varies() for chain in self._factors for term in chain.terms)
 
     def frozen(self, t: Tensor) -> Jump:
+        if not self.varies():
+            return self
         clone = self._copy()
         vars(clone)["held"] = [[term.frozen(t) for term in c.terms] for c in self._factors]
         return clone

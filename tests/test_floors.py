@@ -22,16 +22,31 @@ FLOORS = (
     {"clock", "laws", "solve"},  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
     {"terms", "structures", "heads"},  # what a user declares
-    {"engines", "loss", "reverse", "times", "weights", "grids", "zoo"},  # solutions; what is known
     {
+        "engines",
+        "grids",
+        "guidance",
+        "loss",
+        "reverse",
+        "times",
+        "weights",
+        "zoo",
+    },  # solutions; what is known
+    {
+        "analytic",
+        "cached",
         "check",
         "cross_entropy",
+        "corrector",
         "diagnosis",
+        "enumeration",
         "expectation",
         "exponential",
         "explain",
+        "first_hitting",
         "flow",
         "implicit",
+        "jumps",
         "likelihood",
         "matching",
         "metrics",
@@ -45,6 +60,8 @@ FLOORS = (
         "strong",
         "steppers",
         "testing",
+        "thinning",
+        "trapezoidal",
     },  # the verbs
     {"train"},  # the optional extra
 )

@@ -321,8 +321,6 @@ def test_wrong_numbers_are_refused():
     for stepper in (steppers.Exponential(), steppers.Splitting()):
         with pytest.raises(dd.Unsolved, match="linear diffusions"):
             dd.sample(mask, categories, (2, 2), grid=[0.9, 0.1], stepper=stepper)
-    with pytest.raises(ValueError, match="noise = 0.0 must be 1"):
-        dd.sample(mask, categories, (2, 2), grid=[0.9, 0.1], stepper=steppers.Euler(noise=0.0))
 
 
 def test_a_velocity_says_nothing_of_vectors():

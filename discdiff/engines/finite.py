@@ -17,12 +17,11 @@ from .. import laws
 from ..numerics.linalg import Propagator, Uniformized, panels_for
 from ..numerics.special import safe_log
 from ..params import changes
-from ..shapes import span
 from ..solve import Engine, Unsolved, solves
 from ..structures import Sparse
 from ..terms import FiniteJump
 from ..validation import require, shown, values_are_checked
-from .kernels import FiniteChain, Kernel
+from .kernels import FiniteChain, Kernel, elapsed
 
 TOLERANCE = 1e-10  # of the panels for rates that vary in time
 SPARSE = 2048  # states of a graph up to which its dense table is made
@@ -80,7 +79,7 @@ class Finite(FiniteChain):
     def kernel(self, s: Tensor, t: Tensor) -> Kernel:
         if self.varying:
             return _Varying(self._propagator(t), s, t, self.size)
-        return _Homogeneous(self._table(), span(s, t))
+        return _Homogeneous(self._table(), elapsed(s, t))
 
     def _table(self) -> Uniformized:
         dtype = torch.get_default_dtype()
@@ -174,17 +173,25 @@ def _looked_at(Q: Tensor, t: Tensor) -> Tensor:
 
 
 class _Homogeneous(Kernel):
+    """One matrix per time; where one time (1,) serves the batch, all of it is one event."""
+
     def __init__(self, table: Uniformized, tau: Tensor) -> None:
         self.table, self.tau, self.size = table, tau, table.size
 
     def row(self, x: Tensor) -> Tensor:
-        return self.table.rows(x, self.tau)
+        return self._folded(self.table.rows, x, x.shape)
 
     def column(self, x: Tensor) -> Tensor:
-        return self.table.columns(x, self.tau)
+        return self._folded(self.table.columns, x, x.shape)
 
     def times(self, v: Tensor) -> Tensor:
-        return self.table.apply(v, self.tau)
+        return self._folded(self.table.apply, v, v.shape[:-1])
+
+    def _folded(self, verb: Any, value: Tensor, sites: torch.Size) -> Tensor:
+        if len(self.tau) == sites[0]:
+            return verb(value, self.tau)
+        found = verb(value.reshape(1, sites.numel(), *value.shape[len(sites) :]), self.tau)
+        return found.reshape(*sites, found.shape[-1])
 
 
 class _Varying(Kernel):

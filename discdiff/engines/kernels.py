@@ -30,8 +30,10 @@ from ..numerics.special import safe_log
 from ..params import changes
 from ..shapes import one_time, span
 from ..solve import Engine, Score
+from ..structures import jumps_of
 from ..validation import require
 from .replacement import (
+    Exits,
     Replacement,
     atom_log_table,
     conditional_log_probs,
@@ -218,6 +220,7 @@ class FiniteChain(Engine, ABC):
     """An engine that knows the kernels of its chain."""
 
     size: int
+    varying = False  # whether rates vary in time
 
     @abstractmethod
     def kernel(self, s: Tensor, t: Tensor) -> Kernel:
@@ -232,7 +235,7 @@ class FiniteChain(Engine, ABC):
         return laws.Table(log_probs, torch.int64).to_event(log_probs.dim() - 2)
 
     def _to(self, t: Tensor) -> Kernel:
-        return self.kernel(torch.zeros_like(t), t)
+        return self.kernel(t.new_zeros(1).expand(t.shape), t)
 
     # -- laws ----------------------------------------------------------------------------------
 
@@ -247,6 +250,35 @@ class FiniteChain(Engine, ABC):
         else:
             early = self._to(s).apply(self._weights(estimate, x, t))
         return self.law(safe_log(early * late).log_softmax(-1))
+
+    def exits(self, estimate: Estimate, x: Tensor, t: Tensor) -> Exits | None:
+        r"""How fast the reversal leaves x, and draws of where it goes; None for ratios.
+
+        .. math:: r(y) = Q(y, x)\, v(y) / v(x), \quad v(y) = \sum_a \mu(a) P(a, y) / P(a, x)
+        """
+        known = isinstance(estimate, Posterior | LeaveOneOut)
+        if not known or self.varying or getattr(self, "sites", ()):
+            return None
+        v = self._to(t).apply(self._weights(estimate, x, t))
+        points, into = jumps_of(self.terms, "into", x)
+        own = x.unsqueeze(-1)
+        rates = into.to(v.dtype) * v.gather(-1, points) / v.gather(-1, own)
+        rates = rates.masked_fill(points == own, 0.0).detach()
+
+        def draw(where: tuple[Tensor, ...]) -> Tensor:
+            cdf = rates[where].double().cumsum(-1)
+            u = torch.rand_like(cdf[:, :1]) * cdf[:, -1:]
+            return points[where].gather(-1, torch.searchsorted(cdf, u, right=True)).squeeze(-1)
+
+        return rates.sum(-1), draw
+
+    def staggered(self, v: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        r""":math:`[v P_{s,t}^{-1}](y)\, P_{s,t}(y, x)` for all y, v (B, *sites, K)."""
+        kernel = self.kernel(s, t)
+        eye = torch.eye(self.size, dtype=v.dtype, device=v.device).expand(len(s), -1, -1)
+        flat = v.reshape(len(s), -1, self.size)
+        before = torch.linalg.solve(kernel.apply(eye), flat, left=False)
+        return before.reshape(v.shape) * kernel.columns(self.index(x))
 
     # -- scores and estimates ------------------------------------------------------------------
 
@@ -346,6 +378,7 @@ class Structured(FiniteChain):
         require(len(sizes) == 1, f"chains of different sizes in one sum: {sorted(sizes)}")
         (self.size,) = sizes
         self._kept: Any = None
+        self.varying = any(term.varies() for term in terms)
         self.changes = changes(*terms)
 
     @property

@@ -18,6 +18,7 @@ for y, b other than x. A site whose state :math:`\pi` cannot produce was never t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as pyro
@@ -38,7 +39,7 @@ from ..estimates import (
 )
 from ..laws import _Law
 from ..numerics.special import log1mexp, log_add, safe_log, times_log
-from ..shapes import along, span
+from ..shapes import along, one_time, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import Replace
 from ..validation import values_are_checked
@@ -46,6 +47,8 @@ from .belief import Belief, Certain, Spread
 from .replacement_loss import AllSay, OthersSay, RatiosSay
 
 SCRAMBLED = {Posterior: AllSay, LeaveOneOut: OthersSay, Conditional: RatiosSay, Ratio: RatiosSay}
+
+Exits = tuple[Tensor, Callable[[tuple[Tensor, ...]], Tensor]]
 
 
 class Replaced(_Law):
@@ -263,6 +266,59 @@ class Replacement(Engine):
         belief, rate = self.belief(estimate, x, t), self.rate
         s, t = along(rate * s, x, torch.float64), along(rate * t, x, torch.float64)
         return Restored(x, belief, s, t, self).to_event(x.dim() - 1)
+
+    def exits(self, estimate: Estimate, x: Tensor, t: Tensor) -> Exits | None:
+        r"""How fast the reversal leaves x, and draws of where it goes; None for ratios.
+
+        .. math:: \sum_{y \ne x} r(y) = (1 - \pi_x)\, h + \frac{\alpha}{1 - \alpha} (1 - \mu(x))
+        """
+        if not isinstance(estimate, Posterior | LeaveOneOut):
+            return None
+        logits = estimate.masked_logits.detach()
+        if isinstance(estimate, LeaveOneOut):
+            logits = self._seen(logits, x, t, 1)
+        tau = along(self.rate * one_time(t), x, torch.float64)
+        touched = -torch.expm1(-tau)
+        rate, pi = self.rate, self.pi
+        pi_x = pi[:1] if self.uniform else pi[x]
+        left = 1 - pi_x
+        rho = (touched * pi_x / (1 - touched * left)).to(logits.dtype)
+        odds = (rate * (1 - touched) / touched).to(logits.dtype)
+        others = logits.softmax(-1).scatter_(-1, x.unsqueeze(-1), 0.0)
+        other = others.sum(-1)
+        h = (other + (1 - other) * rho) * rate.to(rho.dtype)
+        total = torch.addcmul(left.to(h.dtype) * h, odds, other)
+        if not self.full:
+            total = torch.where(self.can_be(x), total, 0.0)
+
+        def draw(where: tuple[Tensor, ...]) -> Tensor:
+            weight = odds.expand(x.shape)[where].unsqueeze(-1) * others[where]
+            weight = weight + h[where].unsqueeze(-1) * pi.to(h.dtype)
+            cdf = weight.scatter(-1, x[where].unsqueeze(-1), 0.0).double().cumsum(-1)
+            u = torch.rand_like(cdf[:, :1]) * cdf[:, -1:]
+            return torch.searchsorted(cdf, u, right=True).squeeze(-1)
+
+        return total, draw
+
+    def exit_bounds(self, times: Tensor) -> Tensor:
+        r"""The most at which the reversal given any datum leaves each state, shape (times, K).
+
+        .. math:: (1 - (1 - \alpha)\, \pi_x) / (1 - \alpha), \quad 0 \text{ where } \pi_x = 0
+        """
+        touched = -torch.expm1(-self.rate * times).unsqueeze(1)
+        bound = self.rate * (1 - touched * self.pi) / touched
+        return torch.where(self.pi > 0, bound, 0.0).detach()
+
+    def staggered(self, v: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        r""":math:`[v P_{s,t}^{-1}](y)\, P_{s,t}(y, x)` for all y, from v of shape (B, *sites, K).
+
+        .. math:: P^{-1} = \alpha^{-1} (I - (1 - \alpha)\, \mathbf{1} \pi^\top)
+        """
+        tau = along(self.rate * span(s, t), x, torch.float64).unsqueeze(-1)
+        v, pi, changed = v.double(), self.pi, -torch.expm1(-tau)
+        before = v - changed * pi * v.sum(-1, keepdim=True)  # times 1/α, which a law drops
+        own = torch.arange(self.size, device=x.device) == x.unsqueeze(-1)
+        return before * (own * (-tau).exp() + changed * pi[x].unsqueeze(-1))
 
     # -- scores and estimates ------------------------------------------------------------------
 

@@ -1,0 +1,212 @@
+"""Guided heads speak of the laws that they say they do, on spaces that are enumerated."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import discdiff as dd
+from discdiff import enumeration, guidance, heads, steppers
+from discdiff.estimates import Ratio
+from discdiff.heads import Exact
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+K, GAMMA, T = 3, 2.5, 0.4
+
+
+def replaced():
+    return dd.Replace(torch.full((K,), 1 / K)).on(dd.clock.Constant(2.0))
+
+
+def masked():
+    return dd.Replace(dd.one_hot(K, K + 1)).on(dd.clock.LogLinear())
+
+
+def law(seed, size):
+    weights = torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (weights + 0.05) / (weights + 0.05).sum()
+
+
+def atoms(sites):
+    return torch.cartesian_prod(*[torch.arange(K)] * sites).reshape(-1, sites)
+
+
+class Labelled(heads.Head):
+    """What is exact given a label, and without one, as one head that reads a context."""
+
+    def __init__(self, without, given, kind):
+        super().__init__()
+        self.without, self.given = without.as_(kind), given.as_(kind)
+        self.kind = kind.kind
+
+    def forward(self, x, t, context=None):
+        return (self.without if context is None else self.given)(x, t)
+
+
+def pair(make, kind, sites):
+    """A head with a context, the joint law of data and label, and the process."""
+    process, data, label = make(), law(0, K**sites), law(1, K**sites) / law(1, K**sites).max()
+    given = data * label / (data * label).sum()
+    without = Exact(process, atoms(sites), data)
+    return process, Labelled(without, Exact(process, atoms(sites), given), kind), data, label
+
+
+def noisy(process, data, sites, t):
+    states = enumeration.states(process, (sites,))
+    each = process.marginal(atoms(sites).repeat(len(states), 1), t)
+    table = each.log_prob(states.repeat_interleave(K**sites, 0)).exp()
+    return states, table.reshape(len(states), -1) @ data
+
+
+@pytest.mark.parametrize("kind", [heads.Posterior, heads.LeaveOneOut])
+def test_classifier_free_guidance_of_one_site_is_the_posterior_of_tilted_data(kind):
+    process, head, data, label = pair(replaced, kind, 1)
+    guided = guidance.ClassifierFree(head, GAMMA)
+    tilted = data * label**GAMMA
+    goal = Exact(process, atoms(1), tilted / tilted.sum()).as_(kind)
+    x, t = torch.arange(K)[:, None], torch.full((K,), T)
+    found = guided(x, t, "label").log_probs
+    torch.testing.assert_close(found, goal(x, t).log_probs, rtol=1e-12, atol=1e-12)
+    sampled = enumeration.marginal(
+        process, guided, (1,), steppers.Analytic(), steps=4, context="label"
+    )
+    assert abs(float(sampled.probs.sum()) - 1) < 1e-9
+
+
+@pytest.mark.parametrize("kind", [heads.Ratio, heads.Conditional])
+def test_classifier_free_guidance_of_ratios_belongs_to_the_tilted_noisy_law(kind):
+    process, head, data, label = pair(replaced, kind, 2)
+    states, p = noisy(process, data, 2, T)
+    _, given = noisy(process, data * label / (data * label).sum(), 2, T)
+    tilted = (given**GAMMA * p ** (1 - GAMMA)).log()
+    t = torch.full((K * K,), T)
+    said = guidance.ClassifierFree(head, GAMMA)(states, t, "label")
+    ratios = process.convert(said, states, T, Ratio).log_ratio
+    goal = changed(states, tilted) - tilted[:, None, None]
+    torch.testing.assert_close(ratios, goal, rtol=1e-11, atol=1e-11)
+
+
+def changed(states, values):
+    """Values of the states with one site changed, (N, 2, K)."""
+    first = values.reshape(K, K)[:, states[:, 1]].T
+    second = values.reshape(K, K)[states[:, 0]]
+    return torch.stack([first, second], 1)
+
+
+class Truth:
+    """log p_t(label | x), by its table; counts the states it is asked for."""
+
+    def __init__(self, process, data, label, sites):
+        self.process, self.data, self.label, self.sites = process, data, label, sites
+        self.asked = 0
+
+    def __call__(self, x, t, context=None):
+        self.asked += len(x)
+        _, p = noisy(self.process, self.data, self.sites, float(t[0]))
+        _, joint = noisy(self.process, self.data * self.label, self.sites, float(t[0]))
+        size = round(len(p) ** (1 / self.sites))
+        strides = size ** torch.arange(self.sites - 1, -1, -1)
+        return (joint / p).log()[x @ strides]
+
+
+@pytest.mark.parametrize("kind", [heads.Ratio, heads.Posterior, heads.LeaveOneOut])
+def test_the_true_classifier_makes_the_conditional_model(kind):
+    """Exactly, with D·K calls per state."""
+    process, head, data, label = pair(replaced, kind, 2)
+    truth = Truth(process, data, label, 2)
+    guided = guidance.Classifier(head, truth, 1.0, process)
+    states, t = enumeration.states(process, (2,)), torch.full((9,), T)
+    given = data * label / (data * label).sum()
+    goal = Exact(process, atoms(2), given).as_(heads.Ratio)(states, t)
+    torch.testing.assert_close(guided(states, t).log_ratio, goal.log_ratio, rtol=1e-11, atol=1e-11)
+    assert truth.asked == 9 * 2 * K
+
+
+def test_the_true_classifier_of_a_masked_process_is_exact_as_it_is_filled():
+    process, head, data, label = pair(masked, heads.Posterior, 2)
+    truth = Truth(process, data, label, 2)
+    guided = guidance.Classifier(head, truth, 1.0, process)
+    given = Exact(process, atoms(2), data * label / (data * label).sum()).as_(heads.Posterior)
+    x, t = torch.tensor([[K, K], [K, 1], [2, K]]), torch.full((3,), T)
+    found, goal = guided(x, t).log_probs, given(x, t).log_probs
+    hidden = x == K
+    torch.testing.assert_close(found[hidden], goal[hidden], rtol=1e-11, atol=1e-11)
+    torch.manual_seed(0)
+    samples = dd.sample(process, guided, (300, 2), stepper=steppers.FirstHitting())
+    assert bool((samples < K).all())
+
+
+def test_first_order_guidance_is_exact_for_a_linear_classifier():
+    weights = torch.randn(2, K, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    linear = lambda x, t: weights[torch.arange(2), x].sum(-1)
+    coded = lambda code, t: (code * weights).sum((-1, -2))
+    process, head, *_ = pair(replaced, heads.Ratio, 2)
+    states, t = enumeration.states(process, (2,)), torch.full((9,), T)
+    exact = guidance.Classifier(head, linear, GAMMA)
+    taylor = guidance.Classifier(head, coded, GAMMA, changes=guidance.FirstOrder())
+    torch.testing.assert_close(taylor(states, t).log_ratio, exact(states, t).log_ratio)
+
+
+def test_guidance_of_real_states_moves_the_score():
+    """Data N(0, 1) stay N(0, 1); a classifier of log-odds 2x shifts the law by 2γ."""
+    vp = (dd.Linear(-0.5) + dd.Noise(1.0)).on(dd.clock.Linear(0.1, 20.0))
+    x, t = torch.tensor([[-1.0], [0.5]]), torch.full((2,), 0.5)
+    tilt = lambda y, t: 2 * y.sum(-1)
+    score = guidance.Classifier(heads.Score(lambda y, t: -y), tilt, 0.5)
+    torch.testing.assert_close(score(x, t).value, -x + 1)
+    std = vp.marginal(torch.zeros(2, 1), 0.5).stddev
+    epsilon = guidance.Classifier(heads.Epsilon(lambda y, t: y * std), tilt, 0.5, vp)
+    torch.testing.assert_close(epsilon(x, t).value, -x + 1)
+    net = lambda y, t, c=None: -y if c is None else -y + c
+    for kind in (heads.Score, heads.Epsilon, heads.Velocity, heads.Mean):
+        free = guidance.ClassifierFree(kind(net), 3.0)
+        torch.testing.assert_close(free(x, t, 1.0).value, -x + 3)
+    torch.manual_seed(0)
+    phi = lambda t: (-vp.clock(t) / 2).exp()[:, None]  # data N(c, 1) are at N(φ c, 1)
+    shifted = lambda y, t, c=None: -y if c is None else -y + c * phi(t)
+    free = guidance.ClassifierFree(heads.Score(shifted), 3.0)
+    samples = dd.sample(vp, free, (4000, 1), steps=200, context=1.0)
+    assert abs(float(samples.mean()) - 3) < 0.1 and abs(float(samples.std()) - 1) < 0.1
+
+
+def test_temperature_and_nucleus():
+    process, head, data, _ = pair(replaced, heads.Ratio, 2)
+    states, p = noisy(process, data, 2, T)
+    t = torch.full((9,), T)
+    cooled = guidance.Temperature(head, 0.5)(states, t).log_ratio
+    goal = 2 * (changed(states, p.log()) - p.log()[:, None, None])
+    torch.testing.assert_close(cooled, goal, rtol=1e-11, atol=1e-11)
+    logits = torch.tensor([[0.4, 0.35, 0.15, 0.1]]).log()
+    spoken = heads.Posterior(lambda x, t: logits, absent=3)
+    cut = guidance.TopP(guidance.Temperature(spoken, 1.0), 0.5)
+    probs = cut(torch.zeros(1).long(), torch.ones(1)).log_probs.exp()
+    torch.testing.assert_close(probs, torch.tensor([[0.4, 0.35, 0, 0]]) / 0.75)
+    assert cut.absent == (3,) and cut.kind is heads.Posterior.kind
+
+
+def test_wrappers_compose_and_run():
+    torch.manual_seed(0)
+    process, head, *_ = pair(masked, heads.Posterior, 2)
+    head.absent = (K,)
+    guided = guidance.TopP(guidance.Temperature(guidance.ClassifierFree(head, 2.0), 0.8), 0.9)
+    for stepper in (steppers.Ancestral(), steppers.Analytic(), steppers.FirstHitting()):
+        x = dd.sample(process, guided, (20, 2), steps=6, stepper=stepper, context="label")
+        assert bool((x < K).all())
+
+
+def test_guidance_refuses_what_it_does_not_know():
+    turnover = heads.Turnover(lambda x, t: torch.zeros(*x.shape, 2))
+    with pytest.raises(dd.Unsolved, match="Temperature is not known for Turnover"):
+        guidance.Temperature(turnover, 2.0)(torch.zeros(1), torch.ones(1))
+    with pytest.raises(dd.Unsolved, match="TopP"):
+        guidance.TopP(heads.Mean(lambda x, t: x), 0.5)(torch.zeros(1), torch.ones(1))
+    with pytest.raises(dd.Unsolved, match="ClassifierFree"):
+        guidance.ClassifierFree(turnover, 2.0)(torch.zeros(1), torch.ones(1))
+    with pytest.raises(ValueError, match="needs the process"):
+        guidance.Classifier(heads.Mean(lambda x, t: x), lambda x, t: x.sum(-1))
+    for make in (lambda: guidance.Temperature(turnover, 0.0), lambda: guidance.TopP(turnover, 2)):
+        with pytest.raises(ValueError, match="must"):
+            make()
+    with pytest.raises(ValueError, match="must say the same"):
+        guidance.ClassifierFree(turnover, 2.0, unconditional=heads.Mean(lambda x, t: x))
