@@ -275,3 +275,43 @@ def test_alias_tables_are_their_laws(shape):
     torch.testing.assert_close(table.probs(), probs, rtol=0, atol=2e-15)
     rows = torch.randint(shape[0], (20_000,))
     assert bool((probs[rows, table.draw(rows)] > 0).all())
+
+
+SEEN = {
+    "ring": "Circulant",
+    "increments": "Circulant",
+    "reflecting": "Reflected",
+    "clusters": "Clustered",
+    "masking": "MaskedEach",
+    "killed ordinal": "Killed",
+    "killed uniform": "Killed",
+    "killed tree": "Killed",
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_structure_is_found_in_a_plain_rate_matrix(name):
+    torch.manual_seed(2)
+    chain = KINDS[name][0](9)
+    if any(term.varies() for term in chain.terms):
+        pytest.skip("rates that vary are no matrix")
+    plain = dd.RateMatrix(sum(term.matrix() for term in chain.terms))
+    assert type(plain.engine).__name__ == SEEN.get(name, "Finite")
+    x, t = torch.randint(9, (3, 2)), TIMES
+    one, other = plain.engine.kernel(0 * t, t), Finite(plain.terms).kernel(0 * t, t)
+    assert worst(one.rows(x), other.rows(x)) < 1e-11
+    (plan,) = dd.explain(plain).plans
+    assert ("handed on by Finite" in plan.reason) == (name in SEEN)
+
+
+def test_almost_a_structure_is_none():
+    Q = dd.Reflecting(9).matrix()
+    Q[3, 4] *= 1 + 1e-9
+    Q = Q - Q.sum(1).diag()
+    assert type(dd.RateMatrix(Q).engine) is Finite
+
+
+def test_a_learned_matrix_stays_a_matrix():
+    chain = dd.RateMatrix(dd.Reflecting(5).matrix())
+    assert type(chain.engine) is Reflected
+    assert type(dd.learn(chain).engine) is Finite

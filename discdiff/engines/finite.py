@@ -19,9 +19,10 @@ from ..numerics.special import safe_log
 from ..params import changes
 from ..solve import Engine, Unsolved, solves
 from ..structures import Sparse
-from ..terms import FiniteJump
+from ..terms import FiniteJump, RateMatrix
 from ..validation import require, shown, values_are_checked
 from .kernels import FiniteChain, Kernel, elapsed
+from .recognise import recognise
 
 TOLERANCE = 1e-10  # of the panels for rates that vary in time
 SPARSE = 2048  # states of a graph up to which its dense table is made
@@ -43,7 +44,8 @@ class Finite(FiniteChain):
                 "solved. Ways out: simulate the process and train by ratio_matching or "
                 "implicit_score_matching"
             )
-        return cls(terms)
+        chain = _recognised(terms)
+        return cls(terms) if chain is None else chain.engine
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
@@ -158,6 +160,18 @@ class Finite(FiniteChain):
         log_probs = safe_log(rows[0].to(torch.get_default_dtype()))
         sites = tuple(shape[:-1]) if self.sites else tuple(shape)
         return self.law(log_probs.expand(*sites, self.size))
+
+
+def _recognised(terms: tuple[Any, ...]) -> Any:
+    """The structured chain that one plain rate matrix is; None if it is none, or may change."""
+    (term, *others) = terms
+    plain = not others and isinstance(term, RateMatrix) and not (term.function or term.sites)
+    if not plain or changes(term):
+        return None
+    with torch.inference_mode(False), torch.no_grad():
+        Q = term.matrix()
+        found = recognise(Q.cpu())
+        return None if found is None else found.to(Q.device)
 
 
 def _looked_at(Q: Tensor, t: Tensor) -> Tensor:
