@@ -16,13 +16,12 @@ import csv
 import math
 import pathlib
 import platform
+import shutil
 import subprocess
 import time
+from dataclasses import dataclass
 
-import matplotlib as mpl
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from pyro.distributions import Normal
 from torch import Tensor
 
@@ -34,7 +33,8 @@ from discdiff.train.run import LAST, load
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 START = 0.1  # the standard deviation of the auxiliaries at t = 0
-DRAWS = 64
+DRAWS = 256
+EVERY = 100  # steps between checkpoints
 
 
 # -- processes ------------------------------------------------------------------------------------
@@ -97,18 +97,19 @@ def malda() -> dd.Process:
 
 
 def learned(k: int) -> dd.Process:
-    """Q and D are learned, from numbers near those of variance-preserving noise."""
+    """Q and D are learned, from numbers near those of variance-preserving noise; S is not."""
     torch.manual_seed(k)
     half = 0.1 * torch.randn(k, k, dtype=torch.float64).tril(-1)
     D = 0.5 * torch.eye(k, dtype=torch.float64) + 1e-2
     process = matched(dd.Langevin(half - half.T, D, torch.eye(k, dtype=torch.float64)))
-    recipe = process.process.process.recipe
-    S = recipe.S
-    dd.learn(recipe)
-    torch.nn.utils.parametrize.remove_parametrizations(recipe, "S")
-    del recipe.S
-    recipe.register_buffer("S", S)
+    recipe = dd.learn(recipe_of(process))
+    recipe.get_parameter("parametrizations.S.original").requires_grad_(False)
     return process
+
+
+def recipe_of(process: dd.Process) -> torch.nn.Module:
+    """What holds the Q, D and S of a lift on a clock."""
+    return process.process.process.recipe
 
 
 def learned_2() -> dd.Process:
@@ -126,27 +127,49 @@ NAMES = (*FIXED, "learned_2", "learned_3")
 # -- runs -----------------------------------------------------------------------------------------
 
 
-def train(name: str, seed: int, steps: int, runs: pathlib.Path) -> list[tuple[int, dict]]:
+@dataclass(frozen=True)
+class Result:
+    """What is kept of a run: the bits/dim of each held-out item, the prior KL per entry for x = 1,
+    and the parameters of the process at each checkpoint."""
+
+    bits: Tensor
+    prior_kl: float
+    history: dict[int, dict[str, Tensor]]
+
+
+def result(name: str, seed: int, options: argparse.Namespace) -> Result:
+    """The result of a run: as it was kept, or that of training now."""
+    folder = options.runs / f"{name}-{seed}"
+    kept = folder / "result.pt"
+    if not kept.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        history = train(name, seed, options.steps, folder)
+        torch.save([*scored(folder), history], kept)
+    return Result(*torch.load(kept, weights_only=True))
+
+
+def train(name: str, seed: int, steps: int, folder: pathlib.Path) -> dict[int, dict]:
     """Trains one process, and collects its parameters whenever a checkpoint is written."""
-    folder = runs / f"{name}-{seed}"
     command = ["discdiff", "train", "--process", f"{__file__}:{name}", "--seed", str(seed)]
-    command += ["--steps", str(steps), "--runs", str(runs), "--name", folder.name]
+    command += ["--steps", str(steps), "--every", str(EVERY), "--patience", str(steps)]
+    command += ["--draws", "1", "--runs", str(folder.parent), "--name", folder.name]
     seen: dict[int, dict] = {}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        written = 0.0
         while run.poll() is None:
-            time.sleep(2.0)
-            seen |= snapshot(folder / LAST)
+            time.sleep(1.0)
+            path = folder / LAST
+            if path.exists() and path.stat().st_mtime != written:
+                written = path.stat().st_mtime
+                seen |= snapshot(path)
     if run.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    return sorted(seen.items())
+    return seen | snapshot(folder / LAST)
 
 
-def snapshot(path: pathlib.Path) -> dict[int, dict]:
-    """The step and the parameters of the process in a checkpoint, if there is one."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, EOFError, RuntimeError):
-        return {}
+def snapshot(path: pathlib.Path) -> dict[int, dict[str, Tensor]]:
+    """The step and the averaged parameters of the process in a checkpoint."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     prefix = "model.process."
     own = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return {checkpoint["global_step"]: {k.removeprefix(prefix): v for k, v in own.items()}}
@@ -160,71 +183,56 @@ def scored(folder: pathlib.Path) -> tuple[Tensor, float]:
     return score(run.model, values, draws=DRAWS), end(run.process)
 
 
-def show(history: dict[str, list[tuple[int, dict]]], path: pathlib.Path) -> None:
-    """Draws Q and D over training, one column per process."""
-    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}):
-        figure = Figure(figsize=(4.2 * len(history), 5.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(2, len(history), squeeze=False, sharex=True)
-        for column, (name, states) in enumerate(history.items()):
-            process = globals()[name]()
-            steps, rows = [], {"Q": [], "D": []}
-            for step, state in states:
-                process.load_state_dict(state)
-                recipe = process.process.process.recipe
-                steps.append(step)
-                for which in rows:
-                    rows[which].append(getattr(recipe, which).detach().flatten())
-            for axis, (which, values) in zip(axes[:, column], rows.items(), strict=True):
-                axis.plot(steps, torch.stack(values).numpy())
-                axis.set_title(f"{which}, {name.replace('_', '-')}")
-        for axis in axes[-1]:
-            axis.set_xlabel("step")
-        figure.savefig(path, dpi=150)
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def write(results: dict[str, list[Result]], note: str) -> None:
+    """Writes the table, with the paired difference of each process to the best fixed one."""
+    bits = {name: torch.stack([r.bits for r in runs]) for name, runs in results.items() if runs}
+    best = best_fixed(bits)
+    with (RESULTS / "mdm.csv").open("w", newline="") as file:
+        file.write(f"# {note}\n")
+        writer = csv.writer(file, lineterminator="\n")
+        head = ["process", "seed", "bits_per_dim", "standard_error", "prior_kl_per_dim"]
+        head += ["minus_best_fixed", "error_over_items", "error_over_seeds"]
+        writer.writerow(head)
+        for name, runs in results.items():
+            for seed, run in enumerate(runs):
+                row = [f"{float(run.bits.mean()):.4f}", f"{over(run.bits):.4f}"]
+                writer.writerow([name, seed, *row, f"{run.prior_kl:.2e}", "", "", ""])
+        for name, each in bits.items():
+            mean, gaps = each.mean(0), each[: len(bits[best])] - bits[best][: len(each)]
+            row = [f"{float(mean.mean()):.4f}", f"{over(mean):.4f}", ""]
+            numbers = (float(gaps.mean()), over(gaps.mean(0)), over(gaps.mean(1)))
+            writer.writerow([name, "mean", *row, *(f"{v:.4f}" for v in numbers)])
+
+
+def best_fixed(bits: dict[str, Tensor]) -> str:
+    """The process that needs the fewest bits, of those that are not learned."""
+    fixed = [name for name in FIXED if name in bits] or list(bits)
+    return min(fixed, key=lambda name: float(bits[name].mean()))
+
+
+def over(values: Tensor) -> float:
+    """The standard error of the mean."""
+    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES)
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/mdm"))
     options = parser.parse_args()
-    items: dict[str, list[Tensor]] = {name: [] for name in options.only}
-    history, rows = {}, []
+    note = f"python benchmarks/mdm.py --steps {options.steps} --seeds {options.seeds}"
+    results: dict[str, list[Result]] = {name: [] for name in options.only}
     for seed in range(options.seeds):
         for name in options.only:
-            seen = train(name, seed, options.steps, options.runs)
-            bits, left = scored(options.runs / f"{name}-{seed}")
-            items[name].append(bits)
-            if name.startswith("learned") and seed == 0:
-                history[name] = seen
-            error = float(bits.std()) / math.sqrt(len(bits))
-            rows.append([name, seed, f"{float(bits.mean()):.4f}", f"{error:.4f}", f"{left:.2e}"])
-            write(rows, items, options.steps)
-    if history:
-        show(history, RESULTS / "mdm.png")
-
-
-def write(rows: list, items: dict[str, list[Tensor]], steps: int) -> None:
-    """Writes the table, with the paired difference of each process to the best fixed one."""
-    means = {name: torch.stack(bits).mean(0) for name, bits in items.items() if bits}
-    fixed = [name for name in FIXED if name in means]
-    best = min(fixed, key=lambda name: float(means[name].mean())) if fixed else None
-    with (RESULTS / "mdm.csv").open("w", newline="") as file:
-        note = f"python benchmarks/mdm.py --steps {steps}; {platform.machine()}, 2 cores"
-        file.write(f"# {note}\n")
-        writer = csv.writer(file, lineterminator="\n")
-        head = ["process", "seed", "bits_per_dim", "standard_error", "prior_kl_per_dim"]
-        writer.writerow([*head, "minus_best_fixed", "standard_error_of_difference"])
-        writer.writerows([*row, "", ""] for row in rows)
-        for name, mean in means.items():
-            if best is None:
-                continue
-            gap = mean - means[best]
-            error = float(gap.std()) / math.sqrt(len(gap))
-            summary = [name, "mean", f"{float(mean.mean()):.4f}", "", ""]
-            writer.writerow([*summary, f"{float(gap.mean()):.4f}", f"{error:.4f}"])
+            results[name].append(result(name, seed, options))
+            bits = results[name][-1].bits
+            print(f"{name} {seed}: {float(bits.mean()):.4f} ± {over(bits):.4f}", flush=True)
+            write(results, f"{note}; {platform.machine()}, one core")
 
 
 if __name__ == "__main__":
