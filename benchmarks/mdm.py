@@ -6,7 +6,8 @@ Every process is trained by ``discdiff train`` with one network and one budget. 
 each process runs as long as leaves the same prior KL as variance-preserving noise on Song's clock,
 for x = 1. The learned ones start from such a clock and learn Q and D. Writes
 ``benchmarks/results/mdm.csv`` (held-out bits/dim, and the paired difference to the best process
-that is not learned) and ``mdm.png`` (what is learned, over training).
+that is not learned), ``mdm_learned.csv`` (what is learned, over training: numbers that no rotation
+of the auxiliaries changes) and ``mdm.png``. A run that is kept under ``--runs`` is not repeated.
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ import platform
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
+import matplotlib as mpl
 import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from pyro.distributions import Normal
 from torch import Tensor
 
@@ -122,6 +128,8 @@ def learned_3() -> dd.Process:
 
 FIXED = ("vp", "cld", "psld", "alda", "malda")
 NAMES = (*FIXED, "learned_2", "learned_3")
+PALETTE = ("#1f5a93", "#c8553d", "#e0a458", "#7a6c9d", "#9c9c9c", "#2e8b7a", "#14463d")
+COLORS = dict(zip(NAMES, PALETTE, strict=True))
 
 
 # -- runs -----------------------------------------------------------------------------------------
@@ -218,9 +226,148 @@ def over(values: Tensor) -> float:
     return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
+# -- what is learned ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What no rotation of the auxiliaries changes, at one step of training."""
+
+    noise_on_data: float
+    coupling: float
+    noise_on_auxiliaries: list[float]
+    spectrum: list[complex]
+    prior_kl_per_dim: float
+
+    @staticmethod
+    def of(process: dd.Process) -> Learned:
+        recipe = recipe_of(process)
+        Q, D, S = (v.detach() for v in (recipe.Q, recipe.D, recipe.S))
+        spectrum = torch.linalg.eigvals((Q + D) @ torch.linalg.inv(S))
+        return Learned(
+            float(D[0, 0]),
+            float(Q[0, 1:].norm()),
+            torch.linalg.eigvalsh(D[1:, 1:]).tolist(),
+            sorted(spectrum.tolist(), key=lambda v: (v.real, v.imag)),
+            end(process),
+        )
+
+
+def unfolded(name: str, run: Result) -> dict[int, Learned]:
+    """What was learned, by step."""
+    process = globals()[name]()
+    found = {}
+    for step, state in sorted(run.history.items()):
+        process.load_state_dict(state)
+        found[step] = Learned.of(process)
+    return found
+
+
+def write_learned(learned: dict[str, list[dict[int, Learned]]]) -> None:
+    """Writes what is learned at each checkpoint."""
+    with (RESULTS / "mdm_learned.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = [field.name for field in fields(Learned)]
+        writer.writerow(["process", "seed", "step", *names])
+        for name, runs in learned.items():
+            for seed, steps in enumerate(runs):
+                for step, found in steps.items():
+                    values = [shown(getattr(found, field)) for field in names]
+                    writer.writerow([name, seed, step, *values])
+
+
+def shown(value: float | list) -> str:
+    """Four digits of each number."""
+    if isinstance(value, list):
+        return " ".join(shown(v) for v in value)
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:.4f}"
+
+
+# -- figure ---------------------------------------------------------------------------------------
+
+
+def draw(results: dict[str, list[Result]], learned: dict[str, list[dict[int, Learned]]]) -> None:
+    """The differences, the precision of all, and what is learned."""
+    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}):
+        figure = Figure(figsize=(11, 6.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        (gaps, time, kl), rows = figure.subplots(2, 3)
+        draw_gaps(gaps, results)
+        draw_precision(time, results)
+        draw_learned(kl, learned, lambda v: 1e5 * v.prior_kl_per_dim)
+        draw_learned(rows[0], learned, lambda v: v.noise_on_data)
+        draw_learned(rows[1], learned, lambda v: v.coupling)
+        draw_learned(rows[2], learned, lambda v: v.noise_on_auxiliaries)
+        kl.set_title(r"prior KL per dim for x = 1, $10^{-5}$ nats")
+        rows[0].set_title("learned: noise on the data, $D_{xx}$")
+        rows[1].set_title("learned: coupling, $|Q_{xv}|$")
+        rows[2].set_title("learned: noise on auxiliaries, spec $D_{vv}$")
+        kl.legend(frameon=False)
+        figure.savefig(RESULTS / "mdm.png", dpi=150)
+
+
+def draw_gaps(axis: Axes, results: dict[str, list[Result]]) -> None:
+    """The paired difference of each process to the best fixed one, two standard errors."""
+    bits = {name: torch.stack([r.bits for r in runs]) for name, runs in results.items() if runs}
+    best = best_fixed(bits)
+    axis.axvline(0, color="0.8", lw=0.8, zorder=0)
+    for place, (name, each) in enumerate(bits.items()):
+        difference = each[: len(bits[best])] - bits[best][: len(each)]
+        error = math.hypot(over(difference.mean(0)), over(difference.mean(1)))
+        by_seed = difference.mean(1)
+        axis.plot(by_seed, [place] * len(by_seed), "o", ms=3, color=COLORS[name], alpha=0.5)
+        axis.errorbar(
+            float(by_seed.mean()), place, xerr=2 * error, fmt="D", ms=5, color=COLORS[name]
+        )
+    axis.set_yticks(range(len(bits)), [titled(name) for name in bits])
+    axis.invert_yaxis()
+    axis.set_title(f"bits/dim above {titled(best)}, held out")
+    axis.set_xlabel("mean, two standard errors; dots: seeds")
+
+
+def draw_precision(axis: Axes, results: dict[str, list[Result]]) -> None:
+    """How well the data are known, J, over time; learned ones at the end of training."""
+    t = torch.linspace(0.002, 1, 400, dtype=torch.float64)
+    for name, runs in results.items():
+        process = globals()[name]()
+        if runs and runs[0].history and name not in FIXED:
+            process.load_state_dict(runs[0].history[max(runs[0].history)])
+        with torch.no_grad():
+            (leaf,) = process.leaves(t)
+            level = leaf.core.engine.snr(leaf.time)
+        style = "-" if name in FIXED else ":" if name == "learned_2" else "--"
+        axis.semilogy(t, level, color=COLORS[name], lw=1.4, ls=style, label=titled(name))
+    axis.set_ylim(1e-5, 1e6)
+    axis.set_title(r"precision $J = P^\top \Sigma^{-1} P$ of the data")
+    axis.set_xlabel("time t")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def draw_learned(
+    axis: Axes, learned: dict[str, list[dict[int, Learned]]], read_off: Callable
+) -> None:
+    """One quantity over training, a line per seed."""
+    for name, runs in learned.items():
+        for seed, steps in enumerate(runs):
+            values = [read_off(found) for found in steps.values()]
+            label = titled(name) if seed == 0 else None
+            lines = axis.plot(list(steps), values, color=COLORS[name], lw=1.2, alpha=0.8)
+            lines[0].set_label(label)
+    axis.set_xlabel("step")
+    axis.set_ylim(bottom=0)
+
+
+def titled(name: str) -> str:
+    """The name in a text."""
+    return name.replace("_", "-") if name.startswith("learned") else name.upper()
+
+
+# -- all ------------------------------------------------------------------------------------------
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES)
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/mdm"))
@@ -233,6 +380,13 @@ def main() -> None:
             bits = results[name][-1].bits
             print(f"{name} {seed}: {float(bits.mean()):.4f} ± {over(bits):.4f}", flush=True)
             write(results, f"{note}; {platform.machine()}, one core")
+    learned = {
+        name: [unfolded(name, run) for run in runs]
+        for name, runs in results.items()
+        if name not in FIXED
+    }
+    write_learned(learned)
+    draw(results, learned)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Preconditioning by the covariance of the data, and standardised inputs of vectors and lifts."""
 
+import math
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch.distributions import MultivariateNormal, Normal
 
 import discdiff as dd
 from discdiff.nn import Precondition, Standardise
+from discdiff.train.timing import quiet_time
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -116,6 +120,28 @@ def test_the_growth_of_what_is_left_is_the_path_kl_of_normal_data(process):
     early, late = net.log_left(y, torch.tensor([stop, 1.0]))
     growth = 2 * float(late - early) / 2
     assert abs(float(kl.mean()) - growth) < 5 * float(kl.std()) / 20_000**0.5
+
+
+class Bent(torch.nn.Module):
+    """A poor network: what it says depends on what it sees alone."""
+
+    def forward(self, x, t, context=None):
+        return 0.7 * torch.sin(3 * x) - 0.2
+
+
+def test_the_bound_of_a_lift_depends_on_the_range_of_the_precision_alone():
+    r"""Every lift integrates ½ ‖x_0 − x̂_0‖² over dJ, J from 10⁴ to 0, also for a poor network."""
+    torch.manual_seed(0)
+    x, values = torch.tensor([[0.9], [-0.4]]).repeat(4000, 1), []
+    clock = dd.clock.Linear(0.1, 60.0)
+    for process in (dd.zoo.vp(clock), dd.zoo.cld(clock=clock), dd.zoo.alda(clock=clock)):
+        net = Precondition(Bent(), process, 0.0, 1.0)
+        stop = quiet_time(partial(net.log_left, torch.zeros(process.state_shape((1, 1)))))
+        kl = dd.path_kl(process, dd.heads.Mean(net), x, stop=stop, nodes=32)
+        values.append((float(kl.mean()), float(kl.std()) / len(kl) ** 0.5))
+    assert values[0][0] > math.log(100) + 0.5  # that of the best affine guess
+    for mean, error in values[1:]:
+        assert abs(mean - values[0][0]) < 5 * math.hypot(error, values[0][1])
 
 
 @pytest.mark.parametrize("coupled", [False, True])
