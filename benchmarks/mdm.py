@@ -321,6 +321,7 @@ def draw_gaps(axis: Axes, results: dict[str, list[Result]]) -> None:
         )
     axis.set_yticks(range(len(bits)), [titled(name) for name in bits])
     axis.invert_yaxis()
+    axis.locator_params(axis="x", nbins=5)
     axis.set_title(f"bits/dim above {titled(best)}, held out")
     axis.set_xlabel("mean, two standard errors; dots: seeds")
 

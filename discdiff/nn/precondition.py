@@ -159,7 +159,7 @@ class Precondition(nn.Module):
         It grows from −∞ to at most 0. Half its growth over a span of time is the path-KL per
         entry of normal data under the exact head, whatever the process.
         """
-        out = self.coefficients(y, t).out
+        out = self.coefficients(y, t.to(y.device)).out
         if out.dim() <= y.dim():
             share = 2 * out.log() - self.covariance.log()
         elif self.coupled:

@@ -138,7 +138,8 @@ class Model(nn.Module):
             stop = stop_for(self.process, self.head, None)
             net = self.head.net
             if stop > 0 and isinstance(net, Precondition):
-                y = torch.zeros(self.process.state_shape((1, *self.data.event)))
+                shape = self.process.state_shape((1, *self.data.event))
+                y = torch.zeros(shape, device=net.mean.device)
                 log_left = partial(net.log_left, y)
                 stop = quiet_time(log_left)
                 self._timed = stop, density_by_guess(self.process, log_left, stop)
