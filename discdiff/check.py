@@ -387,7 +387,8 @@ def _effort(process: Process, x: State, exact: bool) -> dict[str, Any]:
     core = leaves[0].core
     if isinstance(core.engine, MatrixGaussian):
         shape = process.state_shape(tuple(first_tensor(x).shape))
-        fine = {"nodes": 361, "grid": 193} if len(shape) == 2 else {"nodes": 161, "grid": 57}
+        single = len(shape) == 2 or first_tensor(x)[0].numel() == 1
+        fine = {"nodes": 361, "grid": 193} if single else {"nodes": 161, "grid": 57}
         return {**fine, "across": across}
     if core.terms[0].categorical:
         return {"nodes": 361}

@@ -37,11 +37,21 @@ def test_every_law_holds(executed):
     assert "FAILS" not in printed(executed)
 
 
-def test_it_draws_and_trains(executed):
+def test_it_draws(executed):
     pictures = [out for out in outputs(executed) if "image/png" in out.get("data", {})]
     assert len(pictures) >= 2
-    bits = float(re.search(r"held out: ([\d.]+) ±", printed(executed)).group(1))
-    assert 1.5 < bits < 2.4
+
+
+def test_it_trains(executed):
+    """Bits of the digits; nats of blobs, for which what is fixed pays 0.35 more than the truth."""
+    text = printed(executed)
+    if "bits/dim" in text:
+        assert 1.5 < float(re.search(r"held out: ([\d.]+) ±", text).group(1)) < 2.4
+        return
+    gaps = re.findall(r"held out: .* nats, (-?[\d.]+) ± ([\d.]+) above the truth", text)
+    (fixed, _), (learned, error) = [tuple(map(float, pair)) for pair in gaps]
+    assert fixed > 0.3
+    assert -4 * error < learned < 0.15
 
 
 def test_nothing_is_complained_of(executed):

@@ -1,6 +1,7 @@
 """Training: determinism, resumption after a kill, scores, figures, and loading a run."""
 
 import csv
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from commands import discdiff
 from PIL import Image
 
 import discdiff as dd
-from discdiff import heads
+from discdiff import heads, zoo
 from discdiff.likelihood import prior_kl
 from discdiff.train.callbacks import write_atomically
 from discdiff.train.data import Counts, Dataset, Reals, Split, digits
@@ -232,13 +233,45 @@ def test_the_same_network_serves_all(description):
         ("blackout", AsCounts(), dd.heads.Missing),
         ("masked", AsCategories(18), dd.heads.Posterior),
         ("uniform", AsCategories(17), dd.heads.LeaveOneOut),
-        ("vp", AsReals(17), dd.heads.Epsilon),
+        ("vp", AsReals(17), dd.heads.Mean),
     ],
 )
 def test_processes_choose_encoding_and_head(name, encoding, head, description):
     process = process_named(name, description)
     assert encoding_for(process, description) == encoding
     assert type(head_for(process, encoding, description)) is head
+
+
+LINEAR = {
+    "vp": zoo.vp,
+    "cld": zoo.cld,
+    "psld": zoo.psld,
+    "alda": zoo.alda,
+    "mdm": lambda: zoo.mdm(3),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_diffusions_begin_at_the_bound_of_normal_data(name, description):
+    """Untrained, each bound is the one of normal data, plus what a slow clock leaves."""
+    torch.manual_seed(0)
+    model = Model(LINEAR[name](), description, Settings(width=16, blocks=1)).eval()
+    y = torch.zeros(model.process.state_shape((1, 8, 8)))
+    stop = torch.tensor([model.timing()[0]], dtype=torch.float64)
+    left = model.head.net.log_left(y, stop).detach().exp()
+    assert float(left) == pytest.approx(1e-4, rel=1e-3)
+    values = digits().values[:64].repeat(40, 1, 1)
+    x, variance = values.double() - description.mean, description.std**2 + 1 / 12
+    normal = (variance.log() + ((x**2 + 1 / 12) / variance).mean() + math.log(2 * math.pi)) / 2
+    with torch.no_grad():
+        bits = model.bits(values)
+        rest = prior_kl(model.process, model.encoding.encode(values)).mean() / model.unit
+    gap = float(bits.mean() - rest - normal / math.log(2))
+    assert abs(gap) < 0.02 + 5 * float(bits.std()) / len(bits) ** 0.5
+    loss = model.train().loss(values[:32]).mean()
+    loss.backward()
+    grads = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(g is None or bool(g.isfinite().all()) for g in grads)
 
 
 def test_masked_data_cannot_be_the_mask(description):

@@ -17,6 +17,16 @@ The network F is left to say the rest, from inputs and to targets of covariance 
 For one variable, :math:`y = x_0 + \sigma \varepsilon` and m = 0 these are the published
 :math:`c_{skip}, c_{out}, c_{in}`. All are read from the laws given the data at 0 and at units.
 
+Under a lift data are one variable per entry, and the likelihood
+
+.. math:: \log p(y_t \mid x_0) = x_0\, P^\top \Sigma^{-1} (y_t - m_t)
+        - \tfrac12 x_0^2\, P^\top \Sigma^{-1} P + \dots, \qquad
+    K = R\, P^\top \Sigma^{-1},
+
+sees of the auxiliaries only the guess itself. So F is given the guess, on unit variance, and
+nothing else: whatever the lift, it learns to denoise the data under normal noise of precision
+:math:`J = P^\top \Sigma^{-1} P`.
+
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
 """
@@ -31,6 +41,8 @@ from torch import Tensor, nn
 
 from .standardise import HasMarginal, act, covariance_of, units
 
+TINY = torch.finfo(torch.float64).tiny
+
 
 @dataclass(frozen=True)
 class Coefficients:
@@ -38,7 +50,8 @@ class Coefficients:
 
     Arguments:
         centre: :math:`\mathbb{E}[y_t]`.
-        into: :math:`C_t^{-1/2}`: numbers per entry, or matrices (k, k) on the last axis.
+        into: :math:`C_t^{-1/2}`: numbers per entry, or matrices (k, k) on the last axis; under a
+            lift (1, k), K on unit variance.
         skip: K: numbers, or matrices (c, k), where c = 1 under a lift.
         out: :math:`R^{1/2}`: numbers, or matrices (c, c).
     """
@@ -55,7 +68,7 @@ class Precondition(nn.Module):
     It is exact with a network that says zero if the data are normal.
 
     Arguments:
-        net: The network, from the state's shape to the data's.
+        net: The network, from the data's shape to the data's.
         process: A linear Gaussian process; only its marginals are used.
         mean: Mean of the data, a number or a tensor of the event's shape.
         std: Standard deviation of the data, likewise.
@@ -101,8 +114,7 @@ class Precondition(nn.Module):
             return self._by_entry(law, self._marginal(origin + 1, t).mean - law.mean)
         if lifted:
             load = (self._marginal(origin + 1, t).mean - law.mean).unsqueeze(-1)
-            square, mean = self.covariance[..., None, None], self.mean.unsqueeze(-1)
-            return self._by_matrix(law.mean, load, sigma, square, mean)
+            return self._by_lift(law.mean, load, sigma)
         load = torch.stack([self._marginal(e, t).mean - law.mean for e in units(origin)], -1)
         covariance = self.covariance if self.coupled else self._diagonal(shape[-1])
         mean = self.mean.expand(*self.mean.shape[:-1], shape[-1])
@@ -123,27 +135,56 @@ class Precondition(nn.Module):
             law.mean + load * self.mean, into, skip, (square * noise).sqrt() * into
         )
 
+    def _by_lift(self, start: Tensor, load: Tensor, sigma: Tensor) -> Coefficients:
+        """The coefficients of one variable per entry from m_t, P (…, k, 1) and Σ (…, k, k)."""
+        C, mean = self.covariance[..., None, None], self.mean.unsqueeze(-1)
+        skip = C * torch.linalg.solve(load @ C @ load.mT + sigma, load).mT
+        known = C * (skip @ load)  # the variance of the guess
+        into = torch.where(known > 0, skip * known.clamp(min=TINY).rsqrt(), 0.0)
+        left = _left(load, sigma, C, skip).clamp(min=0.0)  # squares, but for rounding of Σ
+        return Coefficients(start + act(load, mean), into, skip, left.sqrt())
+
     def _by_matrix(
         self, start: Tensor, load: Tensor, sigma: Tensor, C: Tensor, mean: Tensor
     ) -> Coefficients:
-        """The coefficients from m_t, P (…, k, c), Σ (…, k, k) and the moments of the data."""
+        """The coefficients from m_t, P (…, k, k), Σ (…, k, k) and the moments of the data."""
         into = _root(load @ C @ load.mT + sigma, -0.5)
         skip = C @ load.mT @ into @ into
-        rest = torch.eye(load.shape[-1], dtype=load.dtype, device=load.device) - skip @ load
-        left = rest @ C @ rest.mT + skip @ sigma @ skip.mT
+        left = _left(load, sigma, C, skip)
         return Coefficients(start + act(load, mean), into, skip, _root(left, 0.5))
 
+    def log_left(self, y: Tensor, t: Tensor) -> Tensor:
+        r"""The mean over entries of :math:`\log R / C_0`, for states like y at times t (B,).
+
+        It grows from −∞ to at most 0. Half its growth over a span of time is the path-KL per
+        entry of normal data under the exact head, whatever the process.
+        """
+        out = self.coefficients(y, t.to(y.device)).out
+        if out.dim() <= y.dim():
+            share = 2 * out.log() - self.covariance.log()
+        elif self.coupled:
+            share = 2 * torch.linalg.slogdet(out)[1] - torch.linalg.slogdet(self.covariance)[1]
+            share = share / out.shape[-1]
+        else:
+            share = 2 * torch.linalg.slogdet(out)[1] / out.shape[-1] - self.covariance.log().mean()
+        return share.reshape(len(t), -1).mean(1)
+
     def forward(self, y: Tensor, t: Tensor, context: Any = None) -> Tensor:
-        c, like = self.coefficients(y, t), self._to_data(y)
-        rest = y - c.centre.to(y.dtype)
-        by_matrix = c.into.dim() > y.dim()
-        apply = act if by_matrix else torch.mul
+        c, lifted = self.coefficients(y, t), y.dim() > self._to_data(y).dim()
+        apply = act if c.into.dim() > y.dim() else torch.mul
+        rest, mean = y - c.centre.to(y.dtype), self.mean.to(y.dtype)
         into, skip, out = (v.to(y.dtype) for v in (c.into, c.skip, c.out))
-        output = self.net(apply(into, rest), t, context)
-        guess = apply(skip, rest)
-        if y.dim() > like.dim():
-            return self.mean.to(y.dtype) + guess[..., 0] + out[..., 0, 0] * output
-        return self.mean.to(y.dtype) + guess + apply(out, output)
+        seen, guess = apply(into, rest), apply(skip, rest)
+        if lifted:
+            seen, guess, out, apply = seen[..., 0], guess[..., 0], out[..., 0, 0], torch.mul
+        return mean + guess + apply(out, self.net(seen, t, context))
+
+
+def _left(load: Tensor, sigma: Tensor, C: Tensor, skip: Tensor) -> Tensor:
+    """R, as a sum of two squares."""
+    eye = torch.eye(load.shape[-1], dtype=load.dtype, device=load.device)
+    rest = eye - skip @ load
+    return rest @ C @ rest.mT + skip @ sigma @ skip.mT
 
 
 def _root(matrix: Tensor, power: float) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .. import clock, heads
 from ..likelihood import elbo
+from ..nn import Precondition
 from ..process import Mixture, Process, Product, batch_size
 from ..solve import Unsolved
 from ..terms import Death, Linear, Noise, Replace, one_hot
@@ -118,12 +119,31 @@ def head_for(process: Process, encoding: Encoding, data: Description) -> heads.H
         return heads.Product(
             None,
             {
-                name: head_for(part, encoding.parts[name], data.columns[name])
+                name: _suitable(part, encoding.parts[name], data.columns[name], False)
                 for name, part in process.parts.items()
             },
         )
+    return _suitable(process, encoding, data, preconditioned(process, encoding, data))
+
+
+def preconditioned(process: Process, encoding: Encoding, data: Description) -> bool:
+    """Whether moments tell a network the best affine guess of these data (`nn.Precondition`)."""
+    if not isinstance(encoding, AsReals | AsDensity) or isinstance(process, Product):
+        return False
+    state = torch.zeros(process.state_shape((1, *data.event)))
+    half = torch.full((1,), 0.5, dtype=torch.float64)
+    try:
+        Precondition(None, process).coefficients(state, half)
+    except (AttributeError, NotImplementedError, ValueError):
+        return False
+    return len(list(process.leaves(half))) == 1
+
+
+def _suitable(
+    process: Process, encoding: Encoding, data: Description, says_data: bool
+) -> heads.Head:
     refusals = []
-    for head in _heads(encoding, data.kind):
+    for head in _heads(encoding, data.kind, says_data):
         refusal = _unaffordable(encoding, head, data.kind)
         refusal = refusal or _refusal(process, encoding, head, data)
         if refusal is None:
@@ -259,7 +279,7 @@ def _states(process: Process, levels: int) -> int:
     return max(int(top) + 1, levels)
 
 
-def _heads(encoding: Encoding, kind: Kind) -> Iterator[heads.Head]:
+def _heads(encoding: Encoding, kind: Kind, says_data: bool) -> Iterator[heads.Head]:
     if isinstance(encoding, AsCounts):
         yield from (heads.Missing(), heads.Turnover(), heads.Ratio(), heads.Posterior())
     elif isinstance(encoding, AsCategories):
@@ -269,6 +289,7 @@ def _heads(encoding: Encoding, kind: Kind) -> Iterator[heads.Head]:
         yield from (posterior, leave_one_out) if absent else (leave_one_out, posterior)
         yield heads.Ratio()
     else:
+        yield from (heads.Mean(),) if says_data else ()
         yield from (heads.Epsilon(), heads.Velocity(), heads.Mean(), heads.Score())
 
 
@@ -283,19 +304,20 @@ def _unaffordable(encoding: Encoding, head: heads.Head, kind: Kind) -> str | Non
 class _Zeros(nn.Module):
     """A network that says nothing: zeros of the shape a head expects."""
 
-    def __init__(self, outputs: tuple[int, ...]) -> None:
+    def __init__(self, process: Process, head: heads.Head, outputs: tuple[int, ...]) -> None:
         super().__init__()
+        self.of = process.to_data if isinstance(head, heads.Mean) else lambda x: x
         self.outputs = outputs
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return torch.zeros(*x.shape, *self.outputs)
+        return torch.zeros(*self.of(x).shape, *self.outputs)
 
 
 def _refusal(
     process: Process, encoding: Encoding, head: heads.Head, data: Description
 ) -> str | None:
     """Why a head does not suit a process; None if it does."""
-    head.net = _Zeros(outputs_of(head, encoding, data.kind))
+    head.net = _Zeros(process, head, outputs_of(head, encoding, data.kind))
     try:
         bound = elbo(process, head, encoding.encode(examples(data)))
     except (Unsolved, ValueError, NotImplementedError) as error:

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import heads
-from ..likelihood import elbo, prior_kl, reconstruction, stop_for
+from ..likelihood import log_jacobian, prior_kl, reconstruction, stop_for
 from ..loss import learns, loss
-from ..nn import MLP, Category, Column, Columns, Local, Number, Standardise, Tokens, Waves
+from ..nn import (
+    MLP,
+    Category,
+    Column,
+    Columns,
+    Local,
+    Number,
+    Precondition,
+    Standardise,
+    Tokens,
+    Waves,
+)
 from ..process import Process, Product
 from ..sample import sample
 from ..steppers import Stepper
 from ..times import Blend, Density, require_reach, time_density, times
 from ..validation import validate
 from .data import Reals
-from .declare import encoding_for, examples, head_for, outputs_of
+from .declare import encoding_for, examples, head_for, outputs_of, preconditioned
 from .describe import Description
 from .encoding import AsCategories, AsCounts, AsDensity, AsReals, AsTable, Encoding
 from .settings import Settings
+from .timing import density_by_guess, quiet_time
 
 CHUNK = 4096  # items validated at a time
 REACH = 8.0  # outputs of this size are learned fast; larger factors overfit sooner (measured)
@@ -49,8 +63,7 @@ class Model(nn.Module):
         self.head = head_for(process, self.encoding, data)
         self.classes = len(data.classes) if settings.labels else 0
         self.head.net = self._network(settings)
-        self.stop = stop_for(process, self.head, None)
-        self._density: Blend | Density | None = None
+        self._timed: tuple[float, Blend | Density] | None = None
 
     @property
     def dims(self) -> int:
@@ -98,21 +111,41 @@ class Model(nn.Module):
         The KL of the prior is a constant, and left out, unless the process is learned.
         """
         x_0 = self.encoding.encode(values)
-        learned = learns(self.process)
-        if learned or self._density is None:
-            self._density = time_density(self.process, self.stop)
-        t, w = times(self.process, x_0, stop=self.stop, density=self._density)
-        nats = w * loss(self.process, self.head, x_0, t, context=labels)
-        if learned:
+        nats = self._path(x_0, labels)
+        if learns(self.process):
             nats = nats + prior_kl(self.process, x_0)
-        if self.stop > 0:
-            nats = nats - reconstruction(self.process, self.head, x_0, self.stop, labels)
         return (nats - self.encoding.log_scale(self.data.event)) / self.unit
 
     def bits(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """A one-draw estimate of the bound, bits/dim, shape (B,)."""
-        bound = elbo(self.process, self.head, self.encoding.encode(values), context=labels)
-        return -(bound.double() + self.encoding.log_scale(self.data.event)) / self.unit
+        x_0 = self.process.check_data(self.encoding.encode(values), "x_0")
+        bound = log_jacobian(self.process, x_0) - self._path(x_0, labels)
+        bound = bound.double() - prior_kl(self.process, x_0)
+        return -(bound + self.encoding.log_scale(self.data.event)) / self.unit
+
+    def _path(self, x_0: Any, labels: Tensor | None) -> Tensor:
+        """What the bound has beside the KL of the prior and the encoding, nats, (B,)."""
+        stop, density = self.timing()
+        t, w = times(self.process, x_0, stop=stop, density=density)
+        nats = w * loss(self.process, self.head, x_0, t, context=labels)
+        if stop == 0:
+            return nats
+        return nats - reconstruction(self.process, self.head, x_0, stop, labels)
+
+    def timing(self) -> tuple[float, Blend | Density]:
+        """Where the bound stops and how its times are drawn, anew where numbers are learned."""
+        if self._timed is None or learns(self.process):
+            stop = stop_for(self.process, self.head, None)
+            net = self.head.net
+            if stop > 0 and isinstance(net, Precondition):
+                shape = self.process.state_shape((1, *self.data.event))
+                y = torch.zeros(shape, device=net.mean.device)
+                log_left = partial(net.log_left, y)
+                stop = quiet_time(log_left)
+                self._timed = stop, density_by_guess(self.process, log_left, stop)
+            else:
+                self._timed = stop, time_density(self.process, stop)
+        return self._timed
 
     @torch.no_grad()
     def draw(
@@ -143,6 +176,9 @@ class Model(nn.Module):
                 {k: _column(parts[k], encodings[k], c) for k, c in self.data.columns.items()},
                 **size,
             )
+        if isinstance(self.head, heads.Mean):
+            if preconditioned(self.process, self.encoding, self.data):
+                return self._preconditioned(size)
         outputs = outputs_of(self.head, self.encoding, self.data.kind)
         event = self.process.state_shape((1, *self.data.event))[1:]
         if isinstance(self.encoding, AsCategories):
@@ -157,6 +193,15 @@ class Model(nn.Module):
         if _says_numbers(self.head, self.encoding):
             _start_at(mean / scale, trunk.last, waves.features)
         return Local(self._standardised(trunk, mean, std), waves, scale)
+
+    def _preconditioned(self, size: dict[str, Any]) -> nn.Module:
+        """The network around the best affine guess, to which it adds nothing at the start."""
+        mean, std, unit = encoded_moments(self.encoding, self.data)
+        waves, event = Waves(unit / std, octaves_of(self.data)), self.data.event
+        trunk = MLP(event, (*event, waves.features), **size)
+        nn.init.zeros_(trunk.last.weight)
+        nn.init.zeros_(trunk.last.bias)
+        return Precondition(Local(trunk, waves), self.process, mean, std)
 
     def _standardised(self, trunk: nn.Module, mean: float, std: float) -> nn.Module:
         """The network with its inputs on one scale, where the marginals at 0 and 1 are known."""
