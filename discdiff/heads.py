@@ -24,6 +24,10 @@ from .validation import require, shown, values_are_checked
 State = Any
 
 
+class NotANumber(ValueError):
+    """A network returned NaN, as one whose training diverged does."""
+
+
 class Head(nn.Module):
     """A network with a meaning.
 
@@ -383,5 +387,5 @@ def _numbers(output: Any, head: type[Head], whole: bool = True) -> Tensor:
         seen = output.detach()
         if bool(seen.sum().isnan()) and bool(seen.isnan().any()):  # ∞ − ∞ is NaN as well
             rows = seen.isnan().flatten(1).any(1).nonzero()[:, 0]
-            raise ValueError(f"{network} returned NaN, in rows {shown(rows)} of the batch")
+            raise NotANumber(f"{network} returned NaN, in rows {shown(rows)} of the batch")
     return output

@@ -11,6 +11,7 @@ time and a normalised decoder takes over:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from .loss import full_precision, integrand, with_draw
 from .process import (
     Chain,
     Leaf,
+    LiftedSum,
     Mixture,
     Process,
     Product,
@@ -45,6 +47,7 @@ from .weights import Weight
 
 State = Any
 STOP = 1e-3
+CLEAR = 1.0001e4  # a signal-to-noise ratio
 
 
 def path_kl(
@@ -63,7 +66,8 @@ def path_kl(
         process: The process, on a clock.
         head: A network with a meaning.
         x_0: Data, shape (B, *event) or a dict.
-        stop: Where the integral stops: 0 for heads that decay there, else 1e-3 by default.
+        stop: Where the integral stops: 0 for heads that decay there, else 1e-3 by default; under a
+            lift later, where the signal-to-noise ratio of the data has fallen to 10⁴.
         nodes: Number of quadrature nodes in z for each clock, each with its own draw of
             :math:`x_t`; 121 leave an error of 1e-7. By default one importance-sampled time per
             batch element.
@@ -146,7 +150,7 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
         )
     finite = all(leaf.core.engine.decays(part) for leaf, part in pairs)
     if stop is None:
-        return 0.0 if finite else STOP
+        return 0.0 if finite else max(STOP, *(_clear(leaf) for leaf, _ in pairs))
     require(
         stop > 0 or finite,
         f"stop = 0: the integral diverges like log(1/t) for {type(head).__name__} here; "
@@ -154,6 +158,21 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
     )
     require(0 <= stop < 1, f"stop must lie in [0, 1); it is {stop}")
     return stop
+
+
+@torch.no_grad()
+def _clear(leaf: Leaf) -> float:
+    """The time, not before `STOP`, at which a lift's data carry noise that float32 can see.
+
+    Noise comes to the data through the auxiliaries, as a power of t; a signal-to-noise ratio of
+    10⁴ is what variance-preserving noise on the usual clock has at `STOP`.
+    """
+    if not isinstance(leaf.core, LiftedSum) or leaf.clock is None:
+        return STOP
+    t = torch.logspace(math.log10(STOP), 0.0, 193, dtype=torch.float64)
+    engine: Any = leaf.core.engine
+    loud = engine.snr(leaf.clock(t.to(leaf.time.device)[:-1])) <= CLEAR
+    return float(t[int((~loud).sum())])
 
 
 def leaf_heads(process: Process, head: Head) -> list[tuple[Any, Any]]:

@@ -15,6 +15,7 @@ from torch.distributions import Normal
 
 import discdiff as dd
 from discdiff.engines.correlated import Correlated
+from discdiff.likelihood import stop_for
 from discdiff.times import rule
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -151,3 +152,18 @@ def test_a_limit_is_refused_where_mass_leaves_every_box():
         (arrive + leave).limit((1, 1))
     with pytest.raises(dd.Unsolved, match="depends on the start"):
         (dd.Reaction([-2], lambda n: n[..., 0]) + 0.0 * leave).limit((1, 1))
+
+
+@pytest.mark.parametrize("name", ["cld", "alda", "malda", "psld"])
+def test_bounds_of_lifts_stop_where_float32_sees_their_noise(name):
+    """At t = 1e-3 the decoder of third-order noise is 1e-10 wide: single bounds were −10⁶ nats."""
+    process, head = getattr(dd.zoo, name)(), dd.heads.Epsilon(lambda x, t: 0 * x)
+    stop = stop_for(process, head, None)
+    (leaf,) = process.leaves(torch.tensor([stop], dtype=torch.float64))
+    assert float(leaf.core.engine.snr(leaf.time)) <= 1.001e4
+    x = torch.randn(64, 1)
+    bounds = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        bounds.append(dd.elbo(process, head, x.to(dtype)).double())
+    assert all(bool((bound > -1e4).all()) for bound in bounds)

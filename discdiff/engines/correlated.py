@@ -77,5 +77,6 @@ class Correlated(_Law):
 def _kl_correlated(p: Correlated, q: Correlated) -> Tensor:
     inverse = lower_inverse(q.factor)
     spread = (inverse @ p.factor).square().sum((-2, -1)).to(p.loc.dtype)
-    shift = act(inverse.to(p.loc.dtype), p.loc - q.loc).square().sum(-1)
+    gap = p.loc - q.loc
+    shift = act(inverse.to(gap.dtype), gap).square().sum(-1)
     return (spread + shift - p.loc.shape[-1]) / 2 + q._log_det() - p._log_det()

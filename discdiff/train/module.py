@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..heads import NotANumber
 from .model import Model
 from .seeds import NOISE, VALIDATE, seed_noise
 from .settings import Settings
@@ -37,7 +38,10 @@ class Trainee(L.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         n, values, labels = batch
         seed_noise(self.settings.seed, NOISE, n, self.global_rank)
-        loss = self.model.loss(values, self._hide(labels)).mean()
+        try:
+            loss = self.model.loss(values, self._hide(labels)).mean()
+        except NotANumber as error:
+            raise ValueError(f"training diverged at step {n}: {error}; lower --lr") from error
         self._log_mean("train", loss, len(values))
         return loss
 
