@@ -29,7 +29,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from groups import Case, Row, Work, blackout, dense, kernels, leaping, linear, masked, uniform, vp
+from groups import (
+    Case,
+    Row,
+    Work,
+    blackout,
+    dense,
+    kernels,
+    leaping,
+    linear,
+    masked,
+    structures,
+    uniform,
+    vp,
+)
 
 GROUPS = {
     "vp": vp,
@@ -40,6 +53,7 @@ GROUPS = {
     "kernels": kernels,
     "linear": linear,
     "leaping": leaping,
+    "structures": structures,
 }
 RESULTS = Path(__file__).parent / "results"
 SHORTEST = 0.02
