@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import signature
+from math import isnan
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class Head(nn.Module):
     """
 
     kind: ClassVar[type[Estimate]]
+    of_reals: ClassVar[bool] = False
     absent: tuple[int, ...] = ()
 
     def __init__(self, net: Callable[..., Any] | None = None) -> None:
@@ -82,12 +84,13 @@ def _takes(net: Callable[..., Any], count: int) -> bool:
 
 def _raised(output: Any, x: Tensor) -> Any:
     """What a network says, at least in float32 unless the state itself is of lower precision."""
-    if x.is_floating_point() and x.itemsize < 4:
-        return output
+    if isinstance(output, Tensor):
+        if output.itemsize >= 4 or (x.is_floating_point() and x.itemsize < 4):
+            return output
+        return output.float() if output.is_floating_point() else output
     if isinstance(output, Mapping):
         return {k: _raised(v, x) for k, v in output.items()}
-    low = isinstance(output, Tensor) and output.is_floating_point() and output.itemsize < 4
-    return output.float() if low else output
+    return output
 
 
 def require_head(head: Head) -> None:
@@ -106,6 +109,8 @@ def require_head(head: Head) -> None:
 class _Like(Head):
     """A head whose output has the state's shape."""
 
+    of_reals = True
+
     def read(self, output: Tensor, x: Tensor) -> Estimate:
         return self.kind(_shaped(output, x, type(self)))  # type: ignore[call-arg]
 
@@ -114,6 +119,7 @@ class Mean(Head):
     r"""The network predicts :math:`\mathbb{E}[x_0 \mid x_t]`, of the data's shape."""
 
     kind = estimates.Mean
+    of_reals = True
 
     def read(self, output: Tensor, x: Tensor) -> Estimate:
         both = isinstance(x, Tensor) and isinstance(output, Tensor)
@@ -364,28 +370,38 @@ def _estimate_kind(kind: Any) -> type[Estimate]:
 
 def _shaped(output: Tensor, x: State, head: type[Head], *last: int) -> Tensor:
     """The output, which must have the shape of the state (of a mixture's, beside its label)."""
-    if isinstance(x, Mapping) and set(x) == {"label", "state"}:
+    if not isinstance(x, Tensor) and set(x) == {"label", "state"}:
         x = x["state"]
     if not isinstance(x, Tensor):
         raise ValueError(f"{head.__name__} speaks of one tensor; for a dict use heads.Product")
-    shape = (*x.shape, *last)
+    shape = (*x.shape, *last) if last else x.shape
     if not isinstance(output, Tensor) or output.shape != shape:
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output)
-        rule = f"the network of {head.__name__} must return shape {shape}"
+        rule = f"the network of {head.__name__} must return shape {tuple(shape)}"
         raise ValueError(f"{rule}; it returned {found}")
     return _numbers(output, head)
 
 
 def _numbers(output: Any, head: type[Head], whole: bool = True) -> Tensor:
-    """The output, which must be a floating tensor, without NaN where that means nothing."""
-    network = f"the network of {head.__name__}"
+    """The output, which must be a floating tensor, without NaN where that means nothing.
+
+    In a run of reals a NaN is seen at the end, so that no step has to look for it.
+    """
     if not isinstance(output, Tensor) or not output.dim():
-        raise ValueError(f"{network} must return a tensor for a batch; it returned {output!r}")
+        rule = f"the network of {head.__name__} must return a tensor for a batch"
+        raise ValueError(f"{rule}; it returned {output!r}")
     if not output.is_floating_point():
-        raise ValueError(f"{network} must return a floating tensor; it returned {output.dtype}")
-    if whole and values_are_checked(output):
-        seen = output.detach()
-        if bool(seen.sum().isnan()) and bool(seen.isnan().any()):  # ∞ − ∞ is NaN as well
-            rows = seen.isnan().flatten(1).any(1).nonzero()[:, 0]
-            raise NotANumber(f"{network} returned NaN, in rows {shown(rows)} of the batch")
+        rule = f"the network of {head.__name__} must return a floating tensor"
+        raise ValueError(f"{rule}; it returned {output.dtype}")
+    hidden = whole and (torch.is_grad_enabled() or not head.of_reals)
+    if hidden and values_are_checked(output):
+        require_numbers(output, f"the network of {head.__name__}")
     return output
+
+
+def require_numbers(output: Tensor, name: str) -> None:
+    """Raises `NotANumber` if what somebody returned contains NaN."""
+    seen = output.detach()
+    if isnan(float(seen.sum())) and bool(seen.isnan().any()):  # ∞ − ∞ is NaN as well
+        rows = seen.isnan().flatten(1).any(1).nonzero()[:, 0]
+        raise NotANumber(f"{name} returned NaN, in rows {shown(rows)} of the batch")

@@ -1535,7 +1535,7 @@ def by_name(leaves: list[Leaf], values: list[Any]) -> Any:
 
 def first_tensor(x: State) -> Tensor:
     """The first tensor of a state."""
-    while isinstance(x, Mapping):
+    while not isinstance(x, Tensor):
         x = next(iter(x.values()))
     return x
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .grids import Grid
-from .heads import Head, require_head
+from .heads import Head, require_head, require_numbers
 from .likelihood import leaf_heads
 from .params import as_numbers
 from .process import (
@@ -104,6 +104,7 @@ def sample(
         x = hold(process, x, known, late)
         x, memory = stepper.step(process, model, x, late, early, memory)
         counted()
+    require_numbers(first_tensor(x), "the run")
     return process.to_data(hold(process, x, known, times[-1]))
 
 

@@ -138,9 +138,10 @@ class Ancestral(ByLaw):
 
     def prepared(self, process: Process, times: Tensor) -> Stepper:
         run = prepared(self, process, times, self.eta)
-        plain = run is self and self.eta == 1 and isinstance(self.rounding, Stochastic)
+        if run is not self or self.eta < 1 or not isinstance(self.rounding, Stochastic):
+            return run
         late, early = list(process.leaves(times[:-1])), list(process.leaves(times[1:]))
-        if not plain or any(leaf.moving or not leaf.steady for leaf in late):
+        if any(leaf.moving or not leaf.steady for leaf in late):
             return run
         return BridgeRun(self, list(zip(late, early, strict=True)))
 
