@@ -963,7 +963,7 @@ class Mixture(Process):
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
         for i, part in enumerate(self.members):
             for leaf in part.leaves(t):  # type: ignore[operator]
-                inside = leaf.within(_getter("state"), _putter("state"), _state_of_mixture)
+                inside = leaf.within(_getter("state"), _putter_where(i), _state_of_mixture)
                 moving = (*inside.moving, _labelled(i))
                 yield replace(inside, path=(str(i), *leaf.path), moving=moving)
 
@@ -1634,6 +1634,20 @@ def _getter(name: str) -> Callable[[State], State]:
 
 def _putter(name: str) -> Callable[[State, State], State]:
     return lambda x, y: {**x, name: y}
+
+
+def _putter_where(i: int) -> Callable[[State, State], State]:
+    """Puts a new state of part i of a mixture into the rows that are labelled i."""
+
+    def put(x: State, y: State) -> State:
+        own = x["label"] == i
+
+        def chosen(old: Tensor, new: Tensor) -> Tensor:
+            return torch.where(own.reshape(own.shape + (1,) * (new.dim() - 1)), new, old)
+
+        return {**x, "state": map_state(chosen, x["state"], y)}
+
+    return put
 
 
 def _labelled(i: int) -> Callable[[State], Tensor]:

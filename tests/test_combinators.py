@@ -123,3 +123,34 @@ def test_the_parts_of_a_product_do_not_cross():
     x = {"slow": N[:, :1], "fast": N[:, 1:2]}
     assert dd.check(dd.Product(parts), x)
     assert "sum over parts" in {row.law for row in dd.check(Crossed(parts), x).failures}
+
+
+CHAIN = dd.RateMatrix([[-1.0, 1.0, 0.0], [0.5, -1.0, 0.5], [0.0, 1.0, -1.0]])
+OWN_LABEL = [
+    (VP, X, dd.steppers.Euler()),
+    (VP, X, dd.steppers.Heun()),
+    (VP, X, dd.steppers.Exponential()),
+    (CHAIN.on(dd.clock.Constant(3.0)), X.long().abs(), dd.steppers.Euler()),
+    (CHAIN.on(dd.clock.Constant(3.0)), X.long().abs(), dd.steppers.TauLeaping()),
+    (CHAIN.on(dd.clock.Constant(3.0)), X.long().abs(), dd.steppers.Analytic()),
+]
+
+
+@pytest.mark.parametrize(("process", "x", "stepper"), OWN_LABEL)
+def test_the_label_says_which_process_steps(process, x, stepper):
+    other = process.process.on(dd.clock.Constant(0.01))
+    mixture = dd.Mixture([0.5, 0.5], process, other)
+    atoms = {"label": torch.tensor([0, 0, 1, 1]), "state": x.repeat(2, 1)}
+    rows = x.repeat(10, 1)
+    kinds = {"grid": [0.6, 0.3], "stepper": stepper}
+    moved = []
+    for label in (0, 1):
+        start = {"label": torch.full((20,), label), "state": rows}
+        torch.manual_seed(0)
+        head, shape = dd.Exact(mixture, atoms), {"state": (20, 3)}
+        moved.append(dd.sample(mixture, head, shape, start=start, **kinds)["state"])
+    torch.manual_seed(0)
+    alone = dd.sample(process, dd.Exact(process, x), (20, 3), start=rows, **kinds)
+    torch.testing.assert_close(moved[0], alone)
+    far, near = ((y - rows).double().abs().mean() for y in (alone, moved[1]))
+    assert float(near) < float(far) / 3
