@@ -366,8 +366,12 @@ def vlb(
         >>> vlb(chain, head, x_0).nats.mean().round(decimals=1)  # 2 log 2, whatever the steps
         tensor(1.4000)
     """
+    require_process(process)
     require_head(head)
-    require(draws is None or draws >= 1, f"draws must be ≥ 1; it is {draws}")
+    draws = None if draws is None else require_count(draws, "draws")
+    stepper = stepper or Ancestral()
+    kind = type(stepper).__name__
+    require(isinstance(stepper, Stepper), f"stepper must be of dd.steppers; it is a {kind}")
     x_0 = process.check_data(x_0, "x_0")
     chain = process if isinstance(process, Chain) else None
     if chain is not None:
@@ -376,7 +380,7 @@ def vlb(
     require(times is not None, "give times, or the chain process.at(times)")
     assert times is not None
     grid = _increasing(times, first_tensor(x_0), chain is None)
-    run = Steps(process, head, x_0, stepper or Ancestral(), context)
+    run = Steps(process, head, x_0, stepper, context)
     if chain is None or float(chain.times[-1]) == 1 and process.timed:
         start = prior_kl(process, x_0, prior)
     else:

@@ -305,7 +305,9 @@ class Process(Declared, ABC):
         return False
 
     def _convert(self, estimate: Estimate, x: State, t: Tensor, kind: Any) -> Any:
-        (leaf,) = self.leaves(t)
+        leaf, *others = self.leaves(t)
+        if others:
+            raise Unsolved(f"estimates of one sum of terms are converted, not of {self!r}")
         return leaf.core.engine.convert(leaf.read(estimate), leaf.get(x), leaf.time, kind)
 
     def as_estimate(self, x_0: State | Estimate) -> Estimate:
@@ -963,7 +965,7 @@ class Mixture(Process):
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
         for i, part in enumerate(self.members):
             for leaf in part.leaves(t):  # type: ignore[operator]
-                inside = leaf.within(_getter("state"), _putter("state"), _state_of_mixture)
+                inside = leaf.within(_getter("state"), _putter_where(i), _state_of_mixture)
                 moving = (*inside.moving, _labelled(i))
                 yield replace(inside, path=(str(i), *leaf.path), moving=moving)
 
@@ -1044,6 +1046,7 @@ class Pushed(Process):
             isinstance(transform, Transform) and bool(transform.bijective),
             f"push needs an invertible torch Transform; got {transform!r}",
         )
+        _require_one_tensor(process, "pushed")
         self.process, self.transform = process, transform
         leaves = process.leaves(process.instant(0.5))
         self.discrete = all(leaf.core.support.is_discrete for leaf in leaves)
@@ -1136,6 +1139,9 @@ class Scaled(Process):
         require(one, f"alpha must return a tensor of the shape of its times; it returns {first!r}")
         start = float(first.detach())
         require(abs(start - 1) < 1e-12, f"alpha(0) must be 1; it is {start}")
+        _require_one_tensor(process, "scaled")
+        clamped = any(isinstance(part, Given) for part in process.modules())
+        require(not clamped, "known entries would be scaled as well: clamp the scaled process")
         self.process, self.alpha = process, alpha
         others = [leaf.core for leaf in process.leaves(process.instant(0.5))]
         require(
@@ -1268,10 +1274,7 @@ class Given(Process):
     def __init__(self, process: Process, known: tuple[Tensor, Tensor]) -> None:
         super().__init__()
         values, mask = as_pair(known)
-        one = not isinstance(process, Product | Mixture)
-        require(
-            one, "entries of one tensor are clamped: clamp the parts of a product by themselves"
-        )
+        _require_one_tensor(process, "clamped")
         require(mask.dtype == torch.bool, f"the mask must be boolean, not {mask.dtype}")
         require(
             values.shape == mask.shape,
@@ -1362,6 +1365,13 @@ def as_pair(known: Any) -> tuple[Tensor, Tensor]:
     kinds = [type(v).__name__ for v in known]
     require(kinds == ["Tensor"] * 2, f"known must be a pair of tensors; it holds {kinds}")
     return known
+
+
+def _require_one_tensor(process: Process, verb: str) -> None:
+    """Raises ``ValueError`` where the state is a dict of tensors."""
+    kinds = [type(p).__name__ for p in process.modules() if isinstance(p, Product | Mixture)]
+    rule = "entries of one tensor are {0}, not a dict: the parts of a {1} are {0} by themselves"
+    require(not kinds, rule.format(verb, "".join(kinds[:1]).lower()))
 
 
 def require_process(process: Any) -> None:
@@ -1634,6 +1644,20 @@ def _getter(name: str) -> Callable[[State], State]:
 
 def _putter(name: str) -> Callable[[State, State], State]:
     return lambda x, y: {**x, name: y}
+
+
+def _putter_where(i: int) -> Callable[[State, State], State]:
+    """Puts a new state of part i of a mixture into the rows that are labelled i."""
+
+    def put(x: State, y: State) -> State:
+        own = x["label"] == i
+
+        def chosen(old: Tensor, new: Tensor) -> Tensor:
+            return torch.where(own.reshape(own.shape + (1,) * (new.dim() - 1)), new, old)
+
+        return {**x, "state": map_state(chosen, x["state"], y)}
+
+    return put
 
 
 def _labelled(i: int) -> Callable[[State], Tensor]:

@@ -176,9 +176,12 @@ def _check_known(process: Process, x: State, known: Any) -> None:
     if known is None:
         return
     if isinstance(x, Mapping):
+        parts = getattr(process, "parts", None)
+        mixed = "what is known of a mixture must be clamped in each of its processes, by .given"
+        require(parts is not None, mixed)
         named = isinstance(known, Mapping) and set(known) <= set(x)
         require(named, f"known must be a dict with keys among {list(x)}")
-        for name, part in process.parts.items():  # type: ignore[attr-defined]
+        for name, part in parts.items():  # type: ignore[union-attr]
             _check_known(part, x[name], known.get(name))
         return
     values, mask = as_pair(known)

@@ -103,7 +103,9 @@ class Nearest(Rounding):
     maximum: float | None = None
 
     def __call__(self, estimate: Estimate, process: Process, x: State, t: Tensor) -> Estimate:
-        (leaf,) = process.leaves(t)
+        leaf, *others = process.leaves(t)
+        if others:
+            raise Unsolved(f"Nearest rounds the counts of one sum of terms, not of {process!r}")
         y = leaf.get(x)
         missing = leaf.core.engine.convert(leaf.read(estimate), y, leaf.time, Missing)
         log_q = leaf.core.engine.log_q(leaf.time, y)  # type: ignore[attr-defined]

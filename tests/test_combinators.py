@@ -123,3 +123,73 @@ def test_the_parts_of_a_product_do_not_cross():
     x = {"slow": N[:, :1], "fast": N[:, 1:2]}
     assert dd.check(dd.Product(parts), x)
     assert "sum over parts" in {row.law for row in dd.check(Crossed(parts), x).failures}
+
+
+CHAIN = dd.RateMatrix([[-1.0, 1.0, 0.0], [0.5, -1.0, 0.5], [0.0, 1.0, -1.0]])
+OWN_LABEL = [
+    (VP, X, dd.steppers.Euler()),
+    (VP, X, dd.steppers.Heun()),
+    (VP, X, dd.steppers.Exponential()),
+    (CHAIN.on(dd.clock.Constant(3.0)), X.long().abs(), dd.steppers.Euler()),
+    (CHAIN.on(dd.clock.Constant(3.0)), X.long().abs(), dd.steppers.TauLeaping()),
+    (CHAIN.on(dd.clock.Constant(3.0)), X.long().abs(), dd.steppers.Analytic()),
+]
+
+
+@pytest.mark.parametrize(("process", "x", "stepper"), OWN_LABEL)
+def test_the_label_says_which_process_steps(process, x, stepper):
+    other = process.process.on(dd.clock.Constant(0.01))
+    mixture = dd.Mixture([0.5, 0.5], process, other)
+    atoms = {"label": torch.tensor([0, 0, 1, 1]), "state": x.repeat(2, 1)}
+    rows = x.repeat(10, 1)
+    kinds = {"grid": [0.6, 0.3], "stepper": stepper}
+    moved = []
+    for label in (0, 1):
+        start = {"label": torch.full((20,), label), "state": rows}
+        torch.manual_seed(0)
+        head, shape = dd.Exact(mixture, atoms), {"state": (20, 3)}
+        moved.append(dd.sample(mixture, head, shape, start=start, **kinds)["state"])
+    torch.manual_seed(0)
+    alone = dd.sample(process, dd.Exact(process, x), (20, 3), start=rows, **kinds)
+    torch.testing.assert_close(moved[0], alone)
+    far, near = ((y - rows).double().abs().mean() for y in (alone, moved[1]))
+    assert float(near) < float(far) / 3
+
+
+def test_what_needs_one_tensor_is_refused_for_dicts():
+    pair, mixed = dd.Product(a=VP, b=VP), dd.Mixture([0.5, 0.5], VP, VP)
+    known = X[0], MASK
+    for process in (pair, mixed, dd.Mixture([1.0], VP.process).on(VP.clock)):
+        with pytest.raises(ValueError, match="scaled, not a dict: the parts of a"):
+            process.scaled(lambda t: 1 + t)
+        with pytest.raises(ValueError, match="pushed, not a dict"):
+            process.push(torch.distributions.ExpTransform())
+        with pytest.raises(ValueError, match="clamped, not a dict"):
+            process.given(known)
+    with pytest.raises(ValueError, match="clamp the scaled process"):
+        VP.given(known).scaled(lambda t: 1 + t)
+
+
+def test_what_a_mixture_cannot_do_is_named():
+    mixed = dd.Mixture([0.5, 0.5], VP, VP)
+    y = {"label": torch.tensor([0, 1]), "state": X}
+    head = dd.heads.Epsilon(lambda x, t: torch.zeros_like(x["state"]))
+    with pytest.raises(ValueError, match=r"mixture must be clamped.*\.given"):
+        dd.sample(mixed, head, {"state": (2, 3)}, known={"state": (X, MASK)})
+    with pytest.raises(dd.Unsolved, match="one sum of terms"):
+        mixed.convert(y, y, 0.5, dd.estimates.Mean)
+    counts, missing = dd.Mixture([0.5, 0.5], BLACKOUT, BLACKOUT), dd.heads.Missing
+    silent = missing(lambda x, t: torch.zeros_like(x["state"]))
+    nearest = dd.steppers.Ancestral(rounding=dd.steppers.Nearest())
+    with pytest.raises(dd.Unsolved, match="Nearest rounds"):
+        dd.sample(counts, silent, {"state": (2, 3)}, stepper=nearest)
+
+
+def test_a_bound_in_steps_checks_its_options():
+    head, options = dd.Exact(BLACKOUT, N), {"times": torch.tensor([0.5, 1.0])}
+    with pytest.raises(ValueError, match="draws must be an integer ≥ 1"):
+        dd.vlb(BLACKOUT, head, N, **options, draws=1.5)
+    with pytest.raises(ValueError, match="stepper must be of dd.steppers; it is a str"):
+        dd.vlb(BLACKOUT, head, N, **options, stepper="Euler")
+    with pytest.raises(ValueError, match="process must be a Process"):
+        dd.vlb(None, head, N, **options)

@@ -116,3 +116,20 @@ def test_the_posterior_in_the_formula_of_the_others_is_wrong(name):
     columns = [law.base_dist.log_prob(torch.full_like(toy.states, b)).exp() for b in range(3)]
     assert abs(total_variation(torch.stack(columns, -1), truth_s) - wrong) < 1e-13
     assert abs(wrong - MIXED_UP[name]) < 1e-4
+
+
+@pytest.mark.parametrize("verb", ["loss", "elbo", "Ancestral", "Euler", "Analytic"])
+@pytest.mark.parametrize("kind", ["Posterior", "LeaveOneOut", "Conditional", "Ratio"])
+def test_networks_of_any_precision_speak_of_chains(kind, verb):
+    process = dd.RateMatrix([[-1.0, 1.0, 0.0], [0.5, -1.0, 0.5], [0.0, 1.0, -1.0]])
+    process, x = process.on(dd.clock.Constant(2.0)), torch.tensor([[0, 1], [2, 0]])
+    head = getattr(dd.heads, kind)(lambda x, t: torch.zeros(*x.shape, 3, dtype=torch.float64))
+    if verb in ("loss", "elbo"):
+        found = dd.loss(process, head, x, 0.5) if verb == "loss" else dd.elbo(process, head, x)
+        assert found.shape == (2,) and bool(found.isfinite().all())
+    else:
+        stepper = getattr(dd.steppers, verb)()
+        assert dd.sample(process, head, (2, 2), grid=[0.9, 0.5, 0.1], stepper=stepper).shape == (
+            2,
+            2,
+        )

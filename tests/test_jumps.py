@@ -383,3 +383,12 @@ def test_a_corrector_of_a_diffusion_is_langevin():
     stepper = steppers.Corrector(steppers.Ancestral(), steps=3, size=1.0)
     x = dd.sample(vp, head, (20_000,), steps=50, stepper=stepper)
     assert abs(float(x.mean())) < 0.03 and abs(float(x.var()) - 1) < 0.05
+
+
+def test_ratios_of_counts_are_told_what_they_serve():
+    process = dd.Ehrenfest(5).on(dd.clock.Constant(2.0))
+    head, x = dd.heads.Ratio(lambda x, t: torch.zeros(*x.shape, 2)), torch.tensor([[1.0]])
+    assert dd.loss(process, head, x, 0.5).shape == (1,)
+    for ask in (lambda: dd.elbo(process, head, x), lambda: dd.sample(process, head, (1, 1))):
+        with pytest.raises(dd.Unsolved, match="does not say what x_0 was.*Euler"):
+            ask()

@@ -127,7 +127,7 @@ class Boxes(Engine):
             table, box = self._bayes(x_0, x.unsqueeze(1).expand(x_0.shape), s, t)
             table = _averaged(log_mu.unsqueeze(-1), table, 1)
         else:
-            raise self.refused(estimate)
+            raise self.silent(estimate)
         if self.axes:
             law: Distribution = laws.Indexed(table, box, x.dtype)
         else:
@@ -185,7 +185,7 @@ class Boxes(Engine):
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         if isinstance(estimate, Posterior):
             return laws.Table(estimate.log_probs, x.dtype).to_event(x.dim() - 1)
-        raise self.refused(estimate)
+        raise self.silent(estimate)
 
     def decays(self, head: Any) -> bool:
         return head.kind in (Atoms, Data)
@@ -197,6 +197,13 @@ class Boxes(Engine):
         return Unsolved(
             f"{type(estimate).__name__} does not determine the ratios p(y)/p(x) here; Ratio, "
             "Posterior (one species) and Exact do"
+        )
+
+    def silent(self, estimate: Estimate) -> Unsolved:
+        """The refusal of bridges and decoders for what says nothing of the data."""
+        return Unsolved(
+            f"{type(estimate).__name__} does not say what x_0 was, as bridges and decoders ask; "
+            "Posterior (one species) and Exact do. Ratio serves losses and steps of Euler"
         )
 
 

@@ -199,7 +199,7 @@ class _Homogeneous(Kernel):
         return self._folded(self.table.columns, x, x.shape)
 
     def times(self, v: Tensor) -> Tensor:
-        return self._folded(self.table.apply, v, v.shape[:-1])
+        return self._folded(self.table.apply, v.to(self.table.dtype), v.shape[:-1])
 
     def _folded(self, verb: Any, value: Tensor, sites: torch.Size) -> Tensor:
         if len(self.tau) == sites[0]:

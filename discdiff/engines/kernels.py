@@ -276,8 +276,9 @@ class FiniteChain(Engine, ABC):
         r""":math:`[v P_{s,t}^{-1}](y)\, P_{s,t}(y, x)` for all y, v (B, *sites, K)."""
         kernel = self.kernel(s, t)
         eye = torch.eye(self.size, dtype=v.dtype, device=v.device).expand(len(s), -1, -1)
-        flat = v.reshape(len(s), -1, self.size)
-        before = torch.linalg.solve(kernel.apply(eye), flat, left=False)
+        P = kernel.apply(eye)
+        flat = v.reshape(len(s), -1, self.size).to(P.dtype)
+        before = torch.linalg.solve(P, flat, left=False)
         return before.reshape(v.shape) * kernel.columns(self.index(x))
 
     # -- scores and estimates ------------------------------------------------------------------
