@@ -106,6 +106,41 @@ def require_head(head: Head) -> None:
     )
 
 
+def leaf_heads(process: Process, head: Head) -> list[tuple[Any, Any]]:
+    """Each leaf with the part of the head that speaks of it."""
+    pairs = []
+    for leaf in process.leaves(process.instant(0.5)):
+        part: Any = head
+        for name in leaf.path:
+            part = getattr(part, "parts", {}).get(name, part)
+        pairs.append((leaf, part))
+    return pairs
+
+
+def require_possible(process: Process, head: Head, x_0: State) -> None:
+    """Raises if data are in a state that the head says data cannot take: their bound is −∞.
+
+    Raises:
+        ValueError: Naming the states.
+    """
+    if not values_are_checked(first_tensor(x_0)) or not _excludes(head):
+        return
+    for leaf, part in leaf_heads(process, head):
+        data, absent = leaf.get(x_0), torch.tensor(getattr(part, "absent", ()))
+        bad = leaf.still(torch.isin(data, absent.to(data)).double(), x_0) > 0
+        where = f" of {leaf.name!r}" if leaf.name else ""
+        require(
+            not bool(bad.any()),
+            f"x_0{where} contains {shown(data[bad])}, which the head says data cannot take: "
+            f"absent={tuple(absent.tolist())}",
+        )
+
+
+def _excludes(head: Any) -> bool:
+    parts = getattr(head, "parts", {})
+    return bool(getattr(head, "absent", ())) or any(map(_excludes, parts.values()))
+
+
 class _Like(Head):
     """A head whose output has the state's shape."""
 

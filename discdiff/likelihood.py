@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from . import laws
-from .heads import Head, require_head
+from .heads import Head, leaf_heads, require_head, require_possible
 from .loss import full_precision, integrand, with_draw
 from .process import (
     Chain,
@@ -85,6 +85,7 @@ def path_kl(
     require_process(process)
     x_0 = process.check_data(x_0, "x_0")
     stop = stop_for(process, head, stop)
+    require_possible(process, head, x_0)
     with full_precision(x_0):
         start = prior_kl(process, x_0, prior)
     require_reach(process, x_0)
@@ -173,17 +174,6 @@ def _clear(leaf: Leaf) -> float:
     engine: Any = leaf.core.engine
     loud = engine.snr(leaf.clock(t.to(leaf.time.device)[:-1])) <= CLEAR
     return float(t[int((~loud).sum())])
-
-
-def leaf_heads(process: Process, head: Head) -> list[tuple[Any, Any]]:
-    """Each leaf with the part of the head that speaks of it."""
-    pairs = []
-    for leaf in process.leaves(process.instant(0.5)):
-        part: Any = head
-        for name in leaf.path:
-            part = getattr(part, "parts", {}).get(name, part)
-        pairs.append((leaf, part))
-    return pairs
 
 
 def prior_kl(process: Process, x_0: State, prior: Distribution | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .estimates import Data, Estimate
-from .heads import Head, require_head
+from .heads import Head, require_head, require_possible
 from .laws import hidden_log_prob
 from .numerics.special import bregman_log, safe_log
 from .process import Leaf, Process, first_tensor, map_state, require_process, require_shape
@@ -77,6 +77,7 @@ def loss(
     exactly = full_precision(x_0)
     with exactly:
         noisy, target = _noisy(process, x_0, t, x_t)
+    require_possible(process, head, x_0)
     estimate = head(noisy, t, context)
     with exactly:
         value = integrand(process, target, estimate, noisy, t, weight)

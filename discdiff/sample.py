@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from .grids import Grid
-from .heads import Head, require_head, require_numbers
-from .likelihood import leaf_heads
+from .heads import Head, leaf_heads, require_head, require_numbers
 from .params import as_numbers
 from .process import (
     Chain,

@@ -136,7 +136,8 @@ class Ancestral(ByLaw):
     rounding: Rounding = Stochastic()
 
     def __post_init__(self) -> None:
-        require(0 <= self.eta <= 1, f"eta must lie in [0, 1]; it is {self.eta}")
+        number = isinstance(self.eta, float | int)
+        require(number and 0 <= self.eta <= 1, f"eta must lie in [0, 1]; it is {self.eta!r}")
 
     def prepared(self, process: Process, times: Tensor) -> Stepper:
         run = prepared(self, process, times, self.eta)

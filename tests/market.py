@@ -147,6 +147,7 @@ MARKET = {
     "vectors without noise": Entry(dd.Linear([[0.0, 1.0], [-1.0, 0.0]]), pairs, certain | still),
     "nothing moves": Entry((0.0 * dd.Noise(1.0)).on(linear), reals, certain | still),
     "no unit moves": Entry(dd.Ehrenfest(7, 0.0, 0.0).on(linear), counts, no_limit | still),
+    "arrivals alone": Entry(dd.Immigration(1.5).on(dd.clock.Constant(1.0)), counts, no_limit),
     "no arrivals": Entry(0.0 * dd.Death() + dd.Immigration(0.0), counts, no_limit | still),
     # vectors
     "damped lift": Entry(damped.on(dd.clock.Constant(4.0)).lift(aside), reals),

@@ -32,6 +32,7 @@ HEADS = {
     "Finite": CATEGORICAL,
     "PureDeath": {"Missing", "Posterior", "Ratio"},
     "ImmigrationDeath": {"Turnover", "Posterior", "Ratio"},
+    "Arrivals": {"Posterior", "Ratio"},
     "Families": {"Posterior", "Ratio"},
     "TwoStates": {"Posterior", "Ratio"},
     "Particles": {"Ratio"},

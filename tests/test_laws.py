@@ -88,6 +88,7 @@ BRANCHES = {
     "Motion": [""],
     "PureDeath": [""],
     "ImmigrationDeath": [""],
+    "Arrivals": [""],
     "Families": ["no deaths", "births and deaths"],
     "TwoStates": [r"\d+ units"],
     "Particles": [r"\d+ species, no arrivals", r"\d+ species, with arrivals"],

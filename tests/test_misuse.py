@@ -143,6 +143,10 @@ DATA = {
     "counts beyond float32": case(
         lambda: BLACKOUT.marginal(without(N, 2.0**24), 0.5), "x_0", "1.67772e+07", "use float64"
     ),
+    "data that are absent": case(
+        lambda: dd.loss(MASKED, dd.heads.Posterior(lambda x, t: torch.zeros(*x.shape, K), absent=0), W, 0.5),
+        "x_0 contains", "cannot take", "absent=(0,)",
+    ),
     "negative count": case(lambda: BLACKOUT.marginal(-N, 0.5), "x_0", "lower_bound=0", "-5"),
     "int counts": case(lambda: BLACKOUT.marginal(N.long(), 0.5), "x_0", "floating", "int64"),
     "NaN count": case(lambda: BLACKOUT.marginal(without(N, NAN), 0.5), "x_0", "nan"),

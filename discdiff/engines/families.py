@@ -153,6 +153,32 @@ class Families(Pointwise):
         return law.to_event(len(shape) - 1)
 
 
+@solves(Immigration)
+class Arrivals(Pointwise):
+    r"""Immigration alone: :math:`x_t = x_s + \mathrm{Poisson}(\mu (t - s))`."""
+
+    technique = "closed form, a Poisson process"
+    forgets = False
+
+    def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> TorchDistribution:
+        tau = span(s, t)
+        if values_are_checked(tau) and bool((tau == torch.inf).any()):
+            raise self._boundless()
+        rate = torch.stack([term.scale * term.rate for term in self.terms]).sum(0)
+        mean = (along(tau, x, torch.float64) * rate).to(x.dtype).expand(x.shape)
+        stays = laws.Thinned(x, torch.zeros_like(x), torch.full_like(x, -torch.inf))
+        return laws.Convolution(stays, laws.Poisson(mean, validate_args=False))
+
+    def limit(self, shape: tuple[int, ...]) -> Distribution:
+        raise self._boundless()
+
+    def _boundless(self) -> Unsolved:
+        return Unsolved(
+            "there is no limit law: units arrive and none leaves. Way out: a clock with a finite "
+            "end, such as clock.Constant"
+        )
+
+
 @solves(Ehrenfest)
 class TwoStates(Pointwise):
     """N units of two states each: sums of two binomials."""
