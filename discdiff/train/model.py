@@ -14,7 +14,7 @@ from ..nn import MLP, Category, Column, Columns, Local, Number, Standardise, Tok
 from ..process import Process, Product
 from ..sample import sample
 from ..steppers import Stepper
-from ..times import Blend, Density, require_reach, time_density, times
+from ..times import require_reach, times
 from ..validation import validate
 from .data import Reals
 from .declare import encoding_for, examples, head_for, outputs_of
@@ -50,7 +50,6 @@ class Model(nn.Module):
         self.classes = len(data.classes) if settings.labels else 0
         self.head.net = self._network(settings)
         self.stop = stop_for(process, self.head, None)
-        self._density: Blend | Density | None = None
 
     @property
     def dims(self) -> int:
@@ -98,12 +97,9 @@ class Model(nn.Module):
         The KL of the prior is a constant, and left out, unless the process is learned.
         """
         x_0 = self.encoding.encode(values)
-        learned = learns(self.process)
-        if learned or self._density is None:
-            self._density = time_density(self.process, self.stop)
-        t, w = times(self.process, x_0, stop=self.stop, density=self._density)
+        t, w = times(self.process, x_0, stop=self.stop)
         nats = w * loss(self.process, self.head, x_0, t, context=labels)
-        if learned:
+        if learns(self.process):
             nats = nats + prior_kl(self.process, x_0)
         if self.stop > 0:
             nats = nats - reconstruction(self.process, self.head, x_0, self.stop, labels)
