@@ -73,11 +73,11 @@ def loss(
     kind = type(weight).__name__
     require(isinstance(weight, Weight), f"weight must be of dd.weights; it is a {kind}")
     x_0 = process.check_data(x_0, "x_0")
+    require_possible(process, head, x_0)
     t = _check_noisy_time(process, process.check_time(t, x_0, "t"))
     exactly = full_precision(x_0)
     with exactly:
         noisy, target = _noisy(process, x_0, t, x_t)
-    require_possible(process, head, x_0)
     estimate = head(noisy, t, context)
     with exactly:
         value = integrand(process, target, estimate, noisy, t, weight)

@@ -540,7 +540,7 @@ class Vectors(Site):
         steps = 2 * _size(A.abs().sum(-1).amax() * (self.t - self.s))
         if steps > 1024:
             return error, "too stiff for panels"
-        panels = 2 * max(engine.panels, 1 << max(3, math.ceil(math.log2(steps + 1))))
+        panels = 2 * max(engine.panels(self.t), 1 << max(3, math.ceil(math.log2(steps + 1))))
         flow = Varying(engine._system, panels)(self.s, self.t)
         mean = engine._apply(flow.phi, y) + engine._fit(flow.mean, y, 1)
         cov = engine._align(flow.cov, y, 2).expand(*y.shape, -1)

@@ -9,6 +9,7 @@ time integral.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -30,8 +31,7 @@ HALF_WIDTH = 40.0  # densities beyond |z| = 40 are below e^-40 of the whole
 CELLS = 640
 LEFT = 1e-6  # nats per entry that integrals over (0, 1) may lack
 ROWS = 4  # data at which that is looked at
-# The numbers with which the integrals over (0, 1) of processes lack nothing.
-_reached: WeakKeyDictionary[Process, Versions] = WeakKeyDictionary()
+KEPT = 16  # densities of one process
 
 
 def natural(leaf: Leaf) -> Natural:
@@ -105,6 +105,33 @@ class Blend:
         return torch.stack([part(t) for part in self.parts]).mean(0)
 
 
+@dataclass
+class Known:
+    """What is known of a process as long as its numbers stay the same.
+
+    Arguments:
+        numbers: Its numbers.
+        reached: Whether integrals over (0, 1) were found to lack nothing.
+        densities: Its own densities of times, by stop and device.
+    """
+
+    numbers: Versions
+    reached: bool = False
+    densities: dict[tuple[float, torch.device], Blend | Density] = field(default_factory=dict)
+
+
+_known: WeakKeyDictionary[Process, Known] = WeakKeyDictionary()
+
+
+def known_of(process: Process) -> Known:
+    """What is known of a process with its numbers as they are now."""
+    numbers = [*process.parameters(), *process.buffers()]
+    known = _known.get(process)
+    if known is None or not known.numbers.hold(numbers):
+        known = _known[process] = Known(Versions(numbers))
+    return known
+
+
 @torch.no_grad()
 def times(
     process: Process,
@@ -154,8 +181,8 @@ def require_reach(process: Process, x_0: Any) -> None:
     """
     if not values_are_checked(first_tensor(x_0)):
         return
-    numbers = [*process.parameters(), *process.buffers()]
-    if process in _reached and _reached[process].hold(numbers):
+    known = known_of(process)
+    if known.reached:
         return
     some = map_state(lambda v: v[:ROWS], x_0)
     zero = torch.zeros(batch_size(some), dtype=torch.float64)
@@ -171,7 +198,7 @@ def require_reach(process: Process, x_0: Any) -> None:
                 "may). Way out: make it faster, (10 * process).on(clock), which is only another "
                 "schedule, or take a clock with a finite end, such as clock.Constant",
             )
-    _reached[process] = Versions(numbers)
+    known.reached = True
 
 
 def _left(x: Tensor, late: Leaf, end: Leaf) -> float:
@@ -186,8 +213,22 @@ def _left(x: Tensor, late: Leaf, end: Leaf) -> float:
 
 
 def time_density(process: Process, stop: float = 0.0) -> Blend | Density:
-    """The process's own density of times: an equal mixture over its leaves."""
+    """The process's own density of times: an equal mixture over its leaves.
+
+    It carries no gradient, and is kept while the numbers of the process stay the same.
+    """
     require(stop >= 0, f"stop must be ≥ 0; it is {stop}")
+    key, densities = (stop, process.instant(0.0).device), known_of(process).densities
+    if key not in densities:
+        if len(densities) == KEPT:
+            densities.clear()
+        with torch.inference_mode(False), torch.no_grad():
+            densities[key] = _tabulated(process, stop)
+    return densities[key]
+
+
+def _tabulated(process: Process, stop: float) -> Blend | Density:
+    """The process's own density of times, from its numbers as they are now."""
     parts: dict[Any, Density] = {}
     for leaf in process.leaves(process.instant(1.0)):
         engine = _engine(leaf)

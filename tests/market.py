@@ -175,6 +175,9 @@ MARKET = {
     "drifts that do not commute": Entry(
         (dd.Linear(turning) + dd.Noise(stirring)).on(dd.clock.Constant(1.0)), pairs, no_limit
     ),
+    "drifts that do not commute, far out": Entry(
+        (dd.Linear(turning) + dd.Noise(stirring)).on(dd.clock.Constant(20.0)), pairs, no_limit
+    ),
     "lift that does not commute": Entry(
         (dd.Linear(turning) + dd.Noise(stirring)).on(dd.clock.Constant(1.0)).lift(aside),
         reals,

@@ -82,5 +82,5 @@ def test_one_time_carries_its_gradient_over_the_panels():
     process = pulled(2.0, 0.5)
     mean = process.marginal(X, t).mean
     (slope,) = torch.autograd.grad(mean.sum(), t)
-    rate = process.terms[0].at("A", t.detach())
+    rate = process.terms[0].number("A", t.detach())
     torch.testing.assert_close(slope, (rate * mean.detach())[0], rtol=1e-10, atol=0)

@@ -72,7 +72,7 @@ def test_random_vectors(start):
 BRANCHES = {
     "Gaussian": ["scalar, stable", "scalar, no limit", "diagonal, stable", "diagonal, no limit",
                  "rates vary.*"],
-    "MatrixGaussian": [r"k = \d, stable", r"k = \d, no limit", r"functions of time: \d+ panels"],
+    "MatrixGaussian": [r"k = \d, stable", r"k = \d, no limit", r"functions of time: \d+ panels.*"],
     "Replacement": ["one-hot π.*", "uniform π", "general π"],
     "Finite": [r"\d+ states, \d+ squarings", r"\d+ states = sites .*, \d+ squarings",
                r"\d+ states, rates vary.*"],

@@ -144,8 +144,8 @@ DATA = {
         lambda: BLACKOUT.marginal(without(N, 2.0**24), 0.5), "x_0", "1.67772e+07", "use float64"
     ),
     "data that are absent": case(
-        lambda: dd.loss(MASKED, dd.heads.Posterior(lambda x, t: torch.zeros(*x.shape, K), absent=0), W, 0.5),
-        "x_0 contains", "cannot take", "absent=(0,)",
+        lambda: dd.loss(MASKED, dd.heads.Posterior(zeros, absent=0), W, 0.5),
+        *("x_0 contains", "cannot take", "absent=(0,)"),
     ),
     "negative count": case(lambda: BLACKOUT.marginal(-N, 0.5), "x_0", "lower_bound=0", "-5"),
     "int counts": case(lambda: BLACKOUT.marginal(N.long(), 0.5), "x_0", "floating", "int64"),
@@ -565,7 +565,7 @@ NEWCOMER = {
     ),
     "absent by name": case(lambda: dd.heads.Posterior(logits, absent="mask"), "absent", "'mask'"),
     "all absent": case(
-        lambda: dd.loss(MASKED, dd.heads.Posterior(logits, absent=(0, 1, 2, 3)), W, 0.5), "all 4"
+        lambda: dd.sample(MASKED, dd.heads.Posterior(logits, absent=(0, 1, 2, 3)), (2, 3)), "all 4"
     ),
     "head by name": case(lambda: dd.heads.Product(zeros, a="epsilon"), "'a'", "dd.heads"),
     "kind by name": case(lambda: dd.Exact(VP, X).as_("mean"), "dd.heads", "'mean'"),

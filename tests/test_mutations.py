@@ -45,6 +45,9 @@ def processes():
         "Replacement": (dd.Replace(torch.tensor([0.1, 0.2, 0.7])).on(fast), letters),
         "Replacement, mask": (dd.Replace(dd.one_hot(3, 4)).on(fast), letters),
         "Finite": (dd.RateMatrix(chain).on(fast), letters),
+        "Circulant": (dd.Ring(5).on(fast), letters),
+        "Reflected": ((3.0 * dd.Reflecting(5)).on(fast), letters),
+        "Clustered": (dd.Clusters([[0, 0, 0, 0], [0, 0, 1, 1]]).on(fast), letters),
         "PureDeath": (dd.Death().on(fast), counts),
         "ImmigrationDeath": ((dd.Death() + dd.Immigration(1.0)).on(fast), counts),
         "Families": ((dd.Birth() + 2.0 * dd.Death() + dd.Immigration(1.0)).on(short), counts),
@@ -306,6 +309,8 @@ def mutate(process, verb, mutant):
     """Plants a mutant in the engine of a process with one leaf."""
     lifted = isinstance(core(process), LiftedSum)
     engine = (core(process).core if lifted else core(process)).engine
+    if lifted:
+        vars(core(process)).pop("_engine", None)  # planned at declaration, from what is sound
     if not lifted or verb in ("transition", "limit"):
         plant(engine, verb, mutant)  # a lift copies these from the engine below
     else:

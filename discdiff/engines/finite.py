@@ -21,6 +21,7 @@ from ..solve import Engine, Unsolved, solves
 from ..structures import Sparse
 from ..terms import FiniteJump, RateMatrix
 from ..validation import require, shown, values_are_checked
+from .horizon import horizon
 from .kernels import FiniteChain, Kernel, elapsed
 from .recognise import recognise
 
@@ -99,39 +100,24 @@ class Finite(FiniteChain):
 
     def _propagator(self, t: Tensor) -> Propagator:
         """Panels up to a time above all t: matrices that are kept where no rate changes."""
-        horizon = self._horizon(t)
+        longest = horizon(t, [1, *self._panels])
         if self.changes:
-            return self._fresh_propagator(horizon, t.device)
+            return self._fresh_propagator(longest, t.device)
         known = self._propagators.get(t.device)
-        if known is None or known.horizon < horizon:
+        if known is None or known.horizon < longest:
             with torch.inference_mode(False), torch.no_grad():
-                known = self._fresh_propagator(horizon, t.device)
+                known = self._fresh_propagator(longest, t.device)
             self._propagators[t.device] = known
         return known
 
-    def _fresh_propagator(self, horizon: int, device: torch.device) -> Propagator:
-        if horizon in self._panels:
-            known = Propagator(self.matrix, horizon, self._panels[horizon], device)
+    def _fresh_propagator(self, longest: int, device: torch.device) -> Propagator:
+        if longest in self._panels:
+            known = Propagator(self.matrix, longest, self._panels[longest], device)
             looks = self.changes and not torch.compiler.is_compiling()
             if not looks or known.error() <= TOLERANCE:
                 return known
-        self._panels[horizon] = panels_for(self.matrix, horizon, TOLERANCE, device)
-        return Propagator(self.matrix, horizon, self._panels[horizon], device)
-
-    def _horizon(self, t: Tensor) -> int:
-        """The next power of two above t, or a later one that is known.
-
-        A compiled verb cannot look at t. It answers up to what was asked for before, nan beyond.
-        """
-        horizon = max([1, *self._panels])
-        if torch.compiler.is_compiling():
-            return horizon
-        end = float(t.detach().max()) if t.numel() else 0.0
-        if end == torch.inf:
-            raise Unsolved("rates that vary in time are solved up to finite times only")
-        while horizon < end:
-            horizon *= 2
-        return horizon
+        self._panels[longest] = panels_for(self.matrix, longest, TOLERANCE, device)
+        return Propagator(self.matrix, longest, self._panels[longest], device)
 
     # -- laws ----------------------------------------------------------------------------------
 

@@ -34,10 +34,10 @@ from ..solve import Score, Unsolved
 from ..terms import Linear, Noise
 from ..validation import shown, values_are_checked
 from .affine import AffineEngine, Entrywise, aligned
+from .horizon import horizon, require_near
 
 NODES = (40, 64, 128, 192, 256)
 TOLERANCE = 1e-9  # of the sum over all panels
-PANELS = 2**14  # the most panels of unit own time
 
 
 @dataclass(frozen=True)
@@ -197,21 +197,8 @@ class Gaussian(AffineEngine):
         return moments.then(self._step(torch.where(within, t, last), t, rule))
 
     def _panels(self, t: Tensor) -> int:
-        """The number of panels, of unit own time, that reach to all t and are resolved.
-
-        A compiled verb cannot look at t. It answers up to what was asked for before, nan beyond.
-        """
-        panels = max(self._rules)
-        if torch.compiler.is_compiling() or not t.numel():
-            return panels
-        end = float(t.detach().max())
-        if end == torch.inf:
-            raise Unsolved(
-                "rates that vary in time are solved up to finite own times only. Way out: a clock "
-                "with a finite end, such as clock.Constant, Linear or Geometric"
-            )
-        while panels < end:
-            panels *= 2
+        """The number of panels, of unit own time, that reach to all t and are resolved."""
+        panels = horizon(t, self._rules)
         if panels not in self._rules:
             self._resolve(panels)
         return panels
@@ -252,11 +239,7 @@ class Gaussian(AffineEngine):
             ValueError: If the functions are not smooth there.
             Unsolved: If these are more panels than are looked at.
         """
-        if panels > PANELS:
-            raise Unsolved(
-                f"functions of time are resolved up to the own time {PANELS}. Way out: slower "
-                "functions on a slower clock: A(t) on Λ is c A(c t) on Λ / c"
-            )
+        require_near(panels)
         edges = torch.arange(panels + 1, dtype=torch.float64, device=self._start().device)
         coarse, gap = self._step(edges[:-1], edges[1:], Rule.of(NODES[0])), torch.inf
         for nodes in NODES[1:]:

@@ -30,7 +30,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -54,19 +54,22 @@ from ..numerics.factors import (
     times_vector,
     triangular,
 )
-from ..numerics.rotation import FIRST, Rotation
+from ..numerics.rotation import FIRST, Rotation, extent
 from ..numerics.special import log1pexp
-from ..numerics.systems import Flow, Varying, lyapunov, running, staircase
-from ..params import once_each
+from ..numerics.systems import Flow, Units, Varying, lyapunov, running, staircase
+from ..params import Versions, changes, once_each
 from ..shapes import act, one_time, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import LinearDrift, WhiteNoise
-from ..validation import require, shown, values_are_checked
+from ..validation import shown, values_are_checked
 from .affine import AffineEngine, Vectorwise
 from .correlated import Correlated
 from .gaussian import Gaussian, normal
+from .horizon import horizon, require_near
 
-PANELS = (4, 8, 16, 32, 64, 128)
+PARTS = (4, 8, 16, 32, 64, 128)  # of a unit of own time
+TOLERANCE = 1e-11  # of the flow over each unit
+TURNS = 2**15  # the most panels of a table of rotations
 KEPT = 1024  # kernels at one time each
 MANY = 512  # spans of time, of which some will be equal
 
@@ -143,16 +146,22 @@ class MatrixGaussian(AffineEngine):
         self.drifting = self.varying or self.changes or bool(b.ne(0).any())
         self.ranks = None if self.varying or A.dim() > 3 else self._stairs(A[0], G[0])
         self.digits = () if self.varying else digits(A[0], self.stable, int(self.changes))
-        self.panels = self._resolved() if self.varying else 0
+        self.learned = self.changes or changes(*terms)
+        self._parts: dict[int, int] = {}  # of each unit, by the number of units they resolve
+        self._units: dict[int, Units] = {}
+        self._versions = Versions([])
         self._memo, self._mirror, self._places = Memo(), Memo(), Places(self.size, zero.device)
         self._turns: dict[Any, Rotation] = {}
         self._asked: float | None = None  # the last time for which a kernel was asked by itself
         self._fixed: Tables | None = None
         self._fixed = None if self.varying or self.changes else self._tables()
+        if self.varying:
+            self._resolve(1)
 
     def branch(self) -> str:
         if self.varying:
-            return f"functions of time: {self.panels} panels"
+            parts = self._parts[max(self._parts)]
+            return f"functions of time: {parts} panels a unit of own time"
         return f"k = {self.size}, {'stable' if self.stable else 'no limit'}"
 
     def lifted(self, mean: Tensor, factor: Tensor) -> Engine:
@@ -247,25 +256,61 @@ class MatrixGaussian(AffineEngine):
 
     def _varying(self, s: Tensor, t: Tensor) -> Flow:
         """The flows of functions of time; where many are asked for, each span of time once."""
-        flows = Varying(self._system, self.panels)
+        flows = self._flows(self._reach(t))
         if len(t) < MANY or s.requires_grad or t.requires_grad or torch.compiler.is_compiling():
             return flows(s, t)
         spans, which = torch.stack([s, t]).unique(dim=1, return_inverse=True)
         return Flow(*(v[which] for v in flows(*spans)))
 
-    def _resolved(self) -> int:
-        """The number of panels with which the functions are resolved on [0, 1]."""
-        zero = self._start()
-        coarse = Varying(self._system, PANELS[0])(zero, zero + 1)
-        for panels in PANELS[1:]:
-            fine = Varying(self._system, panels)(zero, zero + 1)
+    def _reach(self, t: Tensor) -> int:
+        """The number of units of own time that reach to all t and are resolved."""
+        count = horizon(t, self._parts)
+        if count not in self._parts:
+            self._resolve(count)
+        return count
+
+    def panels(self, t: Tensor) -> int:
+        """The number of panels up to all t of which each unit of own time has its own."""
+        count = self._reach(t) if self.varying else 0
+        return count * self._parts.get(count, 0)
+
+    def _flows(self, count: int) -> Callable[[Tensor, Tensor], Flow]:
+        """The flows within so many units; kept where nothing is learned, as long as it is so."""
+        step = Varying(self._system, self._parts[count])
+        if count == 1:
+            return lambda s, t: step(s, torch.where(t <= 1, t, torch.nan))
+        if self.learned:
+            return Units(step, step.units(count, self._start().device))
+        if not self._versions.hold(self._numbers()):
+            self._units, self._versions = {}, Versions(self._numbers())
+        if count not in self._units:
+            with torch.inference_mode(False), torch.no_grad():
+                self._units[count] = Units(step, step.units(count, self._start().device))
+        return self._units[count]
+
+    @torch.no_grad()
+    def _resolve(self, count: int) -> None:
+        """Finds the first number of parts that resolves the functions in each of so many units.
+
+        Raises:
+            ValueError: If the functions are not smooth there.
+            Unsolved: If these are more units than are looked at.
+        """
+        require_near(count)
+        device, gap = self._start().device, torch.inf
+        coarse = Varying(self._system, PARTS[0]).units(count, device)
+        for parts in PARTS[1:]:
+            fine = Varying(self._system, parts).units(count, device)
             pairs = zip(fine, coarse, strict=True)
-            gap = max(float((a - b).detach().abs().max()) for a, b in pairs)
-            if gap < 1e-11:
-                return panels
+            gap = float(torch.stack([_apart(*pair) for pair in pairs]).max())
+            if gap < TOLERANCE:
+                self._parts[count] = parts
+                return
             coarse = fine
-        require(False, f"the functions of time are not smooth on [0, 1]: {gap:.1e}")
-        return 0
+        raise ValueError(
+            f"the functions of time are not smooth on [0, {count}]: with {PARTS[-1]} panels per "
+            f"unit of it moments still change by {gap:.1e}, above {TOLERANCE:g}"
+        )
 
     def kernel(self, t: Tensor) -> Kernel:
         """The law given the data at times of shape (B,)."""
@@ -431,7 +476,7 @@ class MatrixGaussian(AffineEngine):
         early, late, (flow, spread) = self.kernel(s), self.kernel(t), self.moments(s, t)
         L, inverse = early.factor, lower_inverse(late.factor)
         if eta < 1 and self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
-            L = self.kernel(s.clamp(min=self._shortest(s.device))).factor
+            L = self.kernel(s.clamp(min=self._shortest(t))).factor
         shrunk = (inverse @ flow.phi @ L).mT
         noise = None
         if eta:
@@ -439,7 +484,7 @@ class MatrixGaussian(AffineEngine):
             left = L - gain @ flow.phi @ L
             noise = eta * triangular(torch.cat([left, gain @ spread], -1))
         if eta < 1:
-            rotation = self._rotation(t.device)
+            rotation = self._rotation(t)
             turned = rotation(s) @ rotation(t).mT
             gain = L @ (_nearest(turned, shrunk, eta) if eta else turned) @ inverse
         p, q = self._reading(kind, late)
@@ -480,28 +525,42 @@ class MatrixGaussian(AffineEngine):
     def _shifts(self) -> bool:
         return self.drifting or self.auxiliaries is not None
 
-    def _rotation(self, device: torch.device) -> Rotation:
-        """The orthogonal O of R = L O; kept where no number is learned."""
-        lift = self.auxiliaries
-        learned = self.changes or (lift is not None and lift.factor.requires_grad)
-        end = 1.0 if self.varying else torch.inf
-        make = lambda: Rotation(self._frame, self._speed(device), end)
-        if learned:
+    def _rotation(self, t: Tensor) -> Rotation:
+        """The orthogonal O of R = L O up to t; kept where no number is learned."""
+        lift, end = self.auxiliaries, float(self._reach(t)) if self.varying else torch.inf
+        make = lambda: Rotation(self._frame, self._turning(end), end)
+        if self.changes or (lift is not None and lift.factor.requires_grad):
             return make()
         key = () if lift is None else tuple(lift.factor.flatten().tolist())
-        if key not in self._turns:
-            self._turns[key] = make()
-        return self._turns[key]
+        if (key, end) not in self._turns:
+            self._turns[key, end] = make()
+        return self._turns[key, end]
 
-    def _speed(self, device: torch.device) -> Tensor:
+    def _turning(self, end: float) -> Tensor:
+        r"""The :math:`\varrho` with which O is tabulated: panels of z are none of own time cut."""
+        size = self._speed(end)
+        if not self.varying:
+            return size
+        size = size.clamp(min=self._parts[int(end)] / 2)
+        if extent(size, end)[1] > TURNS:
+            raise Unsolved(
+                f"steps of less than the whole noise up to the own time {end:g} need more than "
+                f"{TURNS} panels of rotations. Way out: steps with eta=1"
+            )
+        return size
+
+    def _speed(self, end: float) -> Tensor:
         """The size of A: the largest sum of a row, at any time."""
-        times = torch.linspace(0, 1, 17 if self.varying else 1, dtype=torch.float64, device=device)
+        count = 2 * int(end) * self._parts[int(end)] + 1 if self.varying else 1
+        start = self._start()
+        times = torch.linspace(0, end if count > 1 else 0, count).to(start)
         size = self._system(times)[0].detach().abs().sum(-1).max()
         return torch.where(size > 0, size, torch.ones_like(size))
 
-    def _shortest(self, device: torch.device) -> float:
+    def _shortest(self, t: Tensor) -> float:
         """A time at which noise is rounding."""
-        return math.exp(FIRST) / float(self._speed(device))
+        end = self._reach(t) if self.varying else torch.inf
+        return math.exp(FIRST) / float(self._speed(end))
 
     def _frame(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A, G and the lower factor given the data at increasing times (n,)."""
@@ -510,8 +569,7 @@ class MatrixGaussian(AffineEngine):
         if not self.varying:
             return A, G, self._given(*self.moments(zero, t)).factor
         starts = torch.cat([zero[:1], t[:-1]])
-        steps = Varying(self._system, max(1, self.panels // 16))(starts, t)
-        flow = running(steps)
+        flow = running(Varying(self._system, 1)(starts, t))
         return A, G, self._given(flow, cholesky(flow.cov)).factor
 
     # -- scores and estimates ------------------------------------------------------------------
@@ -592,6 +650,7 @@ class MatrixGaussian(AffineEngine):
         with torch.no_grad():
             tau = log1pexp(z)
             rate = self.coefficient(tau) * z.sigmoid()
+            rate = rate.nan_to_num(0.0, 0.0)  # where Σ has overflowed nothing is left of the data
         low = torch.where(z < -12, ((z + 12) / 2).exp(), torch.ones_like(z))
         return rate * (-z).sigmoid() * low + (-(z.abs() / 2)).exp() / 8
 
@@ -602,6 +661,12 @@ def _behind(value: Tensor, axes: int) -> Tensor:
         return value
     gap = (1,) * (axes + 1 - value.dim())
     return value.reshape(value.shape[:1] + gap + value.shape[1:])
+
+
+def _apart(fine: Tensor, coarse: Tensor) -> Tensor:
+    """How far the flows of some unit are apart, relative to its largest number above one."""
+    size = fine.abs().flatten(1).amax(1).clamp(min=1)
+    return ((fine - coarse).abs().flatten(1).amax(1) / size).max()
 
 
 def _half_square(gain: Tensor) -> Tensor:

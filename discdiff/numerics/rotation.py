@@ -25,6 +25,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -36,7 +37,7 @@ from .special import log1pexp, logexpm1
 from .systems import powers, series
 
 FIRST, LAST = -60.0, 68.0  # in z; at −60 a standard deviation is 1e-13 of what it is at 0
-PANELS, NODES = 256, 8
+PANELS, NODES = 256, 8  # up to LAST
 _UNIT = gauss_legendre(NODES, -1.0, 1.0)[0]
 _POWERS = torch.linalg.inv(torch.linalg.vander(_UNIT))  # from values at the nodes to coefficients
 
@@ -49,18 +50,26 @@ def angular(A: Tensor, G: Tensor, L: Tensor) -> Tensor:
     return upper - upper.mT
 
 
+def extent(size: Tensor, end: float) -> tuple[float, int]:
+    """The width of a panel in z and the number of panels, for a size of A and an end."""
+    last = float(logexpm1(size.detach() * end)) if end < torch.inf else LAST
+    panels = max(PANELS, math.ceil((last - FIRST) * PANELS / (LAST - FIRST)))
+    return (last - FIRST) / panels, panels
+
+
 class Rotation:
     r"""The orthogonal factor O at all times :math:`\tau > 0`, up to a constant on its right.
 
-    On each of 256 panels of z, N has the polynomial through its values at eight Gauss nodes, and
-    O a power series. Below z = −60, where Σ has vanished to rounding, O stands; beyond z = 68 N
-    is taken as constant, as it is for stable systems.
+    On each of 256 panels of z, or more where the end asks for them, N has the polynomial through
+    its values at eight Gauss nodes, and O a power series. Below z = −60, where Σ has vanished to
+    rounding, O stands; without an end N is taken as constant beyond z = 68, as it is for stable
+    systems.
 
     Arguments:
         system: A function of increasing times (n,) that returns A, G and L there, each of shape
             (n or 1, *sides, k, k).
         size: The number :math:`\varrho > 0`, of shape ().
-        end: The time at which the table may end; it ends at z = 68 if that is earlier.
+        end: The time at which the table ends; without one it ends at z = 68.
 
     Example:
         >>> def system(tau):  # two coordinates that turn without a change of their law
@@ -80,14 +89,14 @@ class Rotation:
         end: float = torch.inf,
     ) -> None:
         self.size = size
-        last = float(logexpm1(size * end)) if end < torch.inf else LAST
-        self.width = (min(last, LAST) - FIRST) / PANELS
-        edges = FIRST + self.width * torch.arange(PANELS, dtype=size.dtype, device=size.device)
+        self.width, self.panels = extent(size, end)
+        edges = torch.arange(self.panels, dtype=size.dtype, device=size.device)
+        edges = FIRST + self.width * edges
         z = edges.unsqueeze(-1) + self.width / 2 * (1 + _UNIT.to(edges))
         values = self._speed(system, z.reshape(-1)).unflatten(0, z.shape)
         self._series = self._solve(values)
-        ends = torch.tensor([[-1.0], [1.0]], dtype=z.dtype, device=z.device).expand(2, PANELS)
-        left, right = (self._inside(v, torch.arange(PANELS, device=z.device)) for v in ends)
+        ends = torch.tensor([[-1.0], [1.0]], dtype=z.dtype, device=z.device).expand(2, self.panels)
+        left, right = (self._inside(v, torch.arange(self.panels, device=z.device)) for v in ends)
         turned = [
             torch.eye(values.shape[-1], dtype=z.dtype, device=z.device).expand(left[0].shape)
         ]
@@ -120,10 +129,10 @@ class Rotation:
         """O at times of shape (B,), with shape (B, *sides, k, k); any at infinity."""
         z = logexpm1(self.size * tau).clamp(min=FIRST)
         place = (z - FIRST) / self.width
-        panel = place.detach().floor().clamp(max=PANELS - 1)
+        panel = place.detach().floor().clamp(max=self.panels - 1)
         inside = (2 * (place - panel) - 1).clamp(max=1.0)
         index = panel.long()
         turned = product(self._inside(inside, index), self._starts[index])
-        beyond = (z - (FIRST + PANELS * self.width)).clamp(min=0.0)
+        beyond = (z - (FIRST + self.panels * self.width)).clamp(min=0.0)
         beyond = torch.where(z.isinf(), 0.0, beyond).reshape(-1, *(1,) * (turned.dim() - 1))
         return product(torch.matrix_exp(beyond * self._final), turned)

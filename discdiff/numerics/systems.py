@@ -15,7 +15,8 @@ not yet arrived; longer times are composed,
     \Phi = \Phi_2 \Phi_1, \qquad m = \Phi_2 m_1 + m_2, \qquad
     \Sigma = \Phi_2 \Sigma_1 \Phi_2^\top + \Sigma_2,
 
-where covariances are only added.
+where covariances are only added. For numbers that are functions of time the flows over panels of
+unit time are composed in a binary tree, so that long times cost few compositions.
 
 References:
     | Computing integrals involving the matrix exponential (Van Loan, 1978)
@@ -31,9 +32,10 @@ import torch
 from torch import Tensor
 
 from .factors import product, sum_of, times_vector
-from .linalg import NODES, POWERS
+from .linalg import NODES, POWERS, spanning
 
 TERMS = 24  # of a series over a step of length 1/2 in units of 1/‖A‖: what is left is below 1e-23
+CHUNK = 1 << 16  # entries of A in all panels that are taken at once
 
 
 class Flow(NamedTuple):
@@ -144,14 +146,74 @@ class Varying:
         length = h.reshape(h.shape + (1,) * (b[0].dim() - 3))
         flow = series(A, b, G, length.expand(b[0].shape[:-1])).end()
         while flow.phi.shape[0] > 1:
-            odd, even = (Flow(*(v[i::2] for v in flow)) for i in (0, 1))
-            flow = compose(odd, even)
+            flow = _in_pairs(flow)
         return Flow(*(v[0] for v in flow))
+
+    def units(self, count: int, device: torch.device) -> Flow:
+        """The flows over [0, 1], [1, 2], …, with their number in front."""
+        edges = torch.arange(count + 1, dtype=torch.float64, device=device)
+        most = max(1, CHUNK // (self.panels * self.system(edges[:1])[0].numel()))
+        pairs = zip(edges[:-1].split(most), edges[1:].split(most), strict=True)
+        parts = [self(s, t) for s, t in pairs]
+        return Flow(*map(torch.cat, zip(*parts, strict=True)))
 
     def _polynomial(self, values: Tensor, shape: torch.Size) -> list[Tensor]:
         """The coefficients in u on each panel, from values at the nodes of all panels."""
         values = values.expand(shape.numel(), *values.shape[1:]).reshape(*shape, *values.shape[1:])
         return list(torch.einsum("jn,pbn...->jpb...", POWERS.to(values), values).unbind())
+
+
+class Units:
+    r"""Flows over many units of time: to the next edge, over whole units, from the last edge.
+
+    Whole units are at most :math:`2 \log_2 n` nodes of a binary tree of compositions. Times beyond
+    the n units give nan; no verb looks at the values of a tensor.
+
+    Arguments:
+        step: The flows between times at most one unit apart.
+        units: The flows over the n units, a power of two; see `Varying.units`.
+
+    Example:
+        >>> def system(t):
+        ...     return -t[:, None, None], 0 * t[:, None], torch.ones(1, 1, 1, dtype=t.dtype)
+        >>> step, (s, t) = Varying(system, 4), torch.tensor([[0.5], [3.25]]).double()
+        >>> flow = Units(step, step.units(4, s.device))(s, t)
+        >>> torch.allclose(flow.phi, ((s**2 - t**2) / 2).exp(), rtol=1e-12)
+        True
+    """
+
+    def __init__(self, step: Callable[[Tensor, Tensor], Flow], units: Flow) -> None:
+        self.step, self.count = step, len(units.phi)
+        self._nodes = _tree(units)
+
+    def __call__(self, s: Tensor, t: Tensor) -> Flow:
+        """The flows from s to t, each of shape (B,)."""
+        first, last = s.detach().ceil(), t.detach().floor().clamp(max=self.count)
+        within = first > last  # both times lie in one unit
+        t = torch.where(t <= self.count, t, torch.nan)
+        starts = torch.cat([s, torch.where(within, t, last)])
+        ends = torch.cat([torch.where(within, t, first), t])
+        steps = self.step(starts, ends)
+        flow, end = (Flow(*(v.tensor_split(2)[i] for v in steps)) for i in (0, 1))
+        for node in spanning(first, last, self.count):
+            flow = compose(flow, Flow(*(v[node] for v in self._nodes)))
+        return compose(flow, end)
+
+
+def _in_pairs(flow: Flow) -> Flow:
+    """The compositions of an even number of consecutive flows, two by two."""
+    return compose(*(Flow(*(v[i::2] for v in flow)) for i in (0, 1)))
+
+
+def _tree(units: Flow) -> Flow:
+    """The identity, the composition of all units, those of both halves, …, the units."""
+    level = tree = units
+    while len(level.phi) > 1:
+        level = _in_pairs(level)
+        tree = Flow(*(torch.cat(pair) for pair in zip(level, tree, strict=True)))
+    still = Flow(*map(torch.zeros_like, level))
+    still = still._replace(phi=still.phi + torch.eye(level.phi.shape[-1]).to(level.phi))
+    return Flow(*(torch.cat(pair) for pair in zip(still, tree, strict=True)))
 
 
 class Stairs(NamedTuple):
