@@ -37,6 +37,7 @@ from .validation import require
 State = Any
 LIMIT = 1 << 20  # states
 END = 36.0  # logit of the last time before 1, and of one beside 0
+FIRST = 0.5  # the first step in the logit of time
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,7 @@ def _reversed(
 
     span = torch.tensor([-END, -end], dtype=torch.float64)
     options: dict[str, Any] = {"method": "dopri8", "rtol": 1e-10, "atol": 1e-15}
+    options["options"] = {"first_step": FIRST}  # a guess from the slope, ≈ 0 there, is too long
     found: Any = odeint(slope, law, span, **options)
     return found[-1].clamp(min=0)  # states that are not reached are at ±1e-16
 

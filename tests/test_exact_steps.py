@@ -278,3 +278,11 @@ def test_enumeration_refuses_what_is_not_finite():
         enumeration.states(replaced(), (12,))
     with pytest.raises(dd.Unsolved, match="no law"):
         marginal(replaced(), heads.LeaveOneOut(Net(K)), (2,), steppers.Uniformization())
+
+
+def test_the_law_of_a_masked_model_with_an_exact_head():
+    """From a certain prior nothing moves at first: the first step must not pass t = 0."""
+    masked = dd.Replace(dd.one_hot(2, 3)).on(dd.clock.LogLinear())
+    pairs, p = torch.tensor([[0, 0], [0, 1], [1, 1]]), torch.tensor([0.5, 0.2, 0.3])
+    law = marginal(masked, dd.Exact(masked, pairs, p.double()), (2,))
+    torch.testing.assert_close(law.log_prob(pairs).exp(), p.double(), rtol=1e-7, atol=1e-9)

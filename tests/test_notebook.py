@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and show what their text says."""
 
+import math
 import re
 from pathlib import Path
 
@@ -43,8 +44,15 @@ def test_it_draws(executed):
 
 
 def test_it_trains(executed):
-    """Bits of the digits; nats of blobs, for which what is fixed pays 0.35 more than the truth."""
+    """Bits of the digits; nats of blobs, for which what is fixed pays 0.35 more than the truth.
+
+    Points on a grid: the total variation of samples.
+    """
     text = printed(executed)
+    if "apart from the truth" in text:
+        found = re.findall(r"(?:masked|ordinal) samples: ([\d.]+) apart from the truth", text)
+        assert len(found) == 2 and max(map(float, found)) < 0.35
+        return
     if "bits/dim" in text:
         assert 1.5 < float(re.search(r"held out: ([\d.]+) ±", text).group(1)) < 2.4
         return
@@ -56,6 +64,21 @@ def test_it_trains(executed):
 
 def test_nothing_is_complained_of(executed):
     assert not [out.text for out in outputs(executed) if out.get("name") == "stderr"]
+
+
+def test_laws_of_discrete_states_are_exact(executed):
+    """Steppers by their orders, mix-ups of heads, closed forms: numbers without Monte Carlo."""
+    text = printed(executed)
+    if "MDLM" not in text:
+        pytest.skip("a notebook of other states")
+    apart = [float(v) for v in re.findall(r"(?:MDLM|SEDD): (\S+) apart", text)]
+    assert len(apart) == 2 and max(apart) < 1e-12
+    table = dict(re.findall(r"^(Euler|Analytic|Trapezoidal) +(.*)$", text, re.MULTILINE))
+    errors = {name: [float(v) for v in row.split()] for name, row in table.items()}
+    for name, order in (("Euler", 1), ("Analytic", 1), ("Trapezoidal", 2)):
+        assert abs(math.log2(errors[name][-2] / errors[name][-1]) - order) < 0.25
+    assert text.count("as a RateMatrix: ") == 8
+    assert "probabilities sum to 1.00000000" in text or "sum to 0.99999999" in text
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
