@@ -24,7 +24,8 @@ def noises(K: int, levels: Sequence[Any]) -> dict[str, tuple[dd.Process, tuple[i
     r"""The kinds of noise on K tokens, each with the states that data cannot take.
 
     All run on `dd.clock.LogLinear`, :math:`e^{-\Lambda} = 1 - t`. The walk of ordinal noise is
-    sped up by one over its gap, :math:`2 (1 - \cos(\pi / K))`: it, too, forgets like 1 − t.
+    sped up by a quarter over its gap, :math:`2 (1 - \cos(\pi / K))`: what it forgets last it
+    forgets like :math:`(1 - t)^{1/4}`, and which of two neighbours it came from long before.
 
     Arguments:
         K: The number of tokens.
@@ -35,7 +36,7 @@ def noises(K: int, levels: Sequence[Any]) -> dict[str, tuple[dd.Process, tuple[i
     declared = {
         "uniform": (dd.Replace(uniform), ()),
         "masked": (dd.Replace(dd.one_hot(K, K + 1)), (K,)),
-        "ordinal": ((1 / gap) * dd.Reflecting(K), ()),
+        "ordinal": ((0.25 / gap) * dd.Reflecting(K), ()),
         "killing": (dd.Killing(dd.Reflecting(K)), (K,)),
         "tree": (dd.Clusters(levels), ()),
     }

@@ -148,9 +148,15 @@ def row(options: argparse.Namespace, kind: str, seed: int, figures: dict, **more
     return {**named, **figures, **last, "command": command, "machine": machine()}
 
 
+def kept(kind: str, seed: int, options: argparse.Namespace, what: str) -> Path:
+    """Where the samples or the network of a run are left for pictures."""
+    return RUNS / f"{kind}-{options.voices}-{seed}-{what}.pt"
+
+
 def run(options: argparse.Namespace, data: Music, chain: Markov, kind: str, seed: int) -> dict:
     """One run of a kind of noise, or of a Markov chain."""
     torch.manual_seed(seed)
+    RUNS.mkdir(parents=True, exist_ok=True)
     held = data.held_out("test")
     markov = chain.nats(*held) / math.log(2)
     if kind in CHAINS:
@@ -163,9 +169,9 @@ def run(options: argparse.Namespace, data: Music, chain: Markov, kind: str, seed
         bits = nats(process.given(held), head, held[0], DRAWS) / math.log(2)
         samples = continued(process, head, held)
         count = sum(p.numel() for p in head.net.parameters())
+        torch.save(head.net.state_dict(), kept(kind, seed, options, "net"))
         more = {"steps": options.steps, "parameters": count, "seconds": seconds}
-    RUNS.mkdir(parents=True, exist_ok=True)
-    torch.save(samples, RUNS / f"{kind}-{options.voices}-{seed}.pt")
+    torch.save(samples, kept(kind, seed, options, "samples"))
     return row(options, kind, seed, judged(data, held, bits, markov, samples), **more)
 
 
@@ -173,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kinds", nargs="*", default=[*CHAINS, *KINDS])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--voices", type=int, default=1, choices=[1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=FOLDER / "music.csv")
     options = parser.parse_args()

@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--heard", default="masked")
     options = parser.parse_args()
     data = music()
-    found = {k: RUNS / f"{k}-1-0.pt" for k in ROWS}
+    found = {k: RUNS / f"{k}-1-0-samples.pt" for k in ROWS}
     rows = {k: torch.load(path)[0] for k, path in found.items() if path.exists()}
     picture(data, options.pieces, rows)
     known = data.held_out("test")[1]
