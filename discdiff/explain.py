@@ -189,6 +189,9 @@ def _reason(leaf: Leaf, engine: Engine) -> str:
     chosen = engine_for(kinds)
     if not kinds:
         return "all rates are zero"
+    if engine.terms != leaf.core.terms and engine.kinds != chosen.kinds:
+        found = " + ".join(repr(term) for term in engine.terms)
+        return f"handed on by {_named(chosen)}, which recognised {found}"
     if not isinstance(engine, chosen):
         return f"handed on by {_named(chosen)}, whose structure these terms do not have"
     why = f"covers {{{_names(kinds)}}}"
