@@ -31,6 +31,7 @@ from .times import joint_rule, last, natural_clocks
 from .validation import require
 
 State = Any
+UNSEEN = 1e-150
 MASS = 1e-14  # the mass of a law on counts that may lie beyond its points
 ROUNDING = 1e5  # how many times that a sum may lack for the errors of its terms
 LOG_2PI = math.log(2 * math.pi)
@@ -253,7 +254,9 @@ def _mean_rate(process: Process, head: Head, datum: State, t: Tensor, states: An
         x_0 = _repeated(datum, len(time))
         state, log_w = states(x_0, time)
         weight = log_w.exp().reshape(-1)
-        reached = weight > 0  # no head can speak of states that the datum does not lead to
+        # No head can speak of states that the datum does not lead to; of those that it leads to
+        # with less chance than this, the way to the next one has none in float64.
+        reached = weight > UNSEEN
         many = time.repeat(log_w.shape[0])[reached]
         state = map_state(lambda v: v[reached], state)  # noqa: B023
         target = Data(_repeated(datum, len(many)))

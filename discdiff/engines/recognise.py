@@ -48,7 +48,8 @@ def proposals(Q: Tensor) -> Iterator[Generator]:
     """What the chain may be, read from a few of its entries."""
     K = len(Q)
     columns = torch.cat([Q[1, :1], Q[0, 1:]])  # one off-diagonal entry of each
-    yield columns.sum() * Replace(columns / columns.sum())
+    if bool(columns.sum() > 0):
+        yield columns.sum() * Replace(columns / columns.sum())
     if not bool(Q[-1].ne(0).any()):
         yield from _masked(Q[:-1, :-1], Q[:-1, -1])
     rates = torch.cat([torch.zeros_like(Q[0, :1]), Q[0, 1:]])
