@@ -86,7 +86,6 @@ class Factored(Structured):
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
         (self.term,) = terms
-        self.size = self.term.size
 
     @property
     def inner(self) -> list[Any]:

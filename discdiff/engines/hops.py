@@ -22,7 +22,7 @@ from ..numerics.alias import Aliases
 from ..numerics.linalg import Uniformized
 from ..solve import Unsolved, solves
 from ..structures import LowRank
-from .kernels import Kernel, Structured, along_sites, cast, elapsed, hazard, uniform_like
+from .kernels import Kernel, Tabled, along_sites, cast, elapsed, hazard, uniform_like
 
 
 class Features:
@@ -127,7 +127,7 @@ class Hops(Kernel):
 
 
 @solves(LowRank)
-class TwoHops(Structured):
+class TwoHops(Tabled):
     """Two hops through features."""
 
     technique = "uniformization on the features"

@@ -16,8 +16,11 @@ from torch.distributions import Distribution
 from ..shapes import span
 from ..solve import Engine, Unsolved, solves
 from ..structures import Interpolate
+from ..validation import require, shown, values_are_checked
 from .finite import Finite
 from .kernels import RankOne, Structured
+
+ROUNDING = -1e-9  # of a difference of probabilities
 
 
 @solves(Interpolate)
@@ -28,12 +31,15 @@ class Interpolated(Structured):
 
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:
-        return cls(terms) if len(terms) == 1 and not bool(terms[0].scale != 1) else Finite(terms)
+        return (
+            cls(terms)
+            if len(terms) == 1 and float(terms[0].scale.detach()) == 1
+            else Finite(terms)
+        )
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
         (self.term,) = terms
-        self.size = self.term.size
 
     def branch(self) -> str:
         return f"{self.size} states, π varies"
@@ -45,7 +51,10 @@ class Interpolated(Structured):
     def kernel(self, s: Tensor, t: Tensor) -> RankOne:
         stay = (-span(s, t)).exp()
         law = self._mixed(t) - stay.unsqueeze(-1) * self._mixed(s)
-        return RankOne(stay, law.clamp(min=0))  # v ≥ 0 was found at declaration: rounding alone
+        if values_are_checked(law):
+            low = law.detach().amin(-1) < ROUNDING
+            require(not bool(low.any()), f"pi leaves no law at the own times {shown(t[low])}")
+        return RankOne(stay, law.clamp(min=0))  # below 0 by rounding alone
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         end = torch.full((1,), torch.inf, dtype=torch.float64, device=self.term.scale.device)

@@ -371,34 +371,19 @@ class FiniteChain(Engine, ABC):
 
 
 class Structured(FiniteChain):
-    """A chain whose table is kept while no declared number changes."""
+    """A chain on K states whose terms have a structure."""
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
         sizes = {term.size for term in terms}
         require(len(sizes) == 1, f"chains of different sizes in one sum: {sorted(sizes)}")
         (self.size,) = sizes
-        self._kept: Any = None
         self.varying = any(term.varies() for term in terms)
-        self.changes = changes(*terms)
 
     @property
     def rate(self) -> Tensor:
         """The sum of the factors of the terms."""
         return torch.stack([term.scale for term in self.terms]).sum()
-
-    def table(self) -> Any:
-        """What depends on the declared numbers alone."""
-        if self.changes:
-            return self.tabulate()
-        if self._kept is None:
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept = self.tabulate()
-        return self._kept
-
-    def tabulate(self) -> Any:
-        """The table, made anew."""
-        raise NotImplementedError
 
     def spread(self, shape: tuple[int, ...], probs: Tensor) -> Distribution:
         """The law of states that are drawn from one law, (K,), each."""
@@ -410,6 +395,28 @@ class Structured(FiniteChain):
         """The law of states of which all are equally likely."""
         probs = torch.full((self.size,), 1 / self.size, dtype=torch.float64)
         return self.spread(shape, probs.to(self.rate.device))
+
+
+class Tabled(Structured, ABC):
+    """A structured chain with a table that is kept while no declared number changes."""
+
+    def __init__(self, terms: tuple[Any, ...]) -> None:
+        super().__init__(terms)
+        self._kept: Any = None
+        self.changes = changes(*terms)
+
+    def table(self) -> Any:
+        """What depends on the declared numbers alone."""
+        if self.changes:
+            return self.tabulate()
+        if self._kept is None:
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = self.tabulate()
+        return self._kept
+
+    @abstractmethod
+    def tabulate(self) -> Any:
+        """The table, made anew."""
 
 
 def kernel_of(engine: Any, s: Tensor, t: Tensor) -> Kernel:

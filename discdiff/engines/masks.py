@@ -123,7 +123,6 @@ class Killed(ToMask):
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
         (self.term,) = terms
-        self.size = self.term.size
         self.ends = bool((self.term.rate * self.term.scale).detach() > 0)
 
     def branch(self) -> str:

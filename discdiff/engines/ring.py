@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 from ..numerics.ring import Convolved, convolve_each
 from ..solve import Unsolved, solves
 from ..structures import Increments, Reflecting
-from .kernels import Kernel, Structured, cast, elapsed, inverse_cdf
+from .kernels import Kernel, Tabled, cast, elapsed, inverse_cdf
 
 FEW = 4  # increments up to which a displacement is drawn as a sum of Poisson numbers
 
@@ -71,7 +71,7 @@ class Cyclic(Kernel):
 
 
 @solves(Increments)
-class Circulant(Structured):
+class Circulant(Tabled):
     """Walks on a ring whose rates depend on the increment alone."""
 
     technique = "convolutions on the ring: a row per time"
@@ -127,7 +127,7 @@ class Folded(Kernel):
 
 
 @solves(Reflecting)
-class Reflected(Structured):
+class Reflected(Tabled):
     """The reflecting walk, as a walk on a ring that is folded."""
 
     technique = "convolutions on a ring, folded: a row per time"

@@ -84,12 +84,7 @@ class Attention(Readout):
         super().__init__(width, heads)
         self.norm = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.net = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 4 * width),
-            nn.GELU(),
-            nn.Linear(4 * width, width),
-        )
+        self.net = perceptron(width)
 
     def forward(self, left: Tensor, right: Tensor, c: Tensor) -> Tensor:
         query = left + right
