@@ -312,7 +312,7 @@ def test_14_probability_flow():
     found = dd.log_prob(
         process, dd.heads.Score(net), x, stop=1e-8, prior=net.law(one), rtol=1e-10, atol=1e-10
     )
-    close(found, net.law(zero).log_prob(x), 1e-6)
+    close(found, net.law(zero).log_prob(x), 1e-8)
 
 
 # -- 16–19: bounds --------------------------------------------------------------------------------
