@@ -73,6 +73,7 @@ from .terms import (
 )
 from .times import times
 from .validation import set_validation, validate
+from .walks import LevyWalk, MarginalWalk, ReverseWalk, Walk, linear_betas
 
 __version__ = "0.1.0"
 
@@ -123,6 +124,10 @@ __all__ = [
     "Term",
     "Timed",
     "Unsolved",
+    "Walk",
+    "LevyWalk",
+    "MarginalWalk",
+    "ReverseWalk",
     "check",
     "clock",
     "cross_entropy",
@@ -138,6 +143,7 @@ __all__ = [
     "laws",
     "learn",
     "log_prob",
+    "linear_betas",
     "loss",
     "matching",
     "metrics",

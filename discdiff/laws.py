@@ -215,6 +215,50 @@ class Stretched(_Law):
         return log_prob - self.event_shape.numel() * self.alpha.abs().log().to(log_prob.dtype)
 
 
+class Affine(_Law):
+    r"""The law of :math:`m + c\, y`, entry by entry, for factors of either sign.
+
+    Arguments:
+        law: The law of y, with entries as batch dimensions.
+        loc: m.
+        factor: c, not zero.
+    """
+
+    def __init__(self, law: Distribution, loc: Tensor, factor: Tensor) -> None:
+        self.law, self.loc, self.factor = law, loc, factor
+        super().__init__(torch.broadcast_shapes(law.batch_shape, loc.shape, factor.shape))
+
+    @property
+    def support(self) -> Any:
+        return constraints.real
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc + self.factor * self.law.mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.factor**2 * self.law.variance
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return self.law.has_rsample
+
+    def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
+        return self.loc + self.factor * self.law.rsample(Size(sample_shape))
+
+    def _draw(self, shape: Size) -> Tensor:
+        return self.loc + self.factor * self.law.sample(shape)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.law.log_prob((x - self.loc) / self.factor) - self.factor.abs().log()
+
+    def cdf(self, x: Tensor) -> Tensor:
+        r""":math:`P(m + c y \le x)`."""
+        below = self.law.cdf((x - self.loc) / self.factor)
+        return torch.where(self.factor > 0, below, 1 - below)
+
+
 def stretched(law: Distribution, alpha: Tensor) -> Distribution:
     r"""The law of :math:`\alpha y` with one factor per batch element, normal if that of y is.
 

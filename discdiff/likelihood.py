@@ -40,7 +40,6 @@ from .process import (
 from .shapes import sum_event
 from .solve import Unsolved
 from .steppers import Ancestral, Stepper
-from .terms import Diffusion, Drift
 from .times import clock_key, natural_clocks, require_reach, rule, times
 from .validation import require, require_count, shown
 from .weights import Weight
@@ -429,9 +428,21 @@ class Steps:
         """One draw of the divergence of the step from t to s, shape (B,)."""
         noisy = self.noisy(t)
         x = laws.draw(noisy)
-        model = self.model(x, t, s)
         exact = self.process._bridge(self.process.as_estimate(self.x_0), x, s, t)
+        if getattr(getattr(exact, "base_dist", None), "costly", False):
+            return self._forward(s, t)
+        model = self.model(x, t, s)
         return with_draw(self.process, noisy, x, _step_kl(self.process, exact, model))
+
+    def _forward(self, s: Tensor, t: Tensor) -> Tensor:
+        """The same with both states drawn forward, for bridges that are costly to draw from."""
+        early = self.noisy(s)
+        x_s = laws.draw(early)
+        late = self.process._transition(x_s, s, t)
+        x = laws.draw(late)
+        exact = self.process._bridge(self.process.as_estimate(self.x_0), x, s, t)
+        value = exact.log_prob(x_s) - self.model(x, t, s).log_prob(x_s)
+        return with_draw(self.process, early, x_s, with_draw(self.process, late, x, value))
 
     def decoded(self, t: Tensor) -> Tensor:
         """One draw of the log-likelihood of the data in the last step, from t, shape (B,)."""
@@ -448,7 +459,7 @@ class Steps:
 def _has_density(process: Process) -> bool:
     """Whether a part of the state is continuous, so that a last step to 0 would be a point."""
     leaves = process.leaves(process.instant(1.0))
-    return any(isinstance(term, Drift | Diffusion) for leaf in leaves for term in leaf.core.terms)
+    return any(not leaf.core.support.is_discrete for leaf in leaves)
 
 
 def _step_kl(process: Process, exact: Distribution, model: Distribution) -> Tensor:

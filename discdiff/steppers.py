@@ -19,6 +19,7 @@ from .cached import Cached
 from .corrector import Corrector
 from .estimates import Atoms, Estimate, Missing
 from .exponential import Exponential, prepared
+from .families import Shift, Tilt
 from .first_hitting import FirstHitting
 from .jumps import (
     add_jumps,
@@ -65,10 +66,12 @@ __all__ = [
     "Heun",
     "Nearest",
     "Rounding",
+    "Shift",
     "Splitting",
     "Stepper",
     "Stochastic",
     "TauLeaping",
+    "Tilt",
     "Trapezoidal",
     "Uniformization",
 ]

@@ -1,0 +1,47 @@
+r"""Walks whose marginals have one shape: self-decomposable laws.
+
+.. math:: \frac{x_t - \sqrt{\bar\alpha_t} x_0}{\sqrt{1 - \bar\alpha_t}}
+          \overset{d}{=} \rho\, \frac{x_s - \sqrt{\bar\alpha_s} x_0}{\sqrt{1 - \bar\alpha_s}}
+          + n, \qquad \varphi_n(u) = \frac{\varphi(u)}{\varphi(\rho u)}, \quad
+          \rho^2 = \frac{\bar\alpha_t}{\bar\alpha_s} \frac{1 - \bar\alpha_s}{1 - \bar\alpha_t}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .. import laws
+from ..shapes import along
+from ..solve import Engine, solves
+from ..walks import FixedMarginals
+from .normal_walk import NormalWalk, is_normal
+from .walk import WalkEngine
+
+
+@solves(FixedMarginals)
+class Marginals(WalkEngine):
+    """Marginals of one shape, with the innovation of a self-decomposable law."""
+
+    technique = "closed form: one shape at all times"
+
+    @classmethod
+    def plan(cls, terms: tuple[Any, ...]) -> Engine:
+        return NormalWalk(terms) if is_normal(terms) else cls(terms)
+
+    def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        width = (-torch.expm1(self.log_kept[t])).sqrt()
+        scale = along(width, loc).expand_as(loc).to(loc.dtype)
+        if bool((s == 0).all()):
+            return self.increment.law(loc, scale)
+        # ρ² = (ᾱ_t / ᾱ_s) (1 − ᾱ_s) / (1 − ᾱ_t)
+        fresh, whole = torch.expm1(self.log_kept[s]), torch.expm1(self.log_kept[t])
+        rho = ((self.kept(s, t)).exp() * fresh / whole).sqrt()
+        law = self.increment.innovation(along(rho, loc).expand_as(loc).to(loc.dtype), scale)
+        return laws.Affine(law, loc, torch.ones_like(loc))
+
+    def width(self, s: Tensor, t: Tensor) -> Tensor:
+        return self.increment.reach * (-torch.expm1(self.log_kept[t])).sqrt()

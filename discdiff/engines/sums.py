@@ -1,0 +1,228 @@
+r"""Walks whose noise is a sum of scaled increments, read from a table.
+
+Forward, with increments of one shape, the noise from s to t is
+
+.. math:: \sum_{i=s+1}^t c_i \xi_i, \qquad c_i^2 = \beta_i\, \bar\alpha_t / \bar\alpha_i,
+
+and backward, where the steps back have one shape, what is left of the noise at s is a sum over
+all later steps. Their characteristic function is a product; it is inverted once for each pair of
+steps (see `numerics.fourier`). A sum of one increment is that increment.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .. import laws
+from ..numerics.fourier import Grid, tabulate
+from ..shapes import along
+from ..solve import Engine, solves
+from ..tabulated import Book, Tabulated
+from ..walks import FixedIncrements, FixedReversal, LevyClock
+from .normal_walk import NormalWalk, is_normal
+from .walk import WalkEngine
+
+SPREAD = 10.0  # standard deviations that many small increments reach together
+
+
+class Either(laws._Law):
+    """One of two laws per entry, as a mask says."""
+
+    def __init__(self, mask: Tensor, one: Distribution, other: Distribution) -> None:
+        self.mask, self.one, self.other = mask, one, other
+        super().__init__(other.batch_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.where(self.mask, self.one.mean, self.other.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.where(self.mask, self.one.variance, self.other.variance)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.where(self.mask, self.one.log_prob(x), self.other.log_prob(x))
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return torch.where(self.mask, self.one.cdf(x), self.other.cdf(x))
+
+    def _draw(self, shape: torch.Size) -> Tensor:
+        return torch.where(self.mask, self.one.sample(shape), self.other.sample(shape))
+
+
+class Summed(WalkEngine):
+    """A walk with a book of tables, one for each pair of steps that was asked for."""
+
+    def __init__(self, terms: tuple[Any, ...]) -> None:
+        super().__init__(terms)
+        self.book = Book(self._grid)
+
+    @abstractmethod
+    def coefficients(self, s: int, t: int) -> Tensor:
+        """The scales of the increments in the noise from s to t."""
+
+    def _grid(self, key: Any) -> Grid:
+        c = self.coefficients(*key)
+        c = (c / c.square().sum().sqrt()).unsqueeze(1)
+        reach = SPREAD + self.increment.reach * float(c.max())
+        return tabulate(lambda u: self.increment.log_cf(c * u.double()).sum(0), reach)
+
+    def summed(
+        self, loc: Tensor, scale: Tensor, s: Tensor, t: Tensor, single: Tensor
+    ) -> Distribution:
+        """The law of loc + noise, of this scale; one increment where ``single``."""
+        scale = along(scale, loc)
+        if bool(single.all()):
+            return self.increment.law(loc, scale.expand_as(loc).to(loc.dtype))
+        pairs = torch.stack([s, t], 1)
+        pairs[single] = pairs[~single][0]
+        rows = self.book.rows(map(tuple, pairs.tolist()), loc.device)
+        table = Tabulated(loc, scale, along(rows, loc, torch.int64), self.book)
+        if not bool(single.any()):
+            return table
+        one = self.increment.law(loc, scale.expand_as(loc).to(loc.dtype))
+        return Either(along(single, loc, torch.bool), one, table)
+
+    def width(self, s: Tensor, t: Tensor) -> Tensor:
+        return (SPREAD + self.increment.reach) * (-torch.expm1(self.kept(s, t))).sqrt()
+
+
+@solves(FixedIncrements)
+class ForwardSteps(Summed):
+    r"""Increments of one shape: :math:`c_i^2 = \beta_i \bar\alpha_t / \bar\alpha_i`."""
+
+    technique = "one step in closed form, more from a Fourier table"
+
+    @classmethod
+    def plan(cls, terms: tuple[Any, ...]) -> Engine:
+        return NormalWalk(terms) if is_normal(terms) else cls(terms)
+
+    def coefficients(self, s: int, t: int) -> Tensor:
+        kept = self.log_kept[t] - self.log_kept[s + 1 : t + 1]
+        return (self.term.betas[s:t] * kept.exp()).sqrt()
+
+    def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        return self.summed(loc, (-torch.expm1(self.kept(s, t))).sqrt(), s, t, t - s <= 1)
+
+    def reflected(self, mean: Tensor, ratio: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        if not bool((t - s == 1).all()):
+            return super().reflected(mean, ratio, s, t)
+        scale = along((-torch.expm1(self.kept(s, t))).sqrt(), mean) / ratio
+        return self.mirrored(mean, scale.expand_as(mean))
+
+    def tilted(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        """The step back of one step with noise of the exponential family of the law."""
+        j, k = self.index(s), self.index(t)
+        if not bool((k - j == 1).all()):
+            raise self.unsolved("a tilted step over several steps")
+        width, ratio = (
+            along(v, x)
+            for v in ((-torch.expm1(self.kept(j, k))).sqrt(), (self.kept(j, k) / 2).exp())
+        )
+        noise = (x - ratio * self.step_mean(estimate, x, j, k)) / width
+        eta = self.increment.natural(noise)
+        loc, scale = x / ratio, (width / ratio).expand_as(x)
+        if self.symmetric:
+            return self.increment.tilted(loc, scale, -eta).to_event(x.dim() - 1)
+        law = self.increment.tilted(torch.zeros_like(x), torch.ones_like(x), eta)
+        return laws.Affine(law, loc, -scale).to_event(x.dim() - 1)
+
+
+@solves(LevyClock)
+class Clocked(Summed):
+    r"""A Lévy process at :math:`\tau`: closed where its law is, else by :math:`\varphi^\tau`."""
+
+    technique = "Lévy clock"
+
+    @classmethod
+    def plan(cls, terms: tuple[Any, ...]) -> Engine:
+        return NormalWalk(terms) if is_normal(terms) else cls(terms)
+
+    def branch(self) -> str:
+        one = torch.ones(1, dtype=torch.float64)
+        closed = self.increment.levy(one, one) is not None
+        return "closed form" if closed else "Fourier table"
+
+    def coefficients(self, s: int, t: int) -> Tensor:
+        raise self.unsolved("a sum of increments of one shape")
+
+    def tau(self, s: Tensor, t: Tensor) -> Tensor:
+        r""":math:`1 / \bar\alpha_t - 1 / \bar\alpha_s`."""
+        return (-self.log_kept[s]).exp() * torch.expm1(-self.kept(s, t))
+
+    def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        tau = along(self.tau(s, t), loc).expand_as(loc)
+        law = self.increment.levy(tau, along((self.log_kept[t] / 2).exp(), loc).expand_as(loc))
+        if law is None:
+            scale = (-torch.expm1(self.kept(s, t))).sqrt()
+            return self.summed(loc, scale, s, t, torch.zeros_like(s, dtype=torch.bool))
+        return laws.Affine(law, loc, torch.ones_like(loc))
+
+    def _grid(self, key: Any) -> Grid:
+        tau = self.tau(*(torch.tensor(i) for i in key))
+        reach = SPREAD + self.increment.reach / float(tau.sqrt())
+        return tabulate(lambda u: tau * self.increment.log_cf(u.double() / tau.sqrt()), reach)
+
+    def width(self, s: Tensor, t: Tensor) -> Tensor:
+        spread = SPREAD * (-torch.expm1(self.kept(s, t))).sqrt()
+        return spread + self.increment.reach * (self.log_kept[t] / 2).exp()
+
+
+@solves(FixedReversal)
+class BackwardSteps(Summed):
+    r"""Steps back of one shape.
+
+    With :math:`r_k = x_k - \sqrt{\bar\alpha_k} x_0` and :math:`g_k^2 = (1 - \bar\alpha_{k-1} -
+    \sigma_k^2) / (1 - \bar\alpha_k)` a step back is :math:`r_{k-1} = g_k r_k + \sigma_k \xi`.
+    """
+
+    technique = "a step back in closed form, more from a Fourier table; no transition"
+
+    @classmethod
+    def plan(cls, terms: tuple[Any, ...]) -> Engine:
+        whole = is_normal(terms) and terms[0].eta == 1.0
+        return NormalWalk(terms) if whole else cls(terms)
+
+    def __init__(self, terms: tuple[Any, ...]) -> None:
+        super().__init__(terms)
+        spent = -torch.expm1(self.log_kept)
+        variance = self.term.eta**2 * self.term.betas * spent[:-1] / spent[1:]
+        carried = ((spent[:-1] - variance) / spent[1:]).clamp(min=0).log() / 2  # −∞ into the data
+        self.scales = torch.cat([variance, spent[-1:]]).sqrt()  # of the noise that makes x_k
+        self.log_carried = torch.cat([torch.zeros(2).double(), carried[1:].cumsum(0)])
+        self.spent = spent
+
+    def carried(self, s: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\prod_{k=s+1}^t g_k`, what of :math:`r_t` is left in :math:`r_s`."""
+        factor = (self.log_carried[t] - self.log_carried[s]).exp()
+        return torch.where((s == 0) & (t > 0), 0.0, factor)
+
+    def coefficients(self, s: int, t: int) -> Tensor:
+        """Of the noise in x_s that came after x_t."""
+        between = torch.arange(s, t)
+        return self.scales[s:t] * self.carried(torch.full_like(between, s), between)
+
+    def _from(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        """The law of x_t given the data: all noise from the end on."""
+        end = torch.full_like(t, self.count + 1)
+        loc = along((self.log_kept[t] / 2).exp(), x) * x
+        return self.summed(loc, self.spent[t].sqrt(), t, end, t == self.count)
+
+    def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        factor = self.carried(s, t)
+        a_s, a_t = (along((self.log_kept[k] / 2).exp(), x) for k in (s, t))
+        loc = a_s * x_0 + along(factor, x) * (x - a_t * x_0)
+        scale = (self.spent[s] - factor**2 * self.spent[t]).clamp(min=0).sqrt()
+        return self.summed(loc, scale, s, t, t - s <= 1)
+
+    def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        raise self.unsolved("transition")
+
+    def linear(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        a_s, a_t = (along((self.log_kept[k] / 2).exp(), x) for k in (s, t))
+        return a_s * x_0 + along(self.carried(s, t), x) * (x - a_t * x_0)

@@ -1,0 +1,278 @@
+r"""Walks: the law of a sum of scaled increments, by the shape of the law.
+
+Given :math:`x_s`, every walk is :math:`x_t = \sqrt{\bar\alpha_t / \bar\alpha_s}\, x_s + n_{s,t}`
+with noise of variance :math:`1 - \bar\alpha_t / \bar\alpha_s` that does not depend on the state.
+So an engine is the law of this noise; densities of bridges follow from three of them,
+
+.. math:: p(x_s \mid x_0, x_t) = \frac{p(x_s \mid x_0)\, p(x_t \mid x_s)}{p(x_t \mid x_0)}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .. import laws
+from ..estimates import Atoms, Data, Epsilon, Mean, Velocity
+from ..estimates import Score as ScoreEstimate
+from ..increments import Increment
+from ..numerics.autodiff import gradient
+from ..shapes import along
+from ..solve import Engine, Score
+from ..validation import shown, values_are_checked
+from ..walks import Steps
+
+POINTS, ZOOMS = 513, 2
+NEAR = 1e-6  # a time is the number of a step up to what a division by T loses
+
+
+class WalkEngine(Engine):
+    """What all walks share; an engine says the law of the noise."""
+
+    def __init__(self, terms: tuple[Any, ...]) -> None:
+        super().__init__(terms)
+        if len(terms) > 1:
+            raise self.unsolved("a sum with other terms")
+        self.term: Steps = terms[0]
+        self.increment: Increment = self.term.increment
+        self.log_kept = self.term.log_kept
+        self.count = len(self.log_kept) - 1
+        probe = torch.linspace(0.1, 3.0, 7, dtype=torch.float64)
+        self.symmetric = bool((self.increment.cf(probe).imag.abs() < 1e-14).all())
+
+    def index(self, t: Tensor) -> Tensor:
+        """The number of the step.
+
+        Raises:
+            ValueError: If a time is none, or lies beyond the last.
+        """
+        k = t.round()
+        if values_are_checked(t):
+            bad = ((t - k).abs() > NEAR) | (k > self.count)
+            if bool(bad.any()):
+                rule = f"a walk is known at its steps 0 … {self.count}"
+                raise ValueError(f"{rule}; the time contains {shown(t[bad])}")
+        return k.long()
+
+    def kept(self, s: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\log (\bar\alpha_t / \bar\alpha_s)`, for numbers of steps (B,)."""
+        return self.log_kept[t] - self.log_kept[s]
+
+    def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        """The law of loc + noise from step s to t, entry by entry."""
+        raise self.unsolved("transition")
+
+    def width(self, s: Tensor, t: Tensor) -> Tensor:
+        """A distance that the noise from s to t does not exceed."""
+        raise self.unsolved("transition")
+
+    def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
+        k = self.index(t)
+        return self._from(x_0, torch.zeros_like(k), k).to_event(x_0.dim() - 1)
+
+    def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        return self._from(x, self.index(s), self.index(t)).to_event(x.dim() - 1)
+
+    def _from(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        return self.noise(along((self.kept(s, t) / 2).exp(), x) * x, s, t)
+
+    # -- estimates -----------------------------------------------------------------------------
+
+    def mean(self, estimate: Any, x: Tensor, k: Tensor) -> Tensor:
+        r""":math:`\mathbb{E}[x_0 \mid x_k]` from what is said of it."""
+        log_kept = self.log_kept[k]
+        a, d = along((log_kept / 2).exp(), x), along((-torch.expm1(log_kept)).sqrt(), x)
+        if isinstance(estimate, Data | Mean):
+            return estimate.value
+        if isinstance(estimate, Atoms):
+            return estimate.average(estimate.atoms)
+        if isinstance(estimate, Epsilon):
+            return (x - d * estimate.value) / a
+        if isinstance(estimate, Velocity):
+            return (a * x - d * estimate.value) / (a**2 + d**2)
+        raise self.unsolved(f"the mean of the data from {type(estimate).__name__}")
+
+    def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
+        k = self.index(t)
+        if kind is ScoreEstimate:
+            return ScoreEstimate(self.score(estimate, x, t).gradient)
+        mean = self.mean(estimate, x, k)
+        log_kept = self.log_kept[k]
+        a, d = along((log_kept / 2).exp(), x), along((-torch.expm1(log_kept)).sqrt(), x)
+        if kind is Mean:
+            return Mean(mean)
+        if kind is Epsilon:
+            return Epsilon((x - a * mean) / d)
+        if kind is Velocity:
+            return Velocity((a * x - mean) / d)
+        raise self.unsolved(f"conversion to {kind.__name__}")
+
+    def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
+        if isinstance(estimate, ScoreEstimate):
+            return Score(gradient=estimate.value)
+        if isinstance(estimate, Data):
+            law = lambda y: self.marginal(estimate.value, t).log_prob(y)
+            return Score(gradient=gradient(law, x))
+        if isinstance(estimate, Atoms):
+            of = lambda a, y, at: self.score(Data(a), y, at).gradient
+            return Score(gradient=self._over_atoms(of, estimate, x, t))
+        raise self.unsolved(f"the score from {type(estimate).__name__}")
+
+    def _over_atoms(
+        self, value: Callable[..., Tensor], estimate: Atoms, x: Tensor, *times: Tensor
+    ) -> Tensor:
+        """The mean of a function of (x_0, x, *times) over a finite law of x_0."""
+        count = len(estimate.atoms)
+        data = estimate.atoms.repeat((len(x),) + (1,) * (x.dim() - 1))
+        many = (v.repeat_interleave(count, 0) for v in (x, *times))
+        each = value(data, *many).reshape(len(x), count, *x.shape[1:])
+        weights = estimate.log_weights.exp().to(x.dtype)
+        return (weights.reshape(*weights.shape, *(1,) * (x.dim() - 1)) * each).sum(1)
+
+    # -- bridges -------------------------------------------------------------------------------
+
+    def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        j, k = self.index(s), self.index(t)
+        x_0 = self.mean(estimate, x, k)
+        return self._between(x_0, x, j, k).to_event(x.dim() - 1)
+
+    def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        """The law of x_s given x_0 and x_t, entry by entry."""
+        return Bridge(self, x_0, x, s, t)
+
+    def linear(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        r"""The best linear guess of :math:`x_s`: for many walks its mean given both ends."""
+        kept_s, between = self.log_kept[s], self.kept(s, t)
+        whole = torch.expm1(self.log_kept[t])
+        to_data = (kept_s / 2).exp() * torch.expm1(between) / whole
+        to_state = (between / 2).exp() * torch.expm1(kept_s) / whole
+        return along(to_data, x) * x_0 + along(to_state, x) * x
+
+    # -- families of steps back -----------------------------------------------------------------
+
+    def step_mean(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\mathbb{E}[x_s \mid x_t]`, as far as the estimate says it.
+
+        Exact for the data and for finite laws. Of a mean of the data the linear guess is taken,
+        of a score its first order, :math:`(x_t + v\, s(x_t)) / \sqrt{\bar\alpha_t/\bar\alpha_s}`
+        with v the variance of the noise: both are exact for normal increments.
+        """
+        if isinstance(estimate, Data):
+            return self._between(estimate.value, x, s, t).mean
+        if isinstance(estimate, Atoms):
+            mean = lambda a, y, j, k: self._between(a, y, j, k).mean
+            return self._over_atoms(mean, estimate, x, s, t)
+        kept = self.kept(s, t)
+        if isinstance(estimate, ScoreEstimate):
+            moved = x + along(-torch.expm1(kept), x) * estimate.value
+            return moved / along((kept / 2).exp(), x)
+        return self.linear(self.mean(estimate, x, t), x, s, t)
+
+    def shifted(
+        self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, matched: bool
+    ) -> Distribution:
+        """The step back from t to s with noise of the walk's own shape."""
+        j, k = self.index(s), self.index(t)
+        mean = self.step_mean(estimate, x, j, k)
+        ratio = along((self.kept(j, k) / 2).exp(), x)
+        if not matched:
+            mean = x / ratio + (mean - x / ratio) / self.increment.fisher
+        return self.reflected(mean, ratio, j, k).to_event(x.dim() - 1)
+
+    def reflected(self, mean: Tensor, ratio: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        """The law of mean − noise / ratio."""
+        noise = self.noise(torch.zeros_like(mean), s, t)
+        return laws.Affine(noise, mean, -1 / ratio)
+
+    def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
+        k = self.index(t)
+        x_0 = self.mean(estimate, x, k)
+        width = (torch.expm1(-self.log_kept[k])).sqrt()
+        law = self.mirrored(x_0, along(width, x).expand_as(x_0))
+        return law.to_event(x.dim() - 1)
+
+    def mirrored(self, loc: Tensor, scale: Tensor) -> Distribution:
+        r"""The law of :math:`\mathrm{loc} - \mathrm{scale} \cdot \xi`."""
+        if self.symmetric:
+            return self.increment.law(loc, scale)
+        law = self.increment.law(torch.zeros_like(loc), torch.ones_like(scale))
+        return laws.Affine(law, loc, -scale)
+
+
+class Bridge(laws._Law):
+    r"""The law of :math:`x_s` given both ends, entry by entry, from the laws of the noise.
+
+    Its density is exact. Draws invert a distribution function on `POINTS` points of the interval
+    where the density is within :math:`e^{-40}` of its largest value.
+    """
+
+    costly = True  # draws ask for many densities each
+
+    def __init__(self, engine: WalkEngine, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> None:
+        self.engine, self.x_0, self.x, self.s, self.t = engine, x_0, x, s, t
+        super().__init__(x.shape)
+
+    def _joint(self, y: Tensor) -> Tensor:
+        r""":math:`\log p(y \mid x_0)\, p(x_t \mid y)`, for y of shape (*any, *x.shape)."""
+        early = self.engine._from(self.x_0, torch.zeros_like(self.s), self.s).log_prob(y)
+        ratio = along((self.engine.kept(self.s, self.t) / 2).exp(), self.x)
+        late = self.engine.noise(torch.zeros_like(self.x), self.s, self.t)
+        return early + late.log_prob(self.x - ratio * y)
+
+    def log_prob(self, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        zero = torch.zeros_like(self.s)
+        return self._joint(y) - self.engine._from(self.x_0, zero, self.t).log_prob(self.x)
+
+    def _range(self) -> tuple[Tensor, Tensor]:
+        """Where both factors have mass."""
+        e = self.engine
+        zero = torch.zeros_like(self.s)
+        center = along((e.kept(zero, self.s) / 2).exp(), self.x) * self.x_0
+        width = along(e.width(zero, self.s), self.x)
+        ratio = along((e.kept(self.s, self.t) / 2).exp(), self.x)
+        wide = along(e.width(self.s, self.t), self.x)
+        low = torch.maximum(center - width, (self.x - wide) / ratio)
+        high = torch.minimum(center + width, (self.x + wide) / ratio)
+        return low, high
+
+    def _grid(self) -> tuple[Tensor, Tensor]:
+        """Points (n, *x.shape) and the density there, up to a factor."""
+        low, high = self._range()
+        steps = torch.linspace(0, 1, POINTS, dtype=low.dtype).to(low.device)
+        steps = steps.reshape(-1, *(1,) * low.dim())
+        for _ in range(ZOOMS):
+            y = low + (high - low) * steps
+            log_p = self._joint(y)
+            alive = log_p > log_p.amax(0) - 40
+            first = (alive.long().argmax(0) - 1).clamp(min=0)
+            last = POINTS - 1 - (alive.flip(0).long().argmax(0) - 1).clamp(min=0)
+            width = (high - low) / (POINTS - 1)
+            low, high = low + width * first, low + width * last
+        y = low + (high - low) * steps
+        log_p = self._joint(y)
+        return y, (log_p - log_p.amax(0)).exp()
+
+    @property
+    def mean(self) -> Tensor:
+        y, p = self._grid()
+        return torch.trapezoid(y * p, y, dim=0) / torch.trapezoid(p, y, dim=0)
+
+    def _draw(self, shape: torch.Size) -> Tensor:
+        if shape:
+            raise NotImplementedError("draw once per batch element; repeat the batch for more")
+        y, p = (v.movedim(0, -1).double().contiguous() for v in self._grid())
+        h = (y[..., 1] - y[..., 0]).unsqueeze(-1)
+        cells = (p[..., 1:] + p[..., :-1]) / 2
+        cdf = cells.cumsum(-1)
+        u = torch.rand_like(h) * cdf[..., -1:]
+        cell = torch.searchsorted(cdf, u).clamp(max=cells.shape[-1] - 1)
+        rest = u - cdf.gather(-1, cell) + cells.gather(-1, cell)
+        left, right = p.gather(-1, cell), p.gather(-1, cell + 1)
+        # rest = left w + (right − left) w² / 2
+        root = (left**2 + 2 * (right - left) * rest).clamp(min=0).sqrt()
+        w = (2 * rest / (left + root)).nan_to_num(0.5).clamp(0, 1)
+        return (y.gather(-1, cell) + h * w).squeeze(-1).to(self.x.dtype)

@@ -1,0 +1,131 @@
+r"""Reverse families of walks: what the model's step back may look like.
+
+To first order in :math:`\sqrt{\beta}` the exact step back of a walk has increments of the *tilted*
+law :math:`f(\xi)\, e^{\eta \xi - K(\eta)}`, K the cumulant generating function; only the normal
+law is tilted by being *shifted*. With :math:`g^2 dt = \beta`, s the score and I the Fisher
+information of the location of the increment law, what a bound loses for ever, however small the
+steps, is
+
+.. math::
+    \text{Shift: } \tfrac{I - 1}{2} \int g^2\, \mathbb{E}|s|^2, \qquad
+    \text{Shift(matched=False): } \tfrac{1 - 1/I}{2} \int g^2\, \mathbb{E}|s|^2, \qquad
+    \text{Tilt: } 0.
+
+The shift of the highest likelihood has its drift shrunk by 1/I, so it samples wrongly. The
+exact step of a finite law, with no family at all, is `Ancestral` with `Exact`.
+
+References:
+    | Non-Normal Diffusion Models (Li, 2024)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .process import Chain, Process
+from .solve import Engine, Unsolved
+from .stepper import ByLaw, only_leaf
+
+State = Any
+
+
+class _Family(ByLaw):
+    """A stepper of walks, by the name of what it asks their engine."""
+
+    verb: ClassVar[str]
+
+    def law(self, process: Process, estimate: Any, x: State, t: Tensor, s: Tensor) -> Distribution:
+        late, early = only_leaf(process, x, t, s)
+        ask = getattr(late.core.engine, self.verb, None)
+        if ask is None:
+            kind = type(self).__name__
+            raise Unsolved(f"{kind} is a family of steps of walks, not of {late.core!r}")
+        return ask(estimate, x, early.time, late.time, *self.options())
+
+    def options(self) -> tuple[Any, ...]:
+        """What is handed to the engine besides."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Shift(_Family):
+    r"""Steps back with noise of the walk's own shape around a mean.
+
+    Arguments:
+        matched: Whether the mean is :math:`\mathbb{E}[x_s \mid x_t]`, as far as the head says
+            it. If not, it moves by 1/I of that only, which is the likeliest shift.
+
+    Example:
+        >>> Shift()
+        Shift(matched=True)
+    """
+
+    matched: bool = True
+    verb: ClassVar[str] = "shifted"
+
+    def options(self) -> tuple[Any, ...]:
+        return (self.matched,)
+
+
+@dataclass(frozen=True)
+class Tilt(_Family):
+    r"""Steps back with noise of the exponential family of the increment law.
+
+    Its mean is :math:`\mathbb{E}[x_s \mid x_t]`, as far as the head says it; by that it is the
+    likeliest of its family. For laws with a cumulant generating function, step by step.
+
+    Example:
+        >>> Tilt()
+        Tilt()
+    """
+
+    verb: ClassVar[str] = "tilted"
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """What is lost by shifted steps in the limit of many, in nats, each of shape (B,).
+
+    Arguments:
+        matched: By mean-matched ones.
+        likeliest: By the likeliest ones.
+        bias: 1/I, the share of its drift that the likeliest has.
+    """
+
+    matched: Tensor
+    likeliest: Tensor
+    bias: float
+
+
+@torch.no_grad()
+def shift_gaps(chain: Chain, head: Any, x_0: State) -> Gaps:
+    r"""The limits of the module's text, with :math:`\int g^2 |s|^2` by one draw per step.
+
+    Arguments:
+        chain: A walk with increments of one shape.
+        head: A head that determines the score, such as `Exact`.
+        x_0: Data, (B, *event).
+
+    Example:
+        >>> import discdiff as dd
+        >>> walk = dd.Walk(torch.distributions.Laplace(0.0, 1.0), dd.linear_betas(100, 1e-3, 0.1))
+        >>> _, x_0 = torch.manual_seed(0), torch.zeros(500, 1)
+        >>> gaps = shift_gaps(walk, dd.Exact(walk.process, x_0[:1]), x_0)
+        >>> gaps.bias, bool(gaps.matched.mean() > gaps.likeliest.mean())
+        (0.5, True)
+    """
+    engine: Engine = next(iter(chain.process.leaves(chain.process.instant(1.0)))).core.engine
+    total = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
+    for k, beta in enumerate(engine.term.betas.detach(), 1):  # type: ignore[attr-defined]
+        at = chain.times[k - 1].expand(len(x_0)).to(x_0.device)
+        x = chain.process._marginal(x_0, at).sample()
+        step = torch.full_like(at, k)
+        score = engine.score(head(x, at), x, step).gradient
+        total = total + beta * score.flatten(1).square().sum(1)
+    fisher = engine.increment.fisher  # type: ignore[attr-defined]
+    return Gaps((fisher - 1) / 2 * total, (1 - 1 / fisher) / 2 * total, 1 / fisher)
