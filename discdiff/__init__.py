@@ -11,6 +11,8 @@ from . import (
     grids,
     guidance,
     heads,
+    increment_laws,
+    increments,
     laws,
     matching,
     metrics,
@@ -28,6 +30,7 @@ from .explain import Explanation, explain
 from .flow import Followed, log_prob, probability_flow
 from .heads import Exact
 from .implicit import implicit_score_matching
+from .increments import Increment, increment
 from .likelihood import elbo, path_kl, vlb
 from .loss import loss
 from .matching import ratio_matching
@@ -104,6 +107,7 @@ __all__ = [
     "Followed",
     "Given",
     "Immigration",
+    "Increment",
     "Jump",
     "Langevin",
     "Lifted",
@@ -140,6 +144,9 @@ __all__ = [
     "guidance",
     "heads",
     "implicit_score_matching",
+    "increment",
+    "increment_laws",
+    "increments",
     "laws",
     "learn",
     "log_prob",

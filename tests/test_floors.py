@@ -19,7 +19,13 @@ FLOORS = (
         "estimates",
         "reals",
     },  # numbers, and what they mean
-    {"clock", "laws", "solve"},  # time, answers, the registry of engines
+    {
+        "clock",
+        "increment_laws",
+        "increments",
+        "laws",
+        "solve",
+    },  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
     {"terms", "structures", "heads"},  # what a user declares
     {
