@@ -23,11 +23,14 @@ FLOORS = (
     {"process"},  # processes and every combinator
     {"terms", "structures", "heads"},  # what a user declares
     {
+        "drawn",
         "engines",
         "grids",
         "guidance",
         "loss",
         "reverse",
+        "stepper",
+        "steps",
         "times",
         "weights",
         "zoo",
@@ -56,7 +59,6 @@ FLOORS = (
         "simulate",
         "sites",
         "splitting",
-        "stepper",
         "strong",
         "steppers",
         "testing",
