@@ -40,12 +40,12 @@ from torchdiffeq import odeint, odeint_adjoint
 
 from . import laws
 from .heads import Head, require_head
-from .likelihood import log_jacobian
 from .numerics.autodiff import divergence, quadratic_forms, signs
 from .process import Generator, Lifted, Process, Pushed, Timed, require_process
 from .reverse import drift_of
 from .shapes import along
 from .solve import Unsolved
+from .steps import log_jacobian
 from .validation import require
 
 State = Any

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .drawn import full_precision
 from .heads import Head
-from .loss import full_precision
 from .numerics.autodiff import divergence, hutchinson
 from .objective import noisy_state, prepared, summed
 from .process import Leaf, Process

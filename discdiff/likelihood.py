@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from . import laws
+from .drawn import full_precision, with_draw
 from .heads import Head, leaf_heads, require_head, require_possible
-from .loss import full_precision, integrand, with_draw
+from .loss import integrand
 from .process import (
     Chain,
     Leaf,
@@ -30,16 +31,15 @@ from .process import (
     Mixture,
     Process,
     Product,
-    Pushed,
     batch_size,
     first_tensor,
     map_state,
     require_law,
     require_process,
 )
-from .shapes import sum_event
 from .solve import Unsolved
-from .steppers import Ancestral, Stepper
+from .stepper import Stepper, require_stepper
+from .steps import Steps, dtype_of, log_jacobian, reconstruction
 from .times import clock_key, natural_clocks, require_reach, rule, times
 from .validation import require, require_count, shown
 from .weights import Weight
@@ -184,17 +184,17 @@ def prior_kl(process: Process, x_0: State, prior: Distribution | None = None) ->
     require(process.timed, "the bound needs a process on a clock: declare .on(clock)")
     if prior is None and isinstance(process, Product):
         each = [prior_kl(part, x_0[name]) for name, part in process.parts.items()]
-        return torch.stack([value.to(_dtype(first_tensor(x_0))) for value in each]).sum(0)
+        return torch.stack([value.to(dtype_of(first_tensor(x_0))) for value in each]).sum(0)
     first, shape = first_tensor(x_0), map_state(lambda v: v.shape, x_0)
     t = torch.ones(first.shape[0], dtype=torch.float64, device=first.device)
     if prior is None and _ends_in_limit(process, t[:1], shape):
-        return torch.zeros(first.shape[0], dtype=_dtype(first), device=first.device)
+        return torch.zeros(first.shape[0], dtype=dtype_of(first), device=first.device)
     law = process._marginal(x_0, t)
     if prior is None:
         prior = process.prior(shape)
     else:
         require_law(prior, process.state_shape(shape), "prior")
-    return laws.kl(law, prior).to(_dtype(first))
+    return laws.kl(law, prior).to(dtype_of(first))
 
 
 def _ends_in_limit(process: Process, end: Tensor, shape: Any) -> bool:
@@ -208,37 +208,6 @@ def _ends_in_limit(process: Process, end: Tensor, shape: Any) -> bool:
     except Unsolved:
         return False
     return True
-
-
-def reconstruction(
-    process: Process, head: Head, x_0: State, stop: float, context: Any = None
-) -> Tensor:
-    r"""One draw of :math:`\log p(x_0 \mid x_{stop})` under the normalised decoders."""
-    first = first_tensor(x_0)
-    t = torch.full((first.shape[0],), stop, dtype=torch.float64, device=first.device)
-    exactly = full_precision(x_0)
-    with exactly:
-        noisy = process._marginal(x_0, t)
-        x_t = laws.draw(noisy)
-    estimate = head(x_t, t, context)
-    with exactly:
-        total = _decoded(process, estimate, x_0, x_t, t)
-        return with_draw(process, noisy, x_t, total)
-
-
-def _decoded(process: Process, estimate: Any, x_0: State, x_t: State, t: Tensor) -> Tensor:
-    """The log-probability of the data under the decoders, shape (B,)."""
-    first = first_tensor(x_0)
-    total = torch.zeros(first.shape[0], dtype=_dtype(first), device=first.device)
-    for leaf, early in zip(process.leaves(t), process.leaves(torch.zeros_like(t)), strict=True):
-        x, data = leaf.get(x_t), early.get(x_0)
-        law = leaf.core.engine.decode(leaf.read(estimate), x, leaf.time)
-        if leaf.moving:
-            values = leaf.still(laws.entrywise(law).log_prob(data), x_t)
-            total = total + sum_event(values)
-        else:
-            total = total + law.log_prob(data)
-    return total
 
 
 @dataclass(frozen=True)
@@ -275,24 +244,6 @@ def _draw_rate(
     with exactly:
         value = integrand(process, process.as_estimate(x_0), estimate, x_t, t, weight)
         return with_draw(process, law, x_t, value)
-
-
-def log_jacobian(process: Process, x: State) -> Tensor:
-    """The logarithm of the Jacobian of the pushes in a process, shape (B,)."""
-    zero = torch.zeros(batch_size(x), dtype=_dtype(first_tensor(x)), device=first_tensor(x).device)
-    if isinstance(process, Pushed):
-        y = process.transform.inv(x)
-        if process.discrete:  # probabilities of points move with them
-            return log_jacobian(process.process, y)
-        ladj = process.transform.log_abs_det_jacobian(y, x)
-        return log_jacobian(process.process, y) - ladj.reshape(ladj.shape[0], -1).sum(1)
-    inner = getattr(process, "process", None)
-    if inner is not None:
-        return log_jacobian(inner, x)
-    parts = getattr(process, "parts", None)
-    if parts is not None:
-        return sum((log_jacobian(p, x[k]) for k, p in parts.items()), zero)
-    return zero
 
 
 @dataclass(frozen=True)
@@ -358,9 +309,7 @@ def vlb(
     require_process(process)
     require_head(head)
     draws = None if draws is None else require_count(draws, "draws")
-    stepper = stepper or Ancestral()
-    kind = type(stepper).__name__
-    require(isinstance(stepper, Stepper), f"stepper must be of dd.steppers; it is a {kind}")
+    require_stepper(stepper)
     x_0 = process.check_data(x_0, "x_0")
     chain = process if isinstance(process, Chain) else None
     if chain is not None:
@@ -374,7 +323,7 @@ def vlb(
         start = prior_kl(process, x_0, prior)
     else:
         prior = prior or chain.prior(map_state(lambda v: v.shape, x_0))
-        start = laws.kl(run.noisy(grid[-1]), prior).to(_dtype(first_tensor(x_0)))
+        start = laws.kl(run.noisy(grid[-1]), prior).to(dtype_of(first_tensor(x_0)))
     steps = torch.zeros_like(start)
     for s, t, count in _chosen(grid, draws):
         steps = steps + count * run.step(s, t)
@@ -404,72 +353,3 @@ def _increasing(times: Tensor, x: Tensor, whole: bool) -> list[Tensor]:
         f"times must increase, not contain 0 and end at 1; they are {shown(times, 8)}",
     )
     return [t.expand(x.shape[0]).to(x.device) for t in times]
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The steps of a run: the process's own against the model's, from data."""
-
-    process: Process
-    head: Head
-    x_0: State
-    stepper: Stepper
-    context: Any = None
-
-    def noisy(self, t: Tensor) -> Distribution:
-        """The law of the state at t."""
-        return self.process._marginal(self.x_0, t)
-
-    def model(self, x: State, t: Tensor, s: Tensor) -> Distribution:
-        """The model's law of the state at s given that at t."""
-        return self.stepper.law(self.process, self.head(x, t, self.context), x, t, s)
-
-    def step(self, s: Tensor, t: Tensor) -> Tensor:
-        """One draw of the divergence of the step from t to s, shape (B,)."""
-        noisy = self.noisy(t)
-        x = laws.draw(noisy)
-        exact = self.process._bridge(self.process.as_estimate(self.x_0), x, s, t)
-        if getattr(getattr(exact, "base_dist", None), "costly", False):
-            return self._forward(s, t)
-        model = self.model(x, t, s)
-        return with_draw(self.process, noisy, x, _step_kl(self.process, exact, model))
-
-    def _forward(self, s: Tensor, t: Tensor) -> Tensor:
-        """The same with both states drawn forward, for bridges that are costly to draw from."""
-        early = self.noisy(s)
-        x_s = laws.draw(early)
-        late = self.process._transition(x_s, s, t)
-        x = laws.draw(late)
-        exact = self.process._bridge(self.process.as_estimate(self.x_0), x, s, t)
-        value = exact.log_prob(x_s) - self.model(x, t, s).log_prob(x_s)
-        return with_draw(self.process, early, x_s, with_draw(self.process, late, x, value))
-
-    def decoded(self, t: Tensor) -> Tensor:
-        """One draw of the log-likelihood of the data in the last step, from t, shape (B,)."""
-        process, x_0 = self.process, self.x_0
-        if _has_density(process):
-            log_p = reconstruction(process, self.head, x_0, float(t[0]), self.context)
-            return log_p + log_jacobian(process, x_0).to(log_p.dtype)
-        noisy = self.noisy(t)
-        x = laws.draw(noisy)
-        last = self.model(x, t, torch.zeros_like(t))
-        return with_draw(process, noisy, x, last.log_prob(x_0))
-
-
-def _has_density(process: Process) -> bool:
-    """Whether a part of the state is continuous, so that a last step to 0 would be a point."""
-    leaves = process.leaves(process.instant(1.0))
-    return any(not leaf.core.support.is_discrete for leaf in leaves)
-
-
-def _step_kl(process: Process, exact: Distribution, model: Distribution) -> Tensor:
-    try:
-        return laws.kl(exact, model)
-    except NotImplementedError:
-        x_s = laws.draw(exact)
-        value = exact.log_prob(x_s) - model.log_prob(x_s)
-        return with_draw(process, exact, x_s, value)
-
-
-def _dtype(x: Tensor) -> torch.dtype:
-    return x.dtype if x.is_floating_point() else torch.get_default_dtype()

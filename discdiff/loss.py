@@ -19,15 +19,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
+from .drawn import full_precision, learns, with_draw
 from .estimates import Data, Estimate
 from .heads import Head, require_head, require_possible
-from .laws import hidden_log_prob
 from .numerics.special import bregman_log, safe_log
-from .process import Leaf, Process, first_tensor, map_state, require_process, require_shape
+from .process import (
+    Chain,
+    Leaf,
+    Process,
+    first_tensor,
+    map_state,
+    require_process,
+    require_shape,
+)
 from .shapes import sum_event
 from .solve import Score
+from .stepper import Stepper, require_stepper
+from .steps import Steps
 from .terms import Diffusion, Drift, Jump
 from .validation import require, shown, values_are_checked
 from .weights import NLL, Weight
@@ -44,31 +53,47 @@ def loss(
     weight: Weight | None = None,
     context: Any = None,
     x_t: State | None = None,
+    stepper: Stepper | None = None,
 ) -> Tensor:
     r"""The integrand of the path-KL at time t, one draw of :math:`x_t` per batch element.
 
+    Of a `Chain` it is the term of the bound at index k = t, with the head called at the time of
+    the process,
+
+    .. math::
+        \mathrm{KL}(q(x_{k-1} | x_k, x_0) \| p_\theta(x_{k-1} | x_k)) \quad (k \ge 2), \qquad
+        -\log p_\theta(x_0 \mid x_1) \quad (k = 1).
+
     Arguments:
-        process: The process.
+        process: The process, or a chain.
         head: A network with a meaning.
         x_0: Data, shape (B, *event) or a dict.
-        t: Times in the open interval, a number or of shape () or (B,); `times` draws them.
-        weight: A `weights` object; the likelihood's by default.
+        t: Times in the open interval, a number or of shape () or (B,); `times` draws them. Of a
+            chain an index in 1 … T, also one per batch element.
+        weight: A `weights` object; the likelihood's by default. The terms of a chain have none:
+            multiply what is returned.
         context: Handed to the network.
         x_t: The noisy state; drawn from the marginal if not given.
+        stepper: For chains, a stepper whose step is a law; `steppers.Ancestral` by default.
 
     Returns:
         Shape (B,), in nats per unit of clock time, times the weight. Its mean over :math:`x_t`,
-        integrated over t, is the path-KL. Where the process itself is learned on a discrete
-        state and :math:`x_t` is drawn here, a score-function term makes the gradient unbiased and
-        leaves the value alone; with :math:`x_t` given, the gradient is that at this state.
+        integrated over t, is the path-KL. Of a chain, in nats: summed over k, with the prior's
+        KL, its mean is that of `vlb`. Where the process itself is learned on a discrete state and
+        :math:`x_t` is drawn here, a score-function term makes the gradient unbiased and leaves
+        the value alone; with :math:`x_t` given, the gradient is that at this state.
 
     Raises:
-        ValueError: If data lie outside the support, a shape does not fit, or x_t is given where
-            the data cannot lead.
-        Unsolved: If the head does not determine the score.
+        ValueError: If data lie outside the support, a shape does not fit, x_t is given where the
+            data cannot lead, or an option is given that is not of this kind of process.
+        Unsolved: If the head does not determine the score, or the step has no law.
     """
     require_process(process)
     require_head(head)
+    if isinstance(process, Chain):
+        require(weight is None, "the terms of a chain have no weight: multiply what is returned")
+        return _term(process, head, x_0, t, stepper, context, x_t)
+    require(stepper is None, "a stepper is for the steps of a chain: see process.at(times)")
     weight = weight or NLL()
     kind = type(weight).__name__
     require(isinstance(weight, Weight), f"weight must be of dd.weights; it is a {kind}")
@@ -86,9 +111,30 @@ def loss(
         return with_draw(process, process._marginal(x_0, t), noisy, value)
 
 
-def full_precision(x_0: State) -> torch.autocast:
-    """The mode in which the mathematics of processes runs, whatever the network's."""
-    return torch.autocast(first_tensor(x_0).device.type, enabled=False)
+def _term(
+    chain: Chain,
+    head: Head,
+    x_0: State,
+    k: float | Tensor,
+    stepper: Stepper | None,
+    context: Any,
+    x_t: State | None,
+) -> Tensor:
+    """One draw of the k-th term of a chain's bound, shape (B,)."""
+    require_stepper(stepper)
+    process, x_0 = chain.process, chain.check_data(x_0, "x_0")
+    require_possible(process, head, x_0)
+    k = chain.check_time(k, x_0, "t")
+    if values_are_checked(k):
+        require(bool((k > 0).all()), "the loss of a chain has terms 1 … T: index 0 is the data")
+    steps, t = Steps(process, head, x_0, stepper, context), chain.time(k)
+    exactly = full_precision(x_0)
+    with exactly:
+        x, _ = _noisy(process, x_0, t, x_t)
+    estimate = steps.said(x, t)
+    with exactly:
+        value = steps.term(chain, k, x, estimate)
+        return value if x_t is not None else with_draw(process, steps.noisy(t), x, value)
 
 
 def _check_noisy_time(process: Process, t: Tensor) -> Tensor:
@@ -211,31 +257,3 @@ def reverse_log_rates(score: Score, points: Tensor, log_rates: Tensor) -> Tensor
     none = log_rates == -torch.inf
     ratio = score.log_ratio(points)
     return torch.where(none, log_rates, log_rates + torch.where(none, 0.0, ratio))
-
-
-def learns(process: Process) -> bool:
-    """Whether a declared number requires grad."""
-    return any(p.requires_grad for p in process.parameters()) or any(
-        b.requires_grad for b in process.buffers()
-    )
-
-
-def with_draw(process: Process, law: Distribution, x: State, value: Tensor) -> Tensor:
-    r"""A value (B,) at a `draw` x of a law, with the gradient of the law as well.
-
-    With q the law of what carries no gradient in x,
-
-    .. math:: \nabla \mathbb{E}[v] = \mathbb{E}[\nabla v + (v - \bar v)\, \nabla \log q(x)],
-
-    so a term of value zero is added. The baseline :math:`\bar v` of each batch element is the
-    mean of the others, so that it is independent.
-    """
-    if not torch.is_grad_enabled() or not learns(process):
-        return value
-    log_prob = hidden_log_prob(law, x)
-    if log_prob is None:
-        return value
-    fixed, count = value.detach(), value.shape[0]
-    gap = fixed - (fixed.sum() - fixed) / max(count - 1, 1)
-    gap = torch.where(gap.isfinite(), gap, torch.zeros_like(gap))  # an infinite value stays one
-    return value + (log_prob - log_prob.detach()) * gap

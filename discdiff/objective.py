@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from . import laws
+from .drawn import full_precision, learns, with_draw
 from .heads import Head, require_head
-from .loss import full_precision, learns, with_draw
 from .process import Leaf, Process, first_tensor, map_state, require_process, require_shape
 from .simulate import advance
 from .solve import Unsolved

@@ -121,6 +121,12 @@ class LeafRun(Stepper):
         return self.stepper.moved(late, early, model(x, t), x), (k + 1, steps, early)
 
 
+def require_stepper(stepper: Stepper | None) -> None:
+    """Raises ``ValueError`` unless this is a stepper, or none was given."""
+    kind, right = type(stepper).__name__, stepper is None or isinstance(stepper, Stepper)
+    require(right, f"stepper must be of dd.steppers; it is a {kind}")
+
+
 def only_leaf(process: Process, x: State, t: Tensor, s: Tensor) -> tuple[Leaf, Leaf]:
     """The leaf of a process that is one sum of terms, at t and at s."""
     late, early = list(process.leaves(t)), list(process.leaves(s))

@@ -20,7 +20,15 @@ from . import laws
 from .clock import LAST, Clock, OwnTime, Spread
 from .numerics.quadrature import gauss_legendre
 from .params import Versions
-from .process import Leaf, Process, batch_size, first_tensor, map_state, require_process
+from .process import (
+    Chain,
+    Leaf,
+    Process,
+    batch_size,
+    first_tensor,
+    map_state,
+    require_process,
+)
 from .solve import Engine, Unsolved
 from .validation import require, require_tensor, values_are_checked
 
@@ -143,7 +151,7 @@ def times(
     r"""A time per sample from the process's own density, and one over that density.
 
     Arguments:
-        process: The process.
+        process: The process, or a chain.
         x_0: Data; their batch size and device are read.
         stop: Times are drawn from (stop, 1), or (stop, ∞) without a clock.
         density: A density to use instead of the process's own.
@@ -151,20 +159,34 @@ def times(
     Returns:
         Times and weights, float64 of shape (B,). Times are stratified over the batch: one in each
         of B cells of equal mass, in random order of cells. They carry no gradient: how times are
-        drawn has no part in the integral, also where a clock is learned.
+        drawn has no part in the integral, also where a clock is learned. Of a chain, indices k
+        uniform on 1 … T, int64, and weights T: the mean of weight times `loss` is then that of
+        the sum of the bound's terms.
 
     Raises:
-        ValueError: If stop is negative, or not before the end, or if much of the path lies
-            between the last time that float64 knows and the end of the clock.
+        ValueError: If stop is negative, or not before the end, if much of the path lies between
+            the last time that float64 knows and the end of the clock, or if stop or density are
+            given with a chain.
     """
     require_process(process)
     require_tensor(first_tensor(x_0), "x_0")
     batch, device = batch_size(x_0), first_tensor(x_0).device
+    u = (torch.rand(batch, dtype=torch.float64) + torch.randperm(batch)) / batch
+    if isinstance(process, Chain):
+        own = stop == 0 and density is None
+        require(own, "a chain has indices 1 … T, all of one share: stop and density are for times")
+        k, count = _indices(u, len(process.times))
+        return k.to(device), count.to(device)
     require_reach(process, x_0)
     density = density or time_density(process, stop)
-    u = torch.rand(batch, dtype=torch.float64) + torch.randperm(batch)
-    t = density.quantile(u / batch)
+    t = density.quantile(u)
     return t.to(device), (1 / density(t)).to(device)
+
+
+def _indices(u: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Indices 1 … T, uniform where u is uniform on [0, 1), and for how many each stands."""
+    k = 1 + (u * count).long().clamp(max=count - 1)  # u may round to 1
+    return k, torch.full_like(u, count)
 
 
 @torch.no_grad()

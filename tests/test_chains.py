@@ -8,6 +8,7 @@ from enumerated import masked, table, toys
 import discdiff as dd
 from discdiff import laws
 from discdiff.estimates import Data
+from discdiff.process import map_state
 from discdiff.solve import Unsolved
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -48,8 +49,20 @@ def test_what_is_no_index_is_refused():
         with pytest.raises(ValueError, match="times must increase"):
             process.at(times)
     head = dd.heads.LeaveOneOut(table(torch.zeros(9, 2, 3)))
-    with pytest.raises(Unsolved, match=r"steps, no rates.*vlb"):
-        dd.loss(chain, head, x, 1)
+    for bound in (dd.path_kl, dd.elbo):
+        with pytest.raises(Unsolved, match=r"steps, no rates.*vlb"):
+            bound(chain, head, x)
+    for bad, says in ((0, "index 0 is the data"), (1.5, "index"), (5, "index")):
+        with pytest.raises(ValueError, match=says):
+            dd.loss(chain, head, x, bad)
+    with pytest.raises(ValueError, match="no weight"):
+        dd.loss(chain, head, x, 1, weight=dd.weights.Simple())
+    with pytest.raises(ValueError, match="must be of dd.steppers; it is a str"):
+        dd.loss(chain, head, x, 1, stepper="ancestral")
+    with pytest.raises(ValueError, match="for the steps of a chain"):
+        dd.loss(chain.process, head, x, 0.5, stepper=dd.steppers.Ancestral())
+    with pytest.raises(ValueError, match="stop and density are for times"):
+        dd.times(chain, x, stop=0.1)
     with pytest.raises(ValueError, match="times are those of the chain"):
         dd.vlb(chain, head, x, torch.tensor([1.0]))
     with pytest.raises(ValueError, match="give times"):
@@ -213,3 +226,120 @@ def test_a_chain_that_ends_early_starts_from_its_own_law():
     )
     found = dd.vlb(both, head, x)
     assert bool(found.nats.isfinite().all()) and float(found.prior) > 0
+
+
+# -- one term at a time ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_terms_summed_over_all_states_are_d3pms(name):
+    """Every index and every noisy state in one call, each row with an index of its own."""
+    toy, chain, x_0 = TOYS[name], chain_of(TOYS[name]), [0, 2]
+    said = random_said(toy)
+    _, steps, last = d3pm(toy, TIMES, said.softmax(-1).numpy(), x_0)
+    k = torch.arange(1, 5).repeat_interleave(len(toy.states))
+    x_t = toy.states.repeat(4, 1)
+    data = torch.tensor([x_0]).expand(len(x_t), 2)
+    p = chain.marginal(data, k).log_prob(x_t).exp()
+    k, x_t, data, p = (v[p > 0] for v in (k, x_t, data, p))
+    head = dd.heads.LeaveOneOut(table(said))
+    for stepper in (None, dd.steppers.Ancestral()):
+        terms = p * dd.loss(chain, head, data, k, x_t=x_t, stepper=stepper)
+        assert terms.shape == k.shape
+        assert abs(float(terms[k > 1].sum()) - steps) < 1e-12
+        assert abs(float(terms[k == 1].sum()) - last) < 1e-12
+        one = dd.loss(chain, head, data[k == 3], 3, x_t=x_t[k == 3], stepper=stepper)
+        assert torch.allclose((p[k == 3] * one).sum(), terms[k == 3].sum(), rtol=1e-12)
+
+
+def linear(x, t):
+    return 0.3 * x
+
+
+VP = (dd.Linear(-0.5) + dd.Noise(1.0)).on(dd.clock.Linear(0.1, 20.0))
+DAMPED = dd.Linear([[0.0, 4.0], [-1.0, -4.0]]) + dd.Noise([[0.0], [2**0.5]])
+LIFTED = DAMPED.on(dd.clock.Constant(4.0)).lift(torch.distributions.Normal(0.0, 0.1))
+TOKENS = dd.Replace(dd.one_hot(3, 4)).on(dd.clock.LogLinear())
+BOTH = dd.Product(a=VP, b=TOKENS)
+EXP = torch.distributions.transforms.ExpTransform()
+
+
+def says_little(x, t):
+    return {"a": 0.3 * x["a"], "b": torch.zeros(*x["b"].shape, 4)}
+
+
+REAL = torch.tensor([0.5, -1.0], dtype=torch.float64)
+RUNS = {
+    "gaussian": (VP, dd.heads.Epsilon(linear), REAL, dd.steppers.Ancestral(0.7)),
+    "lifted": (LIFTED, dd.heads.Epsilon(linear), REAL, None),
+    "pushed": (VP.push(EXP), dd.heads.Epsilon(linear), REAL.exp(), None),
+    "exact": (VP, dd.Exact(VP, torch.tensor([[0.5, -1.0], [0.0, 2.0]]).double()), REAL, None),
+    "counts": (
+        (dd.Death() + dd.Immigration(2.0)).on(dd.clock.Constant(2.0)),
+        dd.heads.Posterior(lambda x, t: torch.zeros(*x.shape, 6)),
+        torch.tensor([2.0, 5.0], dtype=torch.float64),
+        None,
+    ),
+    "table": (
+        BOTH,
+        dd.heads.Product(says_little, a=dd.heads.Epsilon, b=dd.heads.Posterior(absent=3)),
+        {"a": REAL[:1], "b": torch.tensor([1])},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("times", [[0.2, 0.5, 0.8, 1.0], [1.0]], ids=["four steps", "one step"])
+@pytest.mark.parametrize("name", RUNS)
+def test_terms_at_random_indices_have_the_mean_of_the_bound(name, times):
+    process, head, datum, stepper = RUNS[name]
+    chain, count = process.at(times), 400 if name == "counts" else 2000
+    x_0 = map_state(lambda v: v.expand(count, *v.shape), datum)
+    whole = dd.vlb(chain, head, x_0, stepper=stepper)
+    k, w = dd.times(chain, x_0)
+    found = whole.prior + w * dd.loss(chain, head, x_0, k, stepper=stepper)
+    error = (found.var() / count + whole.nats.var() / count).sqrt()
+    assert found.shape == (count,) and bool(found.isfinite().all())
+    assert abs(float(found.mean() - whole.nats.mean())) < 4 * float(error) + 1e-12
+
+
+def test_indices_are_stratified_over_the_batch():
+    chain, x = VP.at(torch.arange(1, 11) / 10), torch.zeros(40, 2)
+    k, w = dd.times(chain, x)
+    assert k.dtype == torch.int64 and w.dtype == torch.float64
+    assert torch.equal(torch.bincount(k, minlength=11), torch.tensor([0] + [4] * 10))
+    assert torch.equal(w, torch.full((40,), 10.0))
+    assert not torch.equal(k, k.sort().values)
+
+
+def test_gradients_of_terms_are_numbers_at_every_index():
+    scale = torch.tensor(0.3, requires_grad=True)
+    head = dd.heads.Epsilon(lambda x, t: scale * x)
+    for k in (torch.tensor([1, 2, 3]), 1, 3):
+        (slope,) = torch.autograd.grad(
+            dd.loss(VP.at([0.2, 0.5, 1.0]), head, torch.ones(3, 2), k).sum(), scale
+        )
+        assert bool(slope.isfinite()) and float(slope) != 0
+
+
+def test_terms_of_a_learned_chain_have_an_unbiased_gradient():
+    """The derivative of the sum over all states, within four standard errors."""
+    x_0, k, count = torch.tensor([[0, 2]]), 2, 20000
+
+    def term(rate, x_t, data):
+        process = rate * dd.Replace(torch.tensor([0.2, 0.3, 0.5]))
+        head = dd.heads.LeaveOneOut(lambda x, t: torch.eye(3)[(x + 1) % 3])
+        return process.at(TIMES), dd.loss(process.at(TIMES), head, data, k, x_t=x_t)
+
+    rate = torch.tensor(1.5, requires_grad=True)
+    states = TOYS["uniform"].states
+    chain, value = term(rate, states, x_0.expand(9, 2))
+    p = chain.marginal(x_0.expand(9, 2), k).log_prob(states).exp()
+    (goal,) = torch.autograd.grad((p * value).sum(), rate)
+    rates = torch.tensor(1.5, requires_grad=True)
+    each = []
+    for _ in range(20):
+        _, value = term(rates, None, x_0.expand(count // 20, 2))
+        each.append(torch.autograd.grad(value.mean(), rates)[0])
+    each = torch.stack(each)
+    assert abs(float(each.mean() - goal)) < 4 * float(each.std()) / 20**0.5

@@ -29,11 +29,14 @@ FLOORS = (
     {"process"},  # processes and every combinator
     {"terms", "structures", "heads"},  # what a user declares
     {
+        "drawn",
         "engines",
         "grids",
         "guidance",
         "loss",
         "reverse",
+        "stepper",
+        "steps",
         "times",
         "weights",
         "zoo",
@@ -62,7 +65,6 @@ FLOORS = (
         "simulate",
         "sites",
         "splitting",
-        "stepper",
         "strong",
         "steppers",
         "testing",

@@ -9,8 +9,9 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 import discdiff as dd
-from discdiff.likelihood import prior_kl, reconstruction
+from discdiff.likelihood import prior_kl
 from discdiff.params import semidefinite, skew
+from discdiff.steps import reconstruction
 
 pytestmark = pytest.mark.usefixtures("float64")
 

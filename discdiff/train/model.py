@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import heads
-from ..likelihood import log_jacobian, prior_kl, reconstruction, stop_for
-from ..loss import learns, loss
+from ..drawn import learns
+from ..likelihood import prior_kl, stop_for
+from ..loss import loss
 from ..nn import (
     MLP,
     Category,
@@ -27,6 +28,7 @@ from ..nn import (
 from ..process import Process, Product
 from ..sample import sample
 from ..steppers import Stepper
+from ..steps import log_jacobian, reconstruction
 from ..times import Blend, Density, require_reach, time_density, times
 from ..validation import validate
 from .data import Reals
