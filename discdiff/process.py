@@ -33,6 +33,7 @@ from .estimates import (
     Estimate,
     Logits,
     Mean,
+    Normal,
     Parts,
     Ratio,
     Score,
@@ -1195,6 +1196,8 @@ class Scaled(Process):
             return Velocity(estimate.value / self._factor(t, estimate.value))
         if isinstance(estimate, Data | Atoms | Mean | Epsilon):
             return estimate
+        if isinstance(estimate, Normal):
+            return Normal(self._inner(estimate.mean, t), estimate.variance)
         raise Unsolved(f"{type(estimate).__name__} of a scaled process has no meaning")
 
     def _outer(self, estimate: Estimate, t: Tensor) -> Estimate:
