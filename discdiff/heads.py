@@ -189,12 +189,15 @@ class Normal(Head):
     .. math:: \sigma_{s|t}^2 + c^2\, w,
 
     where :math:`\sigma_{s|t}^2` is the bridge's own and c its factor of :math:`x_0`. So w chooses
-    the variance of the reverse steps. With nothing it is the bridge's, which is right where the
-    data are one point. With the variance of the noise, :math:`w = 1 - e^{-\Lambda}` for
-    variance-preserving processes, it is that of the forward step, :math:`\beta_t` in DDPM, which is
-    right where the data are :math:`\mathcal{N}(0, 1)`. The best number per time is
-    :math:`\mathbb{E} \operatorname{Var}(x_0 \mid x_t)`, and a function of the state may do better.
-    With the true mean and variance of normal data every step is exact.
+    the variance of the reverse steps:
+
+    * w = 0 gives the bridge's, which is right where the data are one point;
+    * the variance of the noise, :math:`w = 1 - e^{-\Lambda}` for variance-preserving processes,
+      gives that of the forward step, DDPM's :math:`\beta_t`, which is right where the data are
+      :math:`\mathcal{N}(0, 1)`;
+    * :math:`w = \mathbb{E} \operatorname{Var}(x_0 \mid x_t)` is the best number per time, and
+      :math:`\operatorname{Var}(x_0 \mid x_t)` the best function of the state. For normal data
+      every step is then exact.
 
     The loss in continuous time does not see w: learn it by `vlb`.
 
@@ -237,6 +240,11 @@ class Normal(Head):
         told = context is not None and 3 in self._takes
         variance = self.net(x, t, context) if told else self.net(x, t)
         return estimates.Normal(self.head(x, t, context), _spread(variance, x))
+
+    def read(self, output: Any, x: State) -> Estimate:
+        raise ValueError(
+            "Normal asks a head and a function of its own: it is no part of a Product"
+        )
 
 
 class Missing(Head):
