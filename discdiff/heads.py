@@ -484,8 +484,11 @@ def _shaped(output: Tensor, x: State, head: type[Head], *last: int) -> Tensor:
     return _numbers(output, head)
 
 
-def _spread(variance: Any, x: Tensor) -> Tensor:
-    """Variances of shape (B,) or the state's, at the state's shape."""
+def _spread(variance: Any, x: State) -> Tensor:
+    """Variances of shape (B,) or the state's (of a mixture's, beside its label), at its shape."""
+    x = x["state"] if isinstance(x, Mapping) and set(x) == {"label", "state"} else x
+    if not isinstance(x, Tensor):
+        raise ValueError("Normal speaks of one tensor; the state is a dict")
     shape = tuple(variance.shape) if isinstance(variance, Tensor) else type(variance).__name__
     fits = shape in (tuple(x.shape), tuple(x.shape[:1]))
     rule = f"the variance of Normal must have shape {tuple(x.shape[:1])} or {tuple(x.shape)}"

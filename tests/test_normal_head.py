@@ -99,6 +99,16 @@ def test_a_scaled_process_reads_it_and_a_network_learns_it_by_the_bound():
     assert float(log_w.grad.abs()) > 0
 
 
+def test_a_mixture_reads_it_and_explain_lists_it():
+    both = dd.Mixture([0.5, 0.5], VP, VP).at([0.5, 1.0])
+    zero = heads.Mean(lambda x, t: torch.zeros_like(x["state"]))
+    head = heads.Normal(zero, lambda x, t: torch.ones(len(t)))
+    x_0 = {"label": torch.tensor([0, 1]), "state": torch.zeros(2, 3)}
+    assert bool(dd.vlb(both, head, x_0).nats.isfinite().all())
+    assert "Score, Normal, Exact" in str(dd.explain(VP))
+    assert "Normal" not in str(dd.explain(dd.zoo.cld())).split("heads")[1].split("\n")[0]
+
+
 def test_a_run_may_start_where_its_inside_may():
     endless = (dd.Linear(-0.5) + dd.Noise(1.0)).on(dd.clock.Cosine())
     known, noise = heads.Mean(lambda x, t: 0 * x), heads.Epsilon(lambda x, t: x)
