@@ -83,6 +83,19 @@ class Score(Estimate):
 
 
 @dataclass(frozen=True)
+class Normal(Estimate):
+    r""":math:`x_0 \mid x_t \sim \mathcal{N}(\hat x_0, w)`, entry by entry.
+
+    Arguments:
+        mean: What determines :math:`\hat x_0`: a `Mean`, `Epsilon`, `Velocity` or `Score`.
+        variance: :math:`w \ge 0`, of the state's shape.
+    """
+
+    mean: Estimate
+    variance: Tensor
+
+
+@dataclass(frozen=True)
 class Missing(Estimate):
     r"""Units that are missing: :math:`\mathbb{E}[x_0 - x_t \mid x_t] = (1 - p_t)\, e^{v}`.
 

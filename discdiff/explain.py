@@ -24,6 +24,7 @@ from .estimates import (
     Logits,
     Mean,
     Missing,
+    Normal,
     Posterior,
     Ratio,
     Score,
@@ -41,6 +42,7 @@ KINDS: tuple[type[Estimate], ...] = (
     Epsilon,
     Velocity,
     Score,
+    Normal,
     Missing,
     Turnover,
     Posterior,
@@ -231,6 +233,8 @@ def _saying_nothing(kind: type[Estimate], core: Generator, x: Tensor) -> Estimat
         return kind(torch.zeros(*sites, size))
     if kind is Ratio:
         return Ratio(torch.zeros(*sites, size if term.categorical else max(2, len(core.terms))))
+    if kind is Normal:
+        return Normal(Mean(torch.zeros(x.shape)), torch.zeros(x.shape))
     if kind is Turnover:
         return Turnover(torch.zeros(*sites, 2))
     return kind(torch.zeros(x.shape))  # type: ignore[call-arg]

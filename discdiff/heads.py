@@ -19,6 +19,7 @@ from . import estimates
 from .estimates import Atoms, Estimate, Parts
 from .numerics.special import log_softplus
 from .process import Process, batch_size, first_tensor, map_state, require_process
+from .shapes import along
 from .validation import require, require_numbers, shown, values_are_checked
 
 State = Any
@@ -173,6 +174,72 @@ class Score(_Like):
     r"""The network predicts :math:`\nabla \log p_t(x_t)`."""
 
     kind = estimates.Score
+
+
+class Normal(Head):
+    r"""A head for the mean of the data, and a variance: :math:`\mathcal{N}(\hat x_0, w)`.
+
+    The bridge averaged over this law is normal with the mean of the plug-in and the variance
+
+    .. math:: \sigma_{s|t}^2 + c^2\, w,
+
+    where :math:`\sigma_{s|t}^2` is the bridge's own and c its factor of :math:`x_0`. So w chooses
+    the variance of the reverse steps:
+
+    * w = 0 gives the bridge's, which is right where the data are one point;
+    * the variance of the noise, :math:`w = 1 - e^{-\Lambda}` for variance-preserving processes,
+      gives that of the forward step, DDPM's :math:`\beta_t`, which is right where the data are
+      :math:`\mathcal{N}(0, 1)`;
+    * :math:`w = \mathbb{E} \operatorname{Var}(x_0 \mid x_t)` is the best number per time, and
+      :math:`\operatorname{Var}(x_0 \mid x_t)` the best function of the state. For normal data
+      every step is then exact.
+
+    The loss in continuous time does not see w: learn it by `vlb`.
+
+    Arguments:
+        head: A head that determines :math:`\hat x_0`, such as ``Epsilon(net)``.
+        variance: A module or function of (x, t), or of (x, t, context) where there is one; numbers
+            :math:`w \ge 0` of shape (B,) or of the state's.
+
+    Raises:
+        ValueError: If the head does not speak of real numbers, or w is negative or of another
+            shape.
+
+    References:
+        | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
+        | Analytic-DPM: an Analytic Estimate of the Optimal Reverse Variance in Diffusion
+          Probabilistic Models (Bao et al., 2022)
+
+    Example:
+        >>> from discdiff import Linear, Noise, clock
+        >>> vp = (Linear(-0.5) + Noise(1.0)).on(clock.Constant(1.0)).at([0.5, 1.0])
+        >>> head = Normal(Mean(lambda x, t: x), lambda x, t: -torch.expm1(-t))
+        >>> x = torch.zeros(1, 1)
+        >>> vp.bridge(head(x, torch.ones(1)), x, 1, 2).variance  # 1 - e^{-1/2}, the forward step's
+        tensor([[0.3935]])
+    """
+
+    kind = estimates.Normal
+    of_reals = True
+
+    def __init__(self, head: Head, variance: Callable[..., Tensor]) -> None:
+        super().__init__(variance)
+        require_head(head)
+        spoken = (estimates.Mean, estimates.Epsilon, estimates.Velocity, estimates.Score)
+        known = issubclass(head.kind, spoken)
+        require(known, f"{type(head).__name__} says no mean of real numbers")
+        self.head = head
+
+    def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
+        assert self.net is not None
+        told = context is not None and 3 in self._takes
+        variance = self.net(x, t, context) if told else self.net(x, t)
+        return estimates.Normal(self.head(x, t, context), _spread(variance, x))
+
+    def read(self, output: Any, x: State) -> Estimate:
+        raise ValueError(
+            "Normal asks a head and a function of its own: it is no part of a Product"
+        )
 
 
 class Missing(Head):
@@ -416,6 +483,21 @@ def _shaped(output: Tensor, x: State, head: type[Head], *last: int) -> Tensor:
         rule = f"the network of {head.__name__} must return shape {tuple(shape)}"
         raise ValueError(f"{rule}; it returned {found}")
     return _numbers(output, head)
+
+
+def _spread(variance: Any, x: State) -> Tensor:
+    """Variances of shape (B,) or the state's (of a mixture's, beside its label), at its shape."""
+    x = x["state"] if isinstance(x, Mapping) and set(x) == {"label", "state"} else x
+    if not isinstance(x, Tensor):
+        raise ValueError("Normal speaks of one tensor; the state is a dict")
+    shape = tuple(variance.shape) if isinstance(variance, Tensor) else type(variance).__name__
+    fits = shape in (tuple(x.shape), tuple(x.shape[:1]))
+    rule = f"the variance of Normal must have shape {tuple(x.shape[:1])} or {tuple(x.shape)}"
+    require(fits, f"{rule}; it is {shape}")
+    if values_are_checked(variance):
+        bad = ~(variance >= 0)
+        require(not bool(bad.any()), f"a variance must be ≥ 0; it contains {shown(variance[bad])}")
+    return along(variance, x).expand(x.shape) if variance.dim() == 1 else variance.to(x.dtype)
 
 
 def _numbers(output: Any, head: type[Head], whole: bool = True) -> Tensor:

@@ -248,7 +248,11 @@ def _draw_rate(
 
 @dataclass(frozen=True)
 class Terms:
-    r"""The terms of a finite-step bound on :math:`-\log p(x_0)`, each of shape (B,), in nats."""
+    r"""The terms of a finite-step bound on :math:`-\log p(x_0)`, each of shape (B,), in nats.
+
+    ``prior`` is DDPM's :math:`L_T`, ``steps`` the sum of its :math:`L_{t-1}`, ``reconstruction``
+    its :math:`L_0`.
+    """
 
     prior: Tensor
     steps: Tensor

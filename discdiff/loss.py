@@ -130,11 +130,11 @@ def _term(
     steps, t = Steps(process, head, x_0, stepper, context), chain.time(k)
     exactly = full_precision(x_0)
     with exactly:
-        x, _ = _noisy(process, x_0, t, x_t)
+        x_s, x = steps.states(chain, k) if x_t is None else (None, _noisy(process, x_0, t, x_t)[0])
     estimate = steps.said(x, t)
     with exactly:
-        value = steps.term(chain, k, x, estimate)
-        return value if x_t is not None else with_draw(process, steps.noisy(t), x, value)
+        value = steps.term(chain, k, x, estimate, x_s)
+        return value if x_t is not None else steps.drawn(value, x, t, x_s, chain.time(k - 1))
 
 
 def _check_noisy_time(process: Process, t: Tensor) -> Tensor:

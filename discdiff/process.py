@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, Transform, constraints
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from . import laws
+from . import estimates, laws
 from .clock import LAST, Clock, Constant
 from .estimates import (
     Atoms,
@@ -1197,6 +1197,8 @@ class Scaled(Process):
             return Velocity(estimate.value / self._factor(t, estimate.value))
         if isinstance(estimate, Data | Atoms | Mean | Epsilon):
             return estimate
+        if isinstance(estimate, estimates.Normal):
+            return estimates.Normal(self._inner(estimate.mean, t), estimate.variance)
         raise Unsolved(f"{type(estimate).__name__} of a scaled process has no meaning")
 
     def _outer(self, estimate: Estimate, t: Tensor) -> Estimate:

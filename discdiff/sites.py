@@ -610,6 +610,7 @@ KINDS = (
     estimates.Epsilon,
     estimates.Velocity,
     estimates.Score,
+    estimates.Normal,
     estimates.Missing,
     estimates.Turnover,
     estimates.Posterior,

@@ -70,6 +70,7 @@ class Engine:
     kinds: ClassVar[tuple[type, ...]] = ()
     technique: ClassVar[str] = ""
     deterministic: ClassVar[bool] = False  # whether steps with less noise than the bridge exist
+    draws_forward: bool = False  # whether a state before another is cheaper drawn than after it
     forgets: bool = True  # whether the data fade like e^{−t}, not like 1/t as under white noise
 
     def __init__(self, terms: tuple[Any, ...]) -> None:

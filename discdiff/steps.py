@@ -25,7 +25,7 @@ from . import laws
 from .drawn import full_precision, with_draw
 from .estimates import Estimate
 from .heads import Head
-from .process import Chain, Process, Pushed, batch_size, first_tensor
+from .process import Chain, Process, Pushed, batch_size, first_tensor, map_state
 from .shapes import sum_event
 from .stepper import Stepper
 
@@ -65,10 +65,35 @@ class Steps:
             return self.process._bridge(estimate, x, s, t)
         return self.stepper.law(self.process, estimate, x, t, s)
 
-    def kl(self, estimate: Estimate, x: State, t: Tensor, s: Tensor) -> Tensor:
+    def pair(self, s: Tensor, t: Tensor) -> tuple[State | None, State]:
+        """States at s and t; that at s only where it is cheaper drawn before the other."""
+        if not any(leaf.core.engine.draws_forward for leaf in self.process.leaves(t)):
+            return None, laws.draw(self.noisy(t))
+        x_s = laws.draw(self.noisy(s))
+        return x_s, laws.draw(self.process._transition(x_s, s, t))
+
+    def states(self, chain: Chain, k: Tensor) -> tuple[State | None, State]:
+        """A `pair` at indices k − 1 and k ≥ 1 of a chain.
+
+        At k = 1, where a decoder ends the chain, the first is that of index 1, as is the second.
+        """
+        if len(chain.times) == 1 or not has_density(self.process):
+            return self.pair(chain.time(k - 1), chain.time(k))
+        late = k.clamp(min=2)
+        x_s, x = self.pair(chain.time(late - 1), chain.time(late))
+        if x_s is None:
+            return None, laws.draw(self.noisy(chain.time(k)))
+        first = lambda a, b: torch.where((k == 1).reshape(-1, *(1,) * (a.dim() - 1)), a, b)
+        return x_s, map_state(first, x_s, x)
+
+    def kl(
+        self, estimate: Estimate, x: State, t: Tensor, s: Tensor, x_s: State | None = None
+    ) -> Tensor:
         """The divergence of the step from t to s, one draw where it has no closed form, (B,)."""
         model = self.model(estimate, x, t, s)
         exact = self.process._bridge(self.process.as_estimate(self.x_0), x, s, t)
+        if x_s is not None:
+            return exact.log_prob(x_s) - model.log_prob(x_s)
         try:
             return laws.kl(exact, model)
         except NotImplementedError:
@@ -78,9 +103,18 @@ class Steps:
 
     def step(self, s: Tensor, t: Tensor) -> Tensor:
         """One draw of the divergence of the step from t to s, shape (B,)."""
-        noisy = self.noisy(t)
-        x = laws.draw(noisy)
-        return with_draw(self.process, noisy, x, self.kl(self.said(x, t), x, t, s))
+        x_s, x = self.pair(s, t)
+        value = self.kl(self.said(x, t), x, t, s, x_s)
+        return self.drawn(value, x, t, x_s, s)
+
+    def drawn(
+        self, value: Tensor, x: State, t: Tensor, x_s: State | None, s: Tensor
+    ) -> Tensor:
+        """The value with the gradient of the law of a `pair`."""
+        if x_s is None:
+            return with_draw(self.process, self.noisy(t), x, value)
+        value = with_draw(self.process, self.process._transition(x_s, s, t), x, value)
+        return with_draw(self.process, self.noisy(s), x_s, value)
 
     def decoded(self, t: Tensor) -> Tensor:
         """One draw of the log-likelihood of the data in the last step, from t, shape (B,)."""
@@ -93,7 +127,9 @@ class Steps:
         last = self.model(self.said(x, t), x, t, torch.zeros_like(t))
         return with_draw(process, noisy, x, last.log_prob(x_0))
 
-    def term(self, chain: Chain, k: Tensor, x: State, estimate: Estimate) -> Tensor:
+    def term(
+        self, chain: Chain, k: Tensor, x: State, estimate: Estimate, x_s: State | None = None
+    ) -> Tensor:
         """The terms of the bound at indices k ≥ 1 of a chain, (B,), of a state and an estimate.
 
         No row is looked at to choose a branch: where a decoder ends the chain, both are computed,
@@ -107,7 +143,7 @@ class Steps:
         if len(chain.times) == 1:
             return last
         late = k.clamp(min=2)
-        kl = self.kl(estimate, x, chain.time(late), chain.time(late - 1))
+        kl = self.kl(estimate, x, chain.time(late), chain.time(late - 1), x_s)
         return torch.where(k == 1, last.to(kl.dtype), kl)
 
 

@@ -106,8 +106,8 @@ def test_every_name_of_the_surface_is_there():
     for name in f"{verbs} {terms} {combinators}".split():
         assert hasattr(dd, name), name
     inside = {
-        dd.heads: "Mean Epsilon Velocity Score Missing Turnover Posterior LeaveOneOut Conditional "
-        "Ratio Product",
+        dd.heads: "Mean Epsilon Velocity Score Normal Missing Turnover Posterior LeaveOneOut "
+        "Conditional Ratio Product",
         dd.clock: "Constant Linear Cosine LogLinear Logistic Geometric Function Learned Tabulated",
         dd.steppers: "Ancestral Euler Heun Churn TauLeaping Analytic Trapezoidal Corrector Cached "
         "Uniformization FirstHitting Gillespie",

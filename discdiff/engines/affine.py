@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .. import laws
-from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Score
+from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Normal, Score
 from ..shapes import act, one_time
 from ..solve import Engine, Unsolved
 
@@ -150,6 +150,10 @@ class AffineEngine(Engine, ABC):
         r""":math:`\hat x_0` from the state and what the network says of it."""
 
     @abstractmethod
+    def spread(self, estimate: Normal, s: Tensor, t: Tensor, eta: float) -> Any:
+        """The c of a step that is averaged over a normal law of the data."""
+
+    @abstractmethod
     def around(self, centre: Tensor, c: Tensor) -> Distribution:
         r"""The law of :math:`y + c\, \xi`."""
 
@@ -166,6 +170,8 @@ class AffineEngine(Engine, ABC):
         kind, said = self.said(estimate)
         move = self.affine(kind, one_time(s, t), one_time(t, s), eta)
         centre = move.centre(x, said)
+        if isinstance(estimate, Normal):
+            return self.around(centre, self.spread(estimate, s, t, eta))
         return laws.point(centre) if move.c is None else self.around(centre, move.c)
 
     def mean_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
@@ -178,6 +184,8 @@ class AffineEngine(Engine, ABC):
         if isinstance(estimate, Atoms):
             return Mean, estimate.average(estimate.atoms)
         self.require_said(type(estimate))
+        if isinstance(estimate, Normal):
+            return self.said(estimate.mean)
         return type(estimate), estimate.value  # type: ignore[attr-defined]
 
     def require_said(self, kind: type) -> None:
@@ -192,4 +200,5 @@ class AffineEngine(Engine, ABC):
         return head.kind is Atoms or head.kind is Data
 
     def starts_at_infinity(self, head: Any) -> bool:
-        return head.kind not in (Epsilon, Score)
+        spoken = head.head if head.kind is Normal else head
+        return spoken.kind not in (Epsilon, Score)

@@ -25,7 +25,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import mse_loss
 
 from .. import estimates
-from ..estimates import Data, Epsilon, Estimate, Mean, Velocity
+from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Normal, Velocity
 from ..numerics.linalg import spanning
 from ..numerics.quadrature import gauss_legendre, tail_integrals
 from ..numerics.special import expm1_quotient, expm1_ratio
@@ -81,7 +81,7 @@ class Gaussian(AffineEngine):
     """Scalar and diagonal linear diffusions, solved in closed form."""
 
     technique = "closed form"
-    speaks = (Mean, Epsilon, Velocity, estimates.Score)
+    speaks = (Mean, Epsilon, Velocity, estimates.Score, Normal)
     _fixed: tuple[Tensor, Tensor, Tensor] | None = None  # the rates, where they never change
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
@@ -307,6 +307,14 @@ class Gaussian(AffineEngine):
         a, b = gain + rest * p, rest * q
         return Entrywise(a, b, early.mean - a * whole.mean if self.drifting else None, noise)
 
+    def spread(self, estimate: Normal, s: Tensor, t: Tensor, eta: float) -> Tensor:
+        r""":math:`\sqrt{c^2 + b^2 w}`, with b the factor of :math:`\hat x_0`."""
+        move, w = self.affine(Mean, s, t, eta), estimate.variance
+        widened = self._fit(move.b.square(), w) * w
+        if move.c is not None:
+            widened = widened + self._fit(move.c.square(), w)
+        return widened.sqrt()
+
     def _from_zero(self, s: Tensor, t: Tensor) -> tuple[Moments, Moments]:
         """The moments from 0 to s and to t, found together."""
         both = torch.cat([s, t])
@@ -363,6 +371,8 @@ class Gaussian(AffineEngine):
 
     def epsilon_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\hat\varepsilon = (x - \varphi \hat x_0 - m) / \sqrt v`."""
+        if isinstance(estimate, Normal):
+            return self.epsilon_of(estimate.mean, x, t)
         if isinstance(estimate, Epsilon):
             return estimate.value
         moments = self.moments(torch.zeros_like(t), t)
@@ -376,6 +386,8 @@ class Gaussian(AffineEngine):
         return (x - self._centre(self.mean_of(estimate, x, t), moments)) / std
 
     def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
+        if isinstance(estimate, Normal):
+            return self.score(estimate.mean, x, t)
         if isinstance(estimate, estimates.Score):
             return Score(gradient=estimate.value)
         moments = self.moments(torch.zeros_like(t), t)
@@ -386,6 +398,10 @@ class Gaussian(AffineEngine):
     def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
         if kind is Mean:
             return Mean(self.mean_of(estimate, x, t))
+        if kind is Normal and isinstance(estimate, Atoms):
+            mean = estimate.average(estimate.atoms)
+            square = estimate.average(estimate.atoms**2)
+            return Normal(Mean(mean), (square - mean**2).clamp(min=0))  # it rounds below 0
         if kind is Epsilon:
             return Epsilon(self.epsilon_of(estimate, x, t))
         if kind is estimates.Score:
@@ -416,7 +432,9 @@ class Gaussian(AffineEngine):
         return moments.phi**2 / moments.variance
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
-        r""":math:`\mathcal{N}(\hat x_0, v / \varphi^2)`."""
+        r""":math:`\mathcal{N}(\hat x_0, v / \varphi^2)`, or the law that is said."""
+        if isinstance(estimate, Normal):
+            return normal(self.mean_of(estimate, x, t), estimate.variance.sqrt())
         moments = self.moments(torch.zeros_like(t), t)
         std = self._fit(moments.variance.sqrt() / moments.phi.abs(), x)
         return normal(self.mean_of(estimate, x, t), std)

@@ -27,6 +27,7 @@ class Marginals(WalkEngine):
     """Marginals of one shape, with the innovation of a self-decomposable law."""
 
     technique = "closed form: one shape at all times"
+    draws_forward = True
 
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:

@@ -41,7 +41,7 @@ from torch.distributions import Distribution
 from torch.nn.functional import pad
 
 from .. import estimates
-from ..estimates import Data, Epsilon, Estimate, Mean
+from ..estimates import Data, Epsilon, Estimate, Mean, Normal
 from ..numerics.autodiff import Memo
 from ..numerics.constant import Constant, Places, digits
 from ..numerics.factors import (
@@ -456,6 +456,9 @@ class MatrixGaussian(AffineEngine):
         return -self._apply(torch.linalg.inv(S).unsqueeze(0), rest)
 
     # -- steps ---------------------------------------------------------------------------------
+
+    def spread(self, estimate: Normal, s: Tensor, t: Tensor, eta: float) -> Any:
+        raise self.unsolved("a step averaged over a normal law of the data")
 
     def around(self, centre: Tensor, c: Tensor) -> Distribution:
         return self._law(centre, c)

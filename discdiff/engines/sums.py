@@ -97,6 +97,7 @@ class ForwardSteps(Summed):
     r"""Increments of one shape: :math:`c_i^2 = \beta_i \bar\alpha_t / \bar\alpha_i`."""
 
     technique = "one step in closed form, more from a Fourier table"
+    draws_forward = True
 
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:
@@ -138,6 +139,7 @@ class Clocked(Summed):
     r"""A Lévy process at :math:`\tau`: closed where its law is, else by :math:`\varphi^\tau`."""
 
     technique = "Lévy clock"
+    draws_forward = True
 
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:

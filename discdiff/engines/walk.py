@@ -210,8 +210,6 @@ class Bridge(laws._Law):
     where the density is within :math:`e^{-40}` of its largest value.
     """
 
-    costly = True  # draws ask for many densities each
-
     def __init__(self, engine: WalkEngine, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> None:
         self.engine, self.x_0, self.x, self.s, self.t = engine, x_0, x, s, t
         super().__init__(x.shape)
