@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .validation import require_numbers, values_are_checked
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -124,6 +126,9 @@ class Logits(Estimate):
 
     @property
     def masked_logits(self) -> Tensor:
+        """The logits, −∞ at absent states; NaN is looked for here if the head has not done so."""
+        if not torch.is_grad_enabled() and values_are_checked(self.logits):
+            require_numbers(self.logits, type(self).__name__)
         return without(self.logits, self.absent)
 
     @property

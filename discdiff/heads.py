@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import signature
-from math import isnan
 from typing import Any, ClassVar
 
 import torch
@@ -21,13 +20,9 @@ from .estimates import Atoms, Estimate, Parts
 from .numerics.special import log_softplus
 from .process import Process, batch_size, first_tensor, map_state, require_process
 from .shapes import along
-from .validation import require, shown, values_are_checked
+from .validation import require, require_numbers, shown, values_are_checked
 
 State = Any
-
-
-class NotANumber(ValueError):
-    """A network returned NaN, as one whose training diverged does."""
 
 
 class Head(nn.Module):
@@ -285,14 +280,20 @@ class _Categorical(Head):
         listed = isinstance(every, tuple | list) and all(isinstance(a, int) for a in every)
         require(listed, f"absent must be one index or a tuple of them; it is {absent!r}")
         self.absent = tuple(every)
+        self._ends = min(every, default=0), max(every, default=0), len(set(every))
 
     def read(self, output: Tensor, x: Tensor) -> Estimate:
         output = _numbers(output, type(self))
         size = output.shape[-1]
-        require(len(set(self.absent)) < size, f"all {size} states are absent: {self.absent}")
-        bad = [a for a in self.absent if not 0 <= a < size]
-        require(not bad, f"absent states {bad} lie outside [0, {size - 1}]")
+        if self.absent and not (self._ends[0] >= 0 and self._ends[1] < size > self._ends[2]):
+            raise ValueError(self._misfit(size))
         return self.kind(output, self.absent)  # type: ignore[call-arg]
+
+    def _misfit(self, size: int) -> str:
+        """What is wrong with the absent states where there are so many states."""
+        bad = [a for a in self.absent if not 0 <= a < size]
+        outside = f"absent states {bad} lie outside [0, {size - 1}]"
+        return outside if bad else f"all {size} states are absent: {self.absent}"
 
 
 class Posterior(_Categorical):
@@ -502,7 +503,8 @@ def _spread(variance: Any, x: State) -> Tensor:
 def _numbers(output: Any, head: type[Head], whole: bool = True) -> Tensor:
     """The output, which must be a floating tensor, without NaN where that means nothing.
 
-    In a run of reals a NaN is seen at the end, so that no step has to look for it.
+    In a run of reals a NaN is seen at the end, and logits are looked at where they are read, so
+    that no step has to look at more than it uses.
     """
     if not isinstance(output, Tensor) or not output.dim():
         rule = f"the network of {head.__name__} must return a tensor for a batch"
@@ -510,15 +512,8 @@ def _numbers(output: Any, head: type[Head], whole: bool = True) -> Tensor:
     if not output.is_floating_point():
         rule = f"the network of {head.__name__} must return a floating tensor"
         raise ValueError(f"{rule}; it returned {output.dtype}")
-    hidden = whole and (torch.is_grad_enabled() or not head.of_reals)
+    later = head.of_reals or issubclass(head, _Categorical)
+    hidden = whole and (torch.is_grad_enabled() or not later)
     if hidden and values_are_checked(output):
-        require_numbers(output, f"the network of {head.__name__}")
+        require_numbers(output, head.__name__)
     return output
-
-
-def require_numbers(output: Tensor, name: str) -> None:
-    """Raises `NotANumber` if what somebody returned contains NaN."""
-    seen = output.detach()
-    if isnan(float(seen.sum())) and bool(seen.isnan().any()):  # ∞ − ∞ is NaN as well
-        rows = seen.isnan().flatten(1).any(1).nonzero()[:, 0]
-        raise NotANumber(f"{name} returned NaN, in rows {shown(rows)} of the batch")

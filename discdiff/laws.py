@@ -568,9 +568,11 @@ def draw_categories(log_probs: Tensor) -> Tensor:
     """Categories by inverse distribution function in float64, logits on the last axis.
 
     Gumbel noise in float32 stops at 16.6, and categories of probability below 1e-7 would never
-    be drawn.
+    be drawn. The probabilities themselves keep the precision of the logits: only their sum
+    needs more.
     """
-    cdf = log_probs.detach().softmax(-1, dtype=torch.float64).cumsum(-1)
+    dtype = torch.promote_types(log_probs.dtype, torch.float32)
+    cdf = log_probs.detach().softmax(-1, dtype=dtype).cumsum(-1, dtype=torch.float64)
     total = cdf[..., -1:]
     # u ≤ 1 − 2⁻⁵³, so u·total rounds below the total: the index is of a state that has mass
     u = torch.rand_like(total)

@@ -421,9 +421,11 @@ class Generator(Process):
         if not isinstance(estimate, Logits | Ratio):
             return
         values = estimate.logits if isinstance(estimate, Logits) else estimate.log_ratio
-        size = values.shape[-1]
-        if self.terms[0].categorical:
-            size = getattr(self.terms[0], "size", size)
+        first, size = self.terms[0], values.shape[-1]
+        if first.categorical:
+            size = getattr(first, "size", size)
+            if values.shape[:-1] == x.shape and values.shape[-1] == size and not self.law_axes:
+                return
         asked = (*x.shape[: x.dim() - self.law_axes], size)
         if values.shape != asked:
             raise ValueError(

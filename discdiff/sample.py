@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .grids import Grid
-from .heads import Head, leaf_heads, require_head, require_numbers
+from .heads import Head, leaf_heads, require_head
 from .params import as_numbers
 from .process import (
     Chain,
@@ -26,7 +26,7 @@ from .process import (
 from .solve import Unsolved
 from .stepper import Stepper
 from .steppers import Ancestral
-from .validation import require, require_count, shown
+from .validation import require, require_count, require_numbers, shown
 
 State = Any
 
@@ -103,7 +103,7 @@ def sample(
         x = hold(process, x, known, late)
         x, memory = stepper.step(process, model, x, late, early, memory)
         counted()
-    require_numbers(first_tensor(x), "the run")
+    require_numbers(first_tensor(x), type(head).__name__)
     return process.to_data(hold(process, x, known, times[-1]))
 
 

@@ -80,6 +80,25 @@ def require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
+class NotANumber(ValueError):
+    """A network returned NaN, as one whose training diverged does."""
+
+
+def require_numbers(output: Tensor, kind: str, part: Tensor | None = None) -> None:
+    """Raises `NotANumber` if the network of a head of this kind returned NaN.
+
+    Arguments:
+        output: What it returned.
+        kind: The kind of the head.
+        part: What is used of the output, if not all: NaN elsewhere may stand.
+    """
+    seen = output.detach()
+    total = seen.sum() if part is None else part.detach().sum()
+    if math.isnan(float(total)) and bool(seen.isnan().any()):  # ∞ − ∞ is NaN as well
+        rows = seen.reshape(len(seen), -1).isnan().any(1).nonzero()[:, 0]
+        raise NotANumber(f"the network of {kind} returned NaN, in rows {shown(rows)} of the batch")
+
+
 def require_tensor(x: Any, name: str) -> None:
     """Raises unless this is a tensor with a batch dimension that holds something."""
     require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..estimates import remove, without
 from ..laws import draw_categories
 from ..numerics.special import log_sum
+from ..validation import require_numbers, values_are_checked
 
 
 class Belief(ABC):
@@ -68,10 +69,11 @@ class Spread(Belief):
     Arguments:
         logits: Shape (B, *sites, K).
         absent: States without mass.
+        kind: The kind of estimate that they are of.
     """
 
-    def __init__(self, logits: Tensor, absent: tuple[int, ...] = ()) -> None:
-        self.logits, self.absent = logits, absent
+    def __init__(self, logits: Tensor, absent: tuple[int, ...] = (), kind: str = "Exact") -> None:
+        self.logits, self.absent, self.kind = logits, absent, kind
 
     def log_at(self, state: Tensor) -> Tensor:
         table = self.log_table(self.logits.shape[-1])
@@ -90,4 +92,6 @@ class Spread(Belief):
 
     def draw(self, rows: Tensor) -> Tensor:
         logits = self.logits.reshape(-1, self.logits.shape[-1]).index_select(0, rows)
+        if values_are_checked(logits):
+            require_numbers(self.logits, self.kind, logits)
         return draw_categories(remove(logits, self.absent))

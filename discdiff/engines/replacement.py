@@ -329,7 +329,7 @@ class Replacement(Engine):
         if isinstance(estimate, Atoms):
             return Spread(atom_log_table(estimate, self.size))
         if isinstance(estimate, Posterior):
-            return Spread(estimate.logits, estimate.absent)
+            return Spread(estimate.logits, estimate.absent, type(estimate).__name__)
         if isinstance(estimate, LeaveOneOut):
             return Spread(self._seen(estimate.masked_logits, x, t, 1))
         if isinstance(estimate, Conditional | Ratio):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..heads import NotANumber
+from ..validation import NotANumber
 from .model import Model
 from .seeds import NOISE, VALIDATE, seed_noise
 from .settings import Settings
