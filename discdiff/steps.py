@@ -107,9 +107,7 @@ class Steps:
         value = self.kl(self.said(x, t), x, t, s, x_s)
         return self.drawn(value, x, t, x_s, s)
 
-    def drawn(
-        self, value: Tensor, x: State, t: Tensor, x_s: State | None, s: Tensor
-    ) -> Tensor:
+    def drawn(self, value: Tensor, x: State, t: Tensor, x_s: State | None, s: Tensor) -> Tensor:
         """The value with the gradient of the law of a `pair`."""
         if x_s is None:
             return with_draw(self.process, self.noisy(t), x, value)

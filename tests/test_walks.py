@@ -28,7 +28,8 @@ CASES = [
     (closure, name)
     for closure in WALKS
     for name in LAWS
-    if closure == "steps" or name in (MARGINALS if closure == "marginals" else set(LAWS) - {"uniform"})
+    if closure == "steps"
+    or name in (MARGINALS if closure == "marginals" else set(LAWS) - {"uniform"})
 ]
 
 
@@ -44,7 +45,7 @@ def walk_of(closure: str, name: str) -> dd.Chain:
     return WALKS[closure](LAWS[name], BETAS)
 
 
-def integral(f, low: float, high: float, count: int = 400_001) -> float:
+def integral(f, low: float, high: float, count: int = 100_001) -> float:
     """A trapezoid on many points: kinks and jumps cost it 1e-5 at most."""
     y = torch.linspace(low, high, count)
     return float(torch.trapezoid(f(y), y))
@@ -90,14 +91,14 @@ def test_chapman_kolmogorov(closure, name):
 
     def cf(s: int, t: int) -> torch.Tensor:
         """E exp(iu x_t) given x_s = 0, by draws of the law's density on a grid."""
-        x = walk.transition(torch.zeros(400_000, 1), s, t).sample()
+        x = walk.transition(torch.zeros(100_000, 1), s, t).sample()
         return torch.exp(1j * u * x).mean(0)
 
     ratio = math.sqrt(math.prod(1 - b for b in BETAS[3:5]))
     whole, early, late = cf(1, 5), cf(1, 3), cf(3, 5)
-    x = walk.transition(torch.zeros(400_000, 1), 1, 3).sample()
+    x = walk.transition(torch.zeros(100_000, 1), 1, 3).sample()
     early = torch.exp(1j * u * ratio * x).mean(0)
-    assert (whole - early * late).abs().max() < 8e-3  # five standard errors
+    assert (whole - early * late).abs().max() < 1.6e-2  # five standard errors
 
 
 @pytest.mark.parametrize(("closure", "name"), [c for c in CASES if c[0] != "marginals"])
@@ -108,7 +109,9 @@ def test_bridges_obey_bayes(closure, name):
         law = walk.bridge(x_0, x_t, s, t)
         y = torch.linspace(-8, 8, 20_001).unsqueeze(1)
         one = torch.ones_like(y)
-        joint = walk.marginal(0.2 * one, s).log_prob(y) + walk.transition(y, s, t).log_prob(0.9 * one)
+        joint = walk.marginal(0.2 * one, s).log_prob(y) + walk.transition(y, s, t).log_prob(
+            0.9 * one
+        )
         joint = (joint - joint.max()).exp()
         reference = joint / torch.trapezoid(joint, y[:, 0])
         wide = walk.bridge(0.2 * one, 0.9 * one, s, t).log_prob(y).exp()
@@ -129,7 +132,9 @@ def test_steps_back_of_one_shape_keep_mean_and_variance(name):
         kept = float((1 - walk.betas[:k]).prod())
         law = walk.marginal(x_0, k)
         x = law.sample()
-        assert x.mean() == pytest.approx(math.sqrt(kept) * 0.8, abs=5 * math.sqrt((1 - kept) / 2e5))
+        assert x.mean() == pytest.approx(
+            math.sqrt(kept) * 0.8, abs=5 * math.sqrt((1 - kept) / 2e5)
+        )
         assert x.var() == pytest.approx(1 - kept, rel=0.03)
     with pytest.raises(dd.Unsolved, match="transition"):
         walk.transition(x_0, 1, 2)

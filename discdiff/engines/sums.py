@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from .. import laws
 from ..numerics.fourier import Grid, tabulate
@@ -36,6 +36,10 @@ class Either(laws._Law):
     def __init__(self, mask: Tensor, one: Distribution, other: Distribution) -> None:
         self.mask, self.one, self.other = mask, one, other
         super().__init__(other.batch_shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real
 
     @property
     def mean(self) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from .. import laws
 from ..estimates import Atoms, Data, Epsilon, Mean, Velocity
@@ -213,6 +213,10 @@ class Bridge(laws._Law):
     def __init__(self, engine: WalkEngine, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> None:
         self.engine, self.x_0, self.x, self.s, self.t = engine, x_0, x, s, t
         super().__init__(x.shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real
 
     def _joint(self, y: Tensor) -> Tensor:
         r""":math:`\log p(y \mid x_0)\, p(x_t \mid y)`, for y of shape (*any, *x.shape)."""
