@@ -21,7 +21,7 @@ FLOORS = (
     },  # numbers, and what they mean
     {"clock", "laws", "solve"},  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
-    {"terms", "structures", "heads"},  # what a user declares
+    {"chains", "terms", "structures", "heads"},  # what a user declares
     {
         "drawn",
         "engines",
@@ -38,6 +38,7 @@ FLOORS = (
     {
         "analytic",
         "cached",
+        "chain_laws",
         "check",
         "cross_entropy",
         "corrector",
@@ -54,6 +55,7 @@ FLOORS = (
         "matching",
         "metrics",
         "objective",
+        "report",
         "sample",
         "score_entropy",
         "simulate",
