@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 from market import CHAINS
 
 import discdiff as dd
@@ -14,6 +15,7 @@ from discdiff.engines.products import Products
 from discdiff.estimates import Data
 from discdiff.process import batch_size, map_state
 from discdiff.solve import Unsolved
+from discdiff.testing import matrix_chains
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -354,6 +356,21 @@ def test_chains_of_the_market_have_a_loss_at_every_index(name):
 
 def as_double(x):
     return x.double() if x.is_floating_point() else x
+
+
+@settings(max_examples=30, derandomize=True, database=None, deadline=None)
+@given(matrix_chains())
+def test_random_chains_pass_every_law(drawn):
+    chain, x = drawn
+    report = dd.check(chain, x)
+    assert report, f"{chain!r} at {x}\n{report}"
+
+
+def test_atoms_that_cannot_lead_to_a_state_have_no_part_in_its_bound():
+    rates = torch.tensor([[-1.0, 1.0, 0.0], [0.0, -1.0, 1.0], [0.0, 0.0, 0.0]])
+    process, x = dd.RateMatrix(rates).on(dd.clock.Constant(1.5)), torch.arange(3)
+    found = dd.vlb(process.at([0.2, 0.6, 1.0]), dd.Exact(process, x), x.repeat(20))
+    assert bool((found.steps + found.reconstruction).isfinite().all())
 
 
 def test_a_head_is_held_against_the_exact_one():
