@@ -23,7 +23,8 @@ from . import (
     weights,
     zoo,
 )
-from .check import Report, check
+from .chains import MatrixChain
+from .check import check
 from .clock import Clock
 from .cross_entropy import cross_entropy
 from .explain import Explanation, explain
@@ -36,6 +37,7 @@ from .loss import loss
 from .matching import ratio_matching
 from .params import learn
 from .process import Chain, Given, Lifted, Mixture, Process, Product, Pushed, Scaled, Sum, Timed
+from .report import Report
 from .reverse import Reverse, reverse
 from .sample import sample
 from .simulate import simulate
@@ -89,6 +91,7 @@ __all__ = [
     "Kronecker",
     "LowRank",
     "Masking",
+    "MatrixChain",
     "Reflecting",
     "Ring",
     "Sparse",

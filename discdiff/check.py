@@ -8,7 +8,6 @@ bridge, the limit, the draws and the score, and the loss to the entropy of the d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +16,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from . import laws
+from .chain_laws import chain_rows
+from .chains import Stepwise
 from .engines.matrix import MatrixGaussian
 from .estimates import Atoms, Data
 from .expectation import entropy_gap, noisy_states
@@ -24,6 +25,7 @@ from .heads import Exact, Head, require_head
 from .likelihood import prior_kl
 from .loss import integrand, loss
 from .process import (
+    Chain,
     Leaf,
     Lifted,
     Process,
@@ -35,8 +37,9 @@ from .process import (
     map_state,
     require_process,
 )
+from .report import Report, Row, measured
 from .shapes import sum_event
-from .sites import apart, chi_square, site
+from .sites import apart, chi_square, few, returned, site
 from .solve import Unsolved
 from .steppers import Ancestral
 
@@ -47,58 +50,11 @@ BEYOND = 1e4  # nats at which one law has nothing in common with another
 QUANTILE = 5.5  # normal quantile of the statistical laws: a failure rate of 4e-8 each
 
 
-@dataclass(frozen=True)
-class Row:
-    """One law: its name, the part it was held against, the error, and the tolerance.
-
-    ``error`` is None where the law does not apply; ``note`` then says why.
-    """
-
-    law: str
-    part: str
-    error: float | None
-    tolerance: float
-    note: str = ""
-
-    @property
-    def holds(self) -> bool:
-        """Whether the law holds, or does not apply."""
-        return self.error is None or self.error <= self.tolerance
-
-
-@dataclass(frozen=True)
-class Report:
-    """All laws of a process. Truthy if all hold; prints as a table."""
-
-    process: str
-    rows: list[Row] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return all(row.holds for row in self.rows)
-
-    @property
-    def failures(self) -> list[Row]:
-        """The laws that do not hold."""
-        return [row for row in self.rows if not row.holds]
-
-    def __str__(self) -> str:
-        lines = [f"check of {self.process}"]
-        for row in self.rows:
-            mark = "–" if row.error is None else ("✓" if row.holds else "✗ FAILS")
-            error = "" if row.error is None else f"{row.error:9.1e} ≤ {row.tolerance:.0e}"
-            part = f"[{row.part}]" if row.part else ""
-            lines.append(f"  {row.law:<20}{part:<12}{error:>20}  {mark:<2} {row.note}".rstrip())
-        lines.append("all laws hold" if self else f"{len(self.failures)} laws FAIL")
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-
 def check(process: Process, x: State, head: Head | None = None) -> Report:
     r"""Holds a process to its laws.
 
     Arguments:
-        process: The process.
+        process: The process; or a chain, which is held to laws of its steps.
         x: Example data, (B, *event) or a dict; a few are enough.
         head: A head to be held against the exact one of these data, if given: its entropy gap
             must not be negative, and is reported.
@@ -116,37 +72,31 @@ def check(process: Process, x: State, head: Head | None = None) -> Report:
     if head is not None:
         require_head(head)
     x = process.check_data(x, "x")
+    rows = chain_rows if isinstance(process, Chain) else _rows
     dtype = torch.get_default_dtype()
     state = torch.random.get_rng_state()
     try:
         torch.set_default_dtype(torch.float64)
         torch.manual_seed(0)
         x = map_state(_double, map_state(lambda v: v[:ROWS], x))
-        report = Report(repr(process))
-        for leaf in process.leaves(torch.full((batch_size(x),), 0.5, dtype=torch.float64)):
-            report.rows.extend(_leaf_rows(process, leaf, x))
-        report.rows.extend(_whole_rows(process, x, head))
+        report = Report(repr(process), rows(process, x, head))  # type: ignore[arg-type]
     finally:
         torch.set_default_dtype(dtype)
         torch.random.set_rng_state(state)
     return report
 
 
+def _rows(process: Process, x: State, head: Head | None) -> list[Row]:
+    """The laws of a process in continuous time."""
+    leaves = list(process.leaves(torch.full((batch_size(x),), 0.5, dtype=torch.float64)))
+    if any(isinstance(term, Stepwise) for leaf in leaves for term in leaf.core.terms):
+        raise Unsolved("a chain declared by its steps has no law between them: check the chain")
+    rows = [row for leaf in leaves for row in _leaf_rows(process, leaf, x)]
+    return [*rows, *_whole_rows(process, x, head)]
+
+
 def _double(x: Tensor) -> Tensor:
     return x.double() if x.is_floating_point() else x
-
-
-def _measured(law: str, part: str, tolerance: float, error: Callable[[], Any]) -> Row:
-    """A row from a function that returns the error, or (error, note)."""
-    try:
-        found = error()
-    except Unsolved as reason:
-        return Row(law, part, None, tolerance, f"not applicable: {str(reason).split('. ')[0]}")
-    except (ValueError, IndexError) as reason:  # a law of NaNs names no state
-        return Row(law, part, torch.inf, tolerance, str(reason))
-    value, note = found if isinstance(found, tuple) else (found, "")
-    value = float(value)
-    return Row(law, part, torch.inf if value != value else value, tolerance, note)
 
 
 # -- laws of one sum of terms ------------------------------------------------------------------
@@ -157,20 +107,20 @@ def _leaf_rows(process: Process, leaf: Leaf, x: State) -> list[Row]:
     start = _leaf_at(process, leaf.name, torch.zeros(batch_size(x), dtype=torch.float64))
     at = site(leaf, start.get(x))
     rows = [
-        _measured("Dynkin", leaf.name, 1e-6, at.dynkin),
-        _measured("Chapman–Kolmogorov", leaf.name, 1e-8, at.chapman_kolmogorov),
-        _measured("normalisation", leaf.name, 1e-8, at.normalisation),
-        _measured("limit", leaf.name, 1e-7, at.limit),
-        _measured("bridge", leaf.name, 1e-8, at.bridge),
-        _measured("agreement", leaf.name, QUANTILE, at.agreement),
-        _measured("score", leaf.name, 1e-6, at.score),
-        _measured("heads", leaf.name, 1e-6, at.heads),
-        _measured("decoder", leaf.name, 1e-6, at.decoder),
-        _measured("additivity", leaf.name, 1e-8, at.additivity),
-        _measured("consistency", leaf.name, 1e-8, at.consistency),
+        measured("Dynkin", leaf.name, 1e-6, at.dynkin),
+        measured("Chapman–Kolmogorov", leaf.name, 1e-8, at.chapman_kolmogorov),
+        measured("normalisation", leaf.name, 1e-8, at.normalisation),
+        measured("limit", leaf.name, 1e-7, at.limit),
+        measured("bridge", leaf.name, 1e-8, at.bridge),
+        measured("agreement", leaf.name, QUANTILE, at.agreement),
+        measured("score", leaf.name, 1e-6, at.score),
+        measured("heads", leaf.name, 1e-6, at.heads),
+        measured("decoder", leaf.name, 1e-6, at.decoder),
+        measured("additivity", leaf.name, 1e-8, at.additivity),
+        measured("consistency", leaf.name, 1e-8, at.consistency),
     ]
     if leaf.clock is not None:
-        rows.append(_measured("clock", leaf.name, 1e-6, lambda: clock_error(leaf.clock)))
+        rows.append(measured("clock", leaf.name, 1e-6, lambda: clock_error(leaf.clock)))
     return rows
 
 
@@ -197,17 +147,17 @@ def _whole_rows(process: Process, x: State, head: Head | None) -> list[Row]:
     """The laws that join data, marginals, reversal, loss and time."""
     leaves = list(process.leaves(torch.full((1,), 0.5, dtype=torch.float64)))
     vectors = any(isinstance(leaf.core.engine, MatrixGaussian) for leaf in leaves)
-    data = _few(process, x, 2 if vectors else 3)  # two vectors differ along one line
+    data = few(x, 2 if vectors else 3)  # two vectors differ along one line
     rows = [
-        _measured("reversal", "", QUANTILE, lambda: _reversal(process, data)),
-        _measured("entropy", "", 1e-6, lambda: _entropy(process, data, None)),
-        _measured("combinators", "", 1e-8, lambda: _seen(process, x)),
-        _measured("prior", "", 1e-6, lambda: _refusing(lambda: _prior(process, data))),
+        measured("reversal", "", QUANTILE, lambda: _reversal(process, data)),
+        measured("entropy", "", 1e-6, lambda: _entropy(process, data, None)),
+        measured("combinators", "", 1e-8, lambda: _seen(process, x)),
+        measured("prior", "", 1e-6, lambda: _refusing(lambda: _prior(process, data))),
     ]
     if isinstance(process, Product):
-        rows.insert(1, _measured("sum over parts", "", 1e-8, lambda: _sum_over_parts(process, x)))
+        rows.insert(1, measured("sum over parts", "", 1e-8, lambda: _sum_over_parts(process, x)))
     if head is not None:
-        rows.append(_measured("given head", "", 1e-6, lambda: _given_head(process, data, head)))
+        rows.append(measured("given head", "", 1e-6, lambda: _given_head(process, data, head)))
     return rows
 
 
@@ -309,20 +259,6 @@ def _refusing(error: Callable[[], Any]) -> Any:
         raise
 
 
-def _few(process: Process, x: State, count: int) -> State:
-    """At most so many distinct examples."""
-    keep: list[int] = []
-    for n in range(batch_size(x)):
-        new = all(not all(bool((a[n] == a[m]).all()) for a in _tensors(x)) for m in keep)
-        if new and len(keep) < count:
-            keep.append(n)
-    return map_state(lambda v: v[keep], x)
-
-
-def _tensors(x: State) -> list[Tensor]:
-    return [t for v in x.values() for t in _tensors(v)] if isinstance(x, dict) else [x]
-
-
 def _reversal(process: Process, data: State) -> tuple[float, str]:
     """Forward, then back in three steps with the exact head: the data law returns."""
     exact, count = Exact(process, data), batch_size(data)
@@ -338,13 +274,7 @@ def _reversal(process: Process, data: State) -> tuple[float, str]:
     for t, s in zip(full[:-1], full[1:], strict=True):
         x = Ancestral().law(process, exact(x, t), x, t, s).sample()
     x = process.to_data(x)
-    seen = torch.zeros(count, dtype=torch.float64)
-    for n in range(count):
-        agree = [
-            (v - d[n]).abs().reshape(size, -1).max(1).values < 1e-6
-            for v, d in zip(_tensors(x), _tensors(data), strict=True)
-        ]
-        seen[n] = torch.stack(agree).all(0).sum()
+    seen = returned(x, data)
     lost = size - float(seen.sum())
     if lost:
         return torch.inf, f"{lost:.0f} of {size} returned to no datum"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .chains import Stepwise
 from .diagnosis import Diagnosis, diagnose, shape_of
 from .estimates import (
     Conditional,
@@ -32,10 +33,10 @@ from .estimates import (
     Velocity,
 )
 from .loss import sum_over_terms
-from .process import Generator, Leaf, Process, kinds_of, moving_terms
+from .process import Chain, Generator, Leaf, Process, kinds_of, moving_terms
 from .solve import Engine, Unsolved, covering, engine_for
 from .terms import Term
-from .validation import require
+from .validation import require, shown
 
 KINDS: tuple[type[Estimate], ...] = (
     Mean,
@@ -68,6 +69,7 @@ class Plan:
         heads: What a network may say there; `Exact` always may.
         limit: The limit law, or why there is none.
         diagnosis: What is known of a linear diffusion; None for any other.
+        steps: The steps of a chain; empty in continuous time.
     """
 
     part: str
@@ -80,6 +82,7 @@ class Plan:
     heads: tuple[str, ...]
     limit: str
     diagnosis: Diagnosis | None = None
+    steps: str = ""
 
     def rows(self) -> list[tuple[str, str]]:
         """The rows of the table, by name."""
@@ -87,6 +90,7 @@ class Plan:
         rows = [
             ("terms", self.terms),
             ("clock", self.clock or "none: its own time, [0, ∞)"),
+            *([("steps", self.steps)] if self.steps else []),
             ("engine", f"{self.engine}: {self.technique}{found}"),
             ("why", self.reason),
         ]
@@ -151,21 +155,28 @@ def explain(process: Process) -> Explanation:
         isinstance(process, Process),
         f"process must be a Process; it is a {type(process).__name__}",
     )
+    if isinstance(process, Chain):
+        late, early = process.grid()[:2].split(1)
+        pairs = zip(process.process.leaves(late), process.process.leaves(early), strict=True)
+        steps = f"{len(process.times)}, at t = {shown(process.times)}"
+        return Explanation(tuple(_plan(leaf, start, steps) for leaf, start in pairs))
     leaves = process.leaves(process.instant(0.5))
     return Explanation(tuple(_plan(leaf) for leaf in leaves))
 
 
-def _plan(leaf: Leaf) -> Plan:
-    shown: dict[str, Any] = {
+def _plan(leaf: Leaf, start: Leaf | None = None, steps: str = "") -> Plan:
+    """The plan of a leaf; of a chain, with the leaf before the last step."""
+    common: dict[str, Any] = {
         "part": leaf.name,
         "terms": repr(leaf.core),
         "clock": repr(leaf.clock) if leaf.clock is not None else "",
+        "steps": steps,
     }
     try:
         engine = leaf.core.engine
     except Unsolved as refusal:
         return Plan(
-            **shown,
+            **common,
             engine="none",
             technique="simulate it, or train by implicit score matching",
             branch="",
@@ -174,12 +185,12 @@ def _plan(leaf: Leaf) -> Plan:
             limit="not known",
         )
     return Plan(
-        **shown,
+        **common,
         engine=type(engine).__name__,
         technique=engine.technique,
         branch=engine.branch(),
         reason=_reason(leaf, engine),
-        heads=tuple(kind.__name__ for kind in KINDS if _determines(leaf.core, kind)),
+        heads=tuple(kind.__name__ for kind in KINDS if _determines(leaf, start, kind)),
         limit=_limit(leaf),
         diagnosis=diagnose(leaf),
     )
@@ -212,13 +223,19 @@ def _names(kinds: Any) -> str:
     return ", ".join(sorted(kind.__name__ for kind in kinds))
 
 
-def _determines(core: Generator, kind: type[Estimate]) -> bool:
-    """Whether an estimate of this kind determines the score: it is tried on one state."""
+def _determines(leaf: Leaf, start: Leaf | None, kind: type[Estimate]) -> bool:
+    """Whether an estimate of this kind determines the score, or the step: it is tried on one."""
+    core = leaf.core
     x = core.origin(shape_of(core.terms))
-    (leaf,) = core.leaves(core.instant(0.5))
     estimate = _saying_nothing(kind, core, x)
     try:
-        sum_over_terms(leaf, estimate, estimate, x)
+        if start is not None:
+            core._bridge(estimate, x, start.time, leaf.time)
+        elif any(isinstance(term, Stepwise) for term in core.terms):
+            return False
+        else:
+            (seen,) = core.leaves(core.instant(0.5))
+            sum_over_terms(seen, estimate, estimate, x)
     except Unsolved:
         return False
     return True

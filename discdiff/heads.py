@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from . import estimates
 from .estimates import Atoms, Estimate, Parts
 from .numerics.special import log_softplus
-from .process import Process, batch_size, first_tensor, map_state, require_process
+from .process import Chain, Process, batch_size, first_tensor, map_state, require_process
 from .shapes import along
 from .validation import require, require_numbers, shown, values_are_checked
 
@@ -369,7 +369,7 @@ class Exact(Head):
     .. math:: P(a_n \mid x_t) \propto w_n\, p(x_t \mid a_n)
 
     Arguments:
-        process: The process.
+        process: The process; of a chain it is its process, at whose times heads are called.
         data: The atoms, shape (N, *event), or a dict of such.
         weights: Their probabilities, shape (N,); equal if not given.
 
@@ -382,7 +382,7 @@ class Exact(Head):
     def __init__(self, process: Process, data: State, weights: Tensor | None = None) -> None:
         super().__init__(None)
         require_process(process)
-        self.process = process
+        self.process = process.process if isinstance(process, Chain) else process
         self.data = process.check_data(data, "data")
         count = batch_size(data)
         if weights is None:

@@ -32,32 +32,34 @@ from .loss import kl_rate, sum_over_terms
 from .numerics.factors import cholesky
 from .numerics.quadrature import gauss_hermite
 from .numerics.systems import Varying
-from .process import Leaf, LiftedSum
+from .process import Leaf, LiftedSum, batch_size, map_state
 from .solve import Unsolved
 from .terms import Diffusion, Drift, FiniteJump, Jump
 
+State = Any
 DRAWS = 4000
 SOON = 1e-9  # an own time at which next to nothing has happened
 LOG_2PI = math.log(2 * math.pi)
 
 
-def site(leaf: Leaf, x: Tensor) -> Site:
-    """A leaf at example data, (B, *event)."""
+def site(leaf: Leaf, x: Tensor, when: tuple[float, float] = (0.3, 0.7)) -> Site:
+    """A leaf at example data, (B, *event), that is looked at at two times."""
     vectors = isinstance(leaf.core.engine, MatrixGaussian)
-    return Vectors(leaf, x) if vectors else Entries(leaf, x)
+    return Vectors(leaf, x, when) if vectors else Entries(leaf, x, when)
 
 
 @dataclass
 class Site(ABC):
-    """A leaf at example data, and the laws it is held to in its own time."""
+    """A leaf at example data and at two times, and the laws it is held to in its own time."""
 
     leaf: Leaf
     x: Tensor
+    when: tuple[float, float] = (0.3, 0.7)
 
     def __post_init__(self) -> None:
         self.core, self.engine = self.leaf.core, self.leaf.core.engine
         self.axes = max(getattr(term, "event_axes", 0) for term in self.core.terms)
-        self.s, self.t = self._own(0.3), self._own(0.7)
+        self.s, self.t = (self._own(t) for t in self.when)
         self.zero = torch.zeros_like(self.s)
 
     def _own(self, t: float) -> Tensor:
@@ -313,7 +315,7 @@ class Entries(Site):
             fits = [u.mean(0) * DRAWS**0.5, (u.square().mean(0) - 1) * (DRAWS / 2) ** 0.5]
             return max(_size(v) for v in fits)
         y, log_p = self.points(law)
-        p = log_p.exp()[:, 0]
+        p = log_p.detach().exp()[:, 0]
         same = draws.unsqueeze(0) == y
         same = same.all(-1) if self.axes else same
         seen = same.double().sum(1)
@@ -639,6 +641,33 @@ def apart(a: Tensor, b: Tensor) -> float:
     """The largest difference relative to one plus the size."""
     gap = ((a - b).abs() / (1 + b.abs())).detach()
     return float(torch.where(a == b, torch.zeros_like(gap), gap).nan_to_num(torch.inf).max())
+
+
+def few(x: State, count: int) -> State:
+    """At most so many distinct examples."""
+    keep: list[int] = []
+    for n in range(batch_size(x)):
+        new = all(not all(bool((a[n] == a[m]).all()) for a in tensors(x)) for m in keep)
+        if new and len(keep) < count:
+            keep.append(n)
+    return map_state(lambda v: v[keep], x)
+
+
+def tensors(x: State) -> list[Tensor]:
+    """The tensors of a state."""
+    return [t for v in x.values() for t in tensors(v)] if isinstance(x, dict) else [x]
+
+
+def returned(x: State, data: State) -> Tensor:
+    """How often each datum (N, *event) is among states (B, *event), shape (N,)."""
+    seen = torch.zeros(batch_size(data), dtype=torch.float64)
+    for n in range(len(seen)):
+        agree = [
+            (v - d[n]).abs().reshape(len(v), -1).max(1).values < 1e-6
+            for v, d in zip(tensors(x), tensors(data), strict=True)
+        ]
+        seen[n] = torch.stack(agree).all(0).sum()
+    return seen
 
 
 def _size(values: Tensor) -> float:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from . import clock
+from .chains import MatrixChain
 from .clock import Clock
 from .process import Process, Product, Sum
 from .terms import (
@@ -66,6 +67,21 @@ def rate_matrices(size: int) -> SearchStrategy[Tensor]:
     rate = st.just(0.0) | st.floats(0.05, 3.0)
     entries = st.lists(rate, min_size=size**2, max_size=size**2)
     return entries.map(lambda v: with_diagonal(torch.tensor(v).double().reshape(size, size)))
+
+
+@st.composite
+def matrix_chains(draw: st.DrawFn) -> tuple[MatrixChain, Tensor]:
+    """Chains of one to five steps on two to four states, of one site or two, with example states.
+
+    One kernel for all steps or one for each; rows may be uniform, certain, or have zeros.
+    """
+    size, count = draw(st.integers(2, 4)), draw(st.integers(1, 5))
+    many = 1 if draw(st.booleans()) else count
+    rows = draw(st.lists(simplexes(size), min_size=many * size, max_size=many * size))
+    Q = torch.stack(rows).reshape(many, size, size)
+    event = draw(st.sampled_from([(), (2,)]))
+    chain = MatrixChain(Q) if many == count else MatrixChain(Q[0], steps=count)
+    return chain, _states(draw, st.integers(0, size - 1), event)
 
 
 def clocks() -> SearchStrategy[Clock]:

@@ -330,3 +330,40 @@ MARKET = {
         {"a b": torch.tensor([[0, 1], [2, 2]]), "n": torch.tensor([4.0, 1.0])},
     ),
 }
+
+
+def steps(count: int, size: int, seed: int) -> torch.Tensor:
+    """One-step kernels without symmetry."""
+    generator = torch.Generator().manual_seed(seed)
+    Q = 0.1 + torch.rand(count, size, size, generator=generator, dtype=torch.float64)
+    return Q / Q.sum(-1, keepdim=True)
+
+
+RUN = [0.2, 0.5, 1.0]
+DENSE = "continuous states are not enumerated: a decoder ends their bound"
+FROM_DATA = "a single step leads from data, which have no density"
+dense = {"bound": DENSE}
+one_step = {"Chapman–Kolmogorov": CERTAIN, "bridge": CERTAIN, "indices": FROM_DATA}
+
+# Chains, which are held to the laws of their steps.
+CHAINS = {
+    "a kernel each": Entry(dd.MatrixChain(steps(5, 3, 0)), codes, no_limit),
+    "one kernel": Entry(dd.MatrixChain(steps(1, 3, 1)[0], steps=7), codes),
+    "one step": Entry(dd.MatrixChain(steps(1, 4, 2)), letters),
+    "absorbing": Entry(
+        dd.MatrixChain(torch.tensor([[0.8, 0.2, 0.0], [0.0, 0.7, 0.3], [0.0, 0.0, 1.0]]), steps=4),
+        letters,
+        {"bound": "the prior is the absorbing state, which some have not reached"},
+    ),
+    "vp": Entry(vp.on(linear).at(RUN), reals, dense),
+    "vp in own time": Entry(vp.at([0.5, 2.0]), reals, dense),
+    "damped lift": Entry(damped.on(dd.clock.Constant(4.0)).lift(aside).at(RUN), reals, dense),
+    "masked": Entry(mask.on(fast).at(RUN), codes),
+    "rate matrix": Entry(chain.on(fast).at(RUN), codes),
+    "blackout": Entry(dd.Death().on(dd.clock.Logistic(15.0)).at(RUN), counts),
+    "queue": Entry(queue.on(dd.clock.Constant(2.0)).at(RUN), counts),
+    "table": Entry(
+        dd.Product(job=mask.on(fast), visits=dd.Death().on(fast)).at(RUN),
+        {"job": torch.tensor([0, 2]), "visits": torch.tensor([0.0, 3.0])},
+    ),
+}

@@ -27,7 +27,7 @@ FLOORS = (
         "solve",
     },  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
-    {"terms", "structures", "heads"},  # what a user declares
+    {"chains", "terms", "structures", "heads"},  # what a user declares
     {
         "drawn",
         "engines",
@@ -44,6 +44,7 @@ FLOORS = (
     {
         "analytic",
         "cached",
+        "chain_laws",
         "check",
         "cross_entropy",
         "corrector",
@@ -60,6 +61,7 @@ FLOORS = (
         "matching",
         "metrics",
         "objective",
+        "report",
         "sample",
         "score_entropy",
         "simulate",

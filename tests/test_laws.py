@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
-from market import MARKET, Entry
+from market import CHAINS, MARKET, Entry
 
 import discdiff as dd
 from discdiff import solve
@@ -92,6 +92,7 @@ BRANCHES = {
     "Families": ["no deaths", "births and deaths"],
     "TwoStates": [r"\d+ units"],
     "Particles": [r"\d+ species, no arrivals", r"\d+ species, with arrivals"],
+    "Products": [r"\d+ steps of one kernel, \d+ states", r"\d+ steps of a kernel each, .*"],
     "Truncated": ["one entry at a time", r"\d+ species"],
 }  # fmt: skip
 
@@ -99,8 +100,9 @@ BRANCHES = {
 def engines():
     """Name and branch of every engine in the market."""
     t = torch.full((1,), 0.5, dtype=torch.float64)
-    for entry in MARKET.values():
-        for leaf in entry.process.leaves(t):
+    chains = [entry.process.process for entry in CHAINS.values()]
+    for process in [*(entry.process for entry in MARKET.values()), *chains]:
+        for leaf in process.leaves(t):
             engine = leaf.core.engine
             yield type(engine).__name__, engine.branch()
 

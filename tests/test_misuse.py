@@ -73,6 +73,30 @@ DECLARED = {
     ),
     "not square": case(lambda: dd.RateMatrix(torch.zeros(2, 3)), "Q", "square", "(2, 3)"),
     "NaN rate": case(lambda: dd.RateMatrix([[NAN, 1.0], [2.0, -2.0]]), "Q", "finite", "nan"),
+    "kernel row sum": case(
+        lambda: dd.MatrixChain([[[0.5, 0.5], [0.3, 0.6]]]),
+        "rows of kernels must sum to one",
+        "row 1 of kernel 0 (step 1)",
+        "0.9",
+        "[0.3, 0.6]",
+    ),
+    "negative kernel": case(
+        lambda: dd.MatrixChain([[1.5, -0.5], [0.0, 1.0]], steps=2), "kernels[0, 1] is -0.5", "≥ 0"
+    ),
+    "NaN kernel": case(
+        lambda: dd.MatrixChain([[NAN, 1.0], [0.0, 1.0]], 2), "kernels[0, 0]", "nan"
+    ),
+    "kernels not square": case(
+        lambda: dd.MatrixChain(torch.ones(4, 2, 3) / 3), "(K, K) or (T, K, K)", "(4, 2, 3)"
+    ),
+    "kernel without steps": case(lambda: dd.MatrixChain(torch.eye(2)), "needs steps="),
+    "no steps": case(lambda: dd.MatrixChain(torch.eye(2), 0), "steps", "≥ 1", "0"),
+    "kernels and steps": case(
+        lambda: dd.MatrixChain(torch.eye(2).expand(3, 2, 2), 4), "their number, 3", "leave out"
+    ),
+    "a faster chain": case(
+        lambda: 2.0 * dd.MatrixChain(torch.eye(2), 3).process.process, "steps, no rate"
+    ),
     "law sums to 0.9": case(lambda: dd.Replace([0.5, 0.4]), "pi", "sum to one", "0.9"),
     "negative probability": case(lambda: dd.Replace([1.5, -0.5]), "pi", "≥ 0", "-0.5"),
     "law of two axes": case(lambda: dd.Replace(torch.ones(2, 2)), "pi", "vector", "(2, 2)"),
