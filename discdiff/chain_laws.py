@@ -36,6 +36,8 @@ from .sites import Entries, Site, apart, chi_square, few, returned, site
 from .solve import Unsolved
 from .steps import has_density
 from .times import times
+from .walk_laws import walk_rows
+from .walks import Steps
 
 State = Any
 RETURNS = 600  # states that are sent forward and back
@@ -50,7 +52,11 @@ def chain_rows(chain: Chain, x: State, head: Head | None) -> list[Row]:
     zero = torch.zeros(batch_size(x), dtype=torch.float64)
     rows: list[Row] = []
     for leaf in chain.process.leaves(zero):
-        rows.extend(_leaf_rows(chain, leaf, leaf.get(x)))
+        term = leaf.core.terms[0]
+        if isinstance(term, Steps):
+            rows.extend(walk_rows(chain, term))
+        else:
+            rows.extend(_leaf_rows(chain, leaf, leaf.get(x)))
     data = few(x, 3)
     rows += [
         measured("indices", "", 1e-8, lambda: _indices(chain, x)),

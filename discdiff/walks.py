@@ -33,15 +33,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from .clock import Constant
+from . import laws
+from .chains import Stepped, Stepwise
 from .increments import Increment, increment
 from .params import as_numbers, declare
 from .process import Chain
-from .terms import Term
+from .shapes import along
+from .solve import Unsolved
 from .validation import require, shown
 
 
-class Steps(Term):
+class Steps(Stepwise):
     r"""A walk as a term whose own time is the number of the step.
 
     Arguments:
@@ -64,6 +66,13 @@ class Steps(Term):
         require(fits, f"betas must be numbers in (0, 1), one per step; they are {shown(betas, 8)}")
 
     @property
+    def count(self) -> int:  # type: ignore[override]
+        return len(self.betas)
+
+    def step(self, x: Tensor, k: Tensor) -> Distribution:
+        raise Unsolved("this walk is not declared by its steps forward")
+
+    @property
     def log_kept(self) -> Tensor:
         r""":math:`\log \bar\alpha_k` for k = 0 … T."""
         kept = torch.log1p(-self.betas).cumsum(0)
@@ -75,6 +84,13 @@ class Steps(Term):
 
 class FixedIncrements(Steps):
     r""":math:`x_k = \sqrt{1 - \beta_k}\, x_{k-1} + \sqrt{\beta_k}\, \xi_k`."""
+
+    def step(self, x: Tensor, k: Tensor) -> Distribution:
+        beta = along(self.betas[k.long() - 1], x)
+        factor = beta.sqrt() / self.law.stddev.to(x)
+        loc = (1 - beta).sqrt() * x - factor * self.law.mean.to(x)
+        law = laws.Affine(self.law.expand(x.shape), loc, factor.expand_as(x))
+        return law.to_event(x.dim() - 1)
 
 
 class LevyClock(Steps):
@@ -116,9 +132,8 @@ class _Walk(Chain):
 
     def __init__(self, law: Distribution, betas: Tensor | list[float], **options: Any) -> None:
         steps = self.kind(law, betas, **options)
-        count = len(steps.betas)
-        times = torch.arange(1, count + 1, dtype=torch.float64) / count
-        super().__init__(steps.on(Constant(count)), times)
+        times = torch.arange(1, steps.count + 1, dtype=torch.float64) / steps.count
+        super().__init__(Stepped(steps), times)
         self.law = law
 
     @property

@@ -1,0 +1,186 @@
+r"""The laws that a walk with increments of any shape is held to.
+
+What its noise adds up to is seen in characteristic functions, which multiply. With :math:`\Phi`
+that of the noise between two indices, forward and backward
+
+.. math::
+    \Phi_{0,t}(u) = \Phi_{0,s}(a u)\, \Phi_{s,t}(u), \quad a^2 = \bar\alpha_t / \bar\alpha_s,
+    \qquad \Phi_{0,s}(u) = \Phi_{0,t}(g u)\, \Phi_{s | 0, t}(u).
+
+They are integrated on a grid, so that kinks and jumps of densities cost up to `ROUGH`, or averaged
+over draws where a law has atoms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from . import laws
+from .process import Chain
+from .report import Row, measured
+from .solve import Unsolved
+from .walks import FixedReversal, Steps
+
+ROUGH = 2e-3
+GRID, WIDE = 40_001, 40.0  # points, and standard deviations to either side
+DRAWS = 20_000
+QUANTILE = 5.5
+WAVES = (0.4, 0.8, 1.3)  # in standard deviations of the noise
+
+Law = Callable[[Tensor], Distribution]
+
+
+def walk_rows(chain: Chain, steps: Steps) -> list[Row]:
+    """The laws of the noise between the indices of a walk."""
+    pairs = _pairs(len(chain.times))
+    backward = isinstance(steps, FixedReversal)
+    of = lambda error: lambda: max(error(chain, steps, s, t) for s, t in pairs)
+    return [
+        measured("one step", "", 1e-8, lambda: _one_step(chain, steps)),
+        measured("moments", "", 10 * ROUGH, of(_moments)),
+        measured("sums of noise", "", ROUGH, of(_backward if backward else _forward)),
+        measured("bridge", "", ROUGH, of(_bridge)),
+        measured("agreement", "", QUANTILE, of(_agreement)),
+    ]
+
+
+def _pairs(count: int) -> list[tuple[int, int]]:
+    """Some pairs of indices 1 ≤ s < t."""
+    found = {(1, 2), (1, count), (count // 2, count), (count - 1, count)}
+    return sorted((s, t) for s, t in found if 1 <= s < t <= count)
+
+
+def _at(law: Callable[[Tensor], Distribution], x: float, count: int) -> Distribution:
+    return law(torch.full((count, 1), x, dtype=torch.float64))
+
+
+def _seen(law: Law, center: float, width: float) -> tuple[Tensor, Tensor]:
+    """Points and weights of the law of one number: of its density, or draws where it has atoms."""
+    y = center + width * torch.linspace(-WIDE, WIDE, GRID, dtype=torch.float64)
+    p = law(y).log_prob(y.unsqueeze(1)).exp() * (y[1] - y[0])
+    if abs(float(p.sum()) - 1) < 0.05:
+        return y, p
+    draws = law(torch.zeros(DRAWS)).sample()[:, 0]
+    return draws, torch.full_like(draws, 1 / DRAWS)
+
+
+def _kept(steps: Steps, s: int, t: int) -> float:
+    log_kept = steps.log_kept.detach()
+    return float((log_kept[t] - log_kept[s]).exp())
+
+
+def _noise(chain: Chain, steps: Steps, s: int, t: int) -> tuple[Tensor, Tensor, float]:
+    """The noise from s to t, points and weights, and its standard deviation."""
+    law = (lambda x: chain.marginal(x, t)) if s == 0 else (lambda x: chain.transition(x, s, t))
+    width = math.sqrt(1 - _kept(steps, s, t))
+    zero = lambda y: _at(law, 0.0, len(y))
+    return *_seen(zero, 0.0, width), width
+
+
+def _wave(y: Tensor, p: Tensor, u: Tensor) -> Tensor:
+    """The characteristic function at frequencies u."""
+    return (torch.exp(1j * u.unsqueeze(1) * y) * p).sum(1)
+
+
+def _allowed(*seen: Tensor) -> float:
+    """How many times `ROUGH` a difference may be: more where laws were drawn from."""
+    return max(1.0, QUANTILE / math.sqrt(DRAWS) / ROUGH * math.sqrt(3)) if any(
+        len(y) == DRAWS for y in seen
+    ) else 1.0
+
+
+def _one_step(chain: Chain, steps: Steps) -> float:
+    """Neighbouring indices are a declared step apart."""
+    worst = 0.0
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64).unsqueeze(1)
+    for k in {1, len(chain.times) // 2, len(chain.times)} - {0}:
+        declared = steps.step(x, torch.full((5,), float(k), dtype=torch.float64))
+        y = declared.sample()
+        gap = declared.log_prob(y) - chain.transition(x, k - 1, k).log_prob(y)
+        worst = max(worst, float(gap.abs().max()))
+    return worst
+
+
+def _moments(chain: Chain, steps: Steps, s: int, t: int) -> float:
+    """Mean and variance are DDPM's."""
+    worst = 0.0
+    for k in (s, t):
+        kept, x = _kept(steps, 0, k), 0.7
+        center, width = math.sqrt(kept) * x, math.sqrt(1 - kept)
+        y, p = _seen(lambda y: _at(lambda v: chain.marginal(v, k), x, len(y)), center, width)  # noqa: B023
+        mean = float((y * p).sum())
+        variance = float(((y - mean).square() * p).sum())
+        worst = max(worst, abs(mean - center) / width, abs(variance / width**2 - 1))
+    return worst
+
+
+def _forward(chain: Chain, steps: Steps, s: int, t: int) -> float:
+    """The noise to t is that to s, contracted, and that from s to t."""
+    whole, early, late = (_noise(chain, steps, *k) for k in ((0, t), (0, s), (s, t)))
+    u = torch.tensor(WAVES, dtype=torch.float64) / whole[2]
+    goal = _wave(*early[:2], math.sqrt(_kept(steps, s, t)) * u) * _wave(*late[:2], u)
+    gap = float((_wave(*whole[:2], u) - goal).abs().max())
+    return gap / _allowed(whole[0], early[0], late[0])
+
+
+def _backward(chain: Chain, steps: Steps, s: int, t: int) -> float:
+    """The noise at s is that at t, carried, and that of the steps back."""
+    early, whole = (_noise(chain, steps, 0, k) for k in (s, t))
+    near, far = (
+        chain.bridge(torch.zeros(1, 1).double(), torch.full((1, 1), x).double(), s, t).mean
+        for x in (0.0, 1.0)
+    )
+    carried = float(far - near)
+    width = math.sqrt(max(early[2] ** 2 - (carried * whole[2]) ** 2, 1e-12))
+
+    def law(y: Tensor) -> Distribution:
+        zero = torch.zeros(len(y), 1, dtype=torch.float64)
+        return chain.bridge(zero, zero, s, t)
+
+    u = torch.tensor(WAVES, dtype=torch.float64) / early[2]
+    goal = _wave(*whole[:2], carried * u) * _wave(*_seen(law, 0.0, width), u)
+    return float((_wave(*early[:2], u) - goal).abs().max())
+
+
+def _bridge(chain: Chain, steps: Steps, s: int, t: int) -> float:
+    """Its density is that of Bayes' rule, and integrates to one."""
+    x_0, x_t = 0.2, 0.6
+    y = torch.linspace(-6, 6, GRID, dtype=torch.float64).unsqueeze(1)
+    start, end = torch.full_like(y, x_0), torch.full_like(y, x_t)
+    p = chain.bridge(start, end, s, t).log_prob(y).exp()
+    step = float(y[1] - y[0])
+    if isinstance(steps, FixedReversal):
+        return abs(float(p.sum()) * step - 1)
+    joint = chain.marginal(start, s).log_prob(y) + chain.transition(y, s, t).log_prob(end)
+    if float(joint.max()) == math.inf or not bool(p.isfinite().all()):
+        raise Unsolved("a law with atoms has no density")
+    joint = joint.exp() / (joint.exp().sum() * step)
+    return float((p - joint).abs().sum()) * step / 2
+
+
+def _agreement(chain: Chain, steps: Steps, s: int, t: int) -> float:
+    """Draws of the noise and of the bridge follow their densities (Kolmogorov–Smirnov)."""
+    def bridge(y: Tensor) -> Distribution:
+        start, end = (torch.full((len(y), 1), v, dtype=torch.float64) for v in (0.2, 0.6))
+        return chain.bridge(start, end, s, t)
+
+    width = math.sqrt(1 - _kept(steps, 0, t))
+    marginal = lambda y: _at(lambda x: chain.marginal(x, t), 0.0, len(y))
+    return max(_distance(marginal, 0.0, width), _distance(bridge, 0.2, width))
+
+
+def _distance(law: Law, center: float, width: float) -> float:
+    """√n times the largest gap of the distribution functions, in units of 0.3."""
+    y, p = _seen(law, center, width)
+    draws = law(torch.zeros(DRAWS // 4)).sample()[:, 0].sort().values
+    if len(y) == DRAWS:  # atoms: two samples
+        y = y.sort().values
+    cdf = p.cumsum(0)
+    at = cdf[torch.searchsorted(y, draws).clamp(max=len(y) - 1)]
+    empirical = (torch.arange(len(draws)) + 0.5) / len(draws)
+    return float((at - empirical).abs().max()) * math.sqrt(len(draws)) / 0.4
