@@ -5,6 +5,7 @@ from typing import Any
 
 from . import (
     clock,
+    compound,
     engines,
     enumeration,
     estimates,
@@ -129,6 +130,7 @@ __all__ = [
     "Unsolved",
     "check",
     "clock",
+    "compound",
     "cross_entropy",
     "elbo",
     "engines",
