@@ -5,6 +5,7 @@ from typing import Any
 
 from . import (
     clock,
+    compound,
     engines,
     enumeration,
     estimates,
@@ -137,6 +138,7 @@ __all__ = [
     "ReverseWalk",
     "check",
     "clock",
+    "compound",
     "cross_entropy",
     "elbo",
     "engines",

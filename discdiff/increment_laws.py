@@ -24,14 +24,16 @@ from torch.nn.functional import logsigmoid
 
 from .laws import _Law, draw_categories
 from .numerics.quadrature import real_line
-from .numerics.special import expm1_ratio
+from .numerics.special import expm1_ratio, log_poisson_pmf
 from .numerics.transcendental import (
+    EULER,
     horner,
     incomplete_beta,
     langevin,
     log_bessel_k,
     log_sinhc,
 )
+from .validation import require
 
 
 def tensors(*values: Any) -> tuple[Tensor, ...]:
@@ -427,7 +429,7 @@ class LogisticInnovation(_Drawn):
 
 
 class VarianceGamma(_Drawn):
-    r"""The law of :math:`m + s (g_1 - g_2) / \sqrt{2}`, independent :math:`g_i \sim \Gamma(\tau, 1)`.
+    r"""The law of :math:`m + s (g_1 - g_2) / \sqrt{2}`, both g independent draws of Γ(τ, 1).
 
     The Laplace process at time τ: its variance is :math:`s^2 \tau`, its characteristic function
     :math:`e^{ium} (1 + s^2 u^2 / 2)^{-\tau}`.
@@ -458,6 +460,11 @@ class VarianceGamma(_Drawn):
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         r"""The log-density, +∞ at the centre if :math:`\tau \le 1/2`."""
         a, b = self.time - 0.5, self.scale / math.sqrt(2)
+        if self._whole():
+            z = (x - self.loc).abs() / b
+            k, weights = self._mixture()
+            terms = weights + torch.xlogy(k - 1, z.unsqueeze(-1)) - torch.lgamma(k)
+            return terms.logsumexp(-1) - z - b.log()
         a, z, b = torch.broadcast_tensors(a, (x - self.loc).abs() / b, b)
         small = z < 1e-18
         safe = torch.where(small, torch.ones_like(z), z)
@@ -465,6 +472,491 @@ class VarianceGamma(_Drawn):
         middle = torch.where(a > 0, torch.lgamma(a.clamp(min=1e-300)) - math.log(2), torch.inf)
         value = torch.where(small, middle, value)
         return value - torch.lgamma(a + 0.5) - 0.5 * math.log(math.pi) - b.log()
+
+    def cdf(self, value: Tensor) -> Tensor:
+        if self._whole():
+            z = (value - self.loc) / (self.scale / math.sqrt(2))
+            k, weights = self._mixture()
+            k, far, weights = torch.broadcast_tensors(k, z.abs().unsqueeze(-1), weights)
+            tail = (weights.exp() * torch.special.gammaincc(k, far)).sum(-1)
+            return torch.where(z > 0, 1 - tail, tail)
+        # a normal law of variance s²A, A ~ Γ(τ, 1): trapezoidal in log A. What the rule leaves
+        # out at the left, A < e^{−100}, is all but at the centre.
+        x, time = torch.broadcast_tensors((value - self.loc) / self.scale, self.time)
+        log_a, weights = log_gamma_rule(time)
+        inner = (weights * torch.special.ndtr(-x.abs().unsqueeze(-1) * (-log_a / 2).exp())).sum(-1)
+        centre = (1 - weights.sum(-1)).clamp(min=0) / 2  # weights add up to 1 within rounding
+        tail = inner + torch.where(x == 0, centre, torch.zeros_like(x))
+        return torch.where(x > 0, 1 - tail, tail)
+
+    def _whole(self) -> bool:
+        """Whether all times are small whole numbers: then Bessel's functions are finite sums."""
+        if self.time.requires_grad:
+            return False
+        return bool(((self.time == self.time.round()) & (self.time <= 96)).all())
+
+    def _mixture(self) -> tuple[Tensor, Tensor]:
+        r"""|z| at time n is Γ(k), of chance :math:`2^{k + 1 - 2n} \binom{2n - k - 1}{n - k}`.
+
+        The numbers k, and half the chances in logarithms, on a last axis.
+        """
+        n = self.time.unsqueeze(-1)
+        most = int(n.max()) if n.numel() else 1
+        k = torch.arange(1, most + 1, dtype=n.dtype, device=n.device)
+        inside = k <= n
+        low = torch.where(inside, n - k, torch.zeros_like(n))
+        weights = torch.lgamma(low + n) - torch.lgamma(n) - torch.lgamma(low + 1)
+        weights = weights + (k - 2 * n) * math.log(2)
+        return k, torch.where(inside, weights, torch.full_like(weights, -torch.inf))
+
+
+def log_gamma_rule(a: Tensor, nodes: int = 700) -> tuple[Tensor, Tensor]:
+    r"""The trapezoidal rule for the law of :math:`\log G`, :math:`G \sim \Gamma(a, 1)`.
+
+    Nodes and weights on a new last axis, for a up to 1e5; what lies below −100 is left out.
+
+    Example:
+        >>> s, w = log_gamma_rule(torch.tensor(2.5).double())
+        >>> (w * s.exp()).sum()
+        tensor(2.5000, dtype=torch.float64)
+    """
+    low = ((torch.lgamma(a + 1) - 45) / a).clamp(min=-100)
+    high = (a + 15 * a.sqrt() + 60).log()
+    unit = torch.linspace(0.0, 1.0, nodes, dtype=a.dtype, device=a.device)
+    width, a = (high - low).unsqueeze(-1), a.unsqueeze(-1)
+    s = low.unsqueeze(-1) + width * unit
+    return s, (a * s - s.exp() - torch.lgamma(a)).exp() * width / (nodes - 1)
+
+
+class ThreePoint(Lattice):
+    r"""The law of :math:`m` and :math:`m \pm \sqrt{3} s`, of chances 2/3, 1/6, 1/6.
+
+    Its moments up to the fifth are those of the normal law of mean m and standard deviation s.
+
+    Example:
+        >>> ThreePoint().variance
+        tensor(1.0000, dtype=torch.float64)
+    """
+
+    def __init__(self, loc: Any = 0.0, scale: Any = 1.0) -> None:
+        points = math.sqrt(3) * torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+        chances = torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64) / 6
+        super().__init__(points, chances.log(), loc, scale)
+
+
+class Triangular(_Drawn):
+    r"""The law of :math:`m + w v` on :math:`|v| \le 1`, density :math:`\propto (1 - |v|) e^{a v}`.
+
+    Arguments:
+        loc: m.
+        half_width: w > 0.
+        tilt: a; 0 gives the triangular law.
+
+    Example:
+        >>> Triangular().cdf(torch.tensor([-0.5, 0.0, 0.5]))
+        tensor([0.1250, 0.5000, 0.8750], dtype=torch.float64)
+    """
+
+    def __init__(self, loc: Any = 0.0, half_width: Any = 1.0, tilt: Any = 0.0) -> None:
+        self.loc, self.half_width, self.tilt = tensors(loc, half_width, tilt)
+        # the mean of two independent laws of half the tilt each
+        self.half = TruncatedExponential(torch.zeros_like(self.loc), 1.0, self.tilt / 2)
+        super().__init__(self.loc.shape)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc + self.half_width * self.half.mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.half_width**2 * self.half.variance / 2
+
+    def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
+        v = self.half.rsample(sample_shape) + self.half.rsample(sample_shape)
+        return self.loc + self.half_width * v / 2
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        v = (x - self.loc) / self.half_width
+        inside = v.abs() < 1
+        safe = torch.where(inside, v, torch.zeros_like(v))
+        value = torch.log1p(-safe.abs()) + self.tilt * safe
+        value = value - 2 * log_sinhc(self.tilt / 2) - self.half_width.log()
+        return torch.where(inside, value, torch.full_like(value, -torch.inf))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        v = ((value - self.loc) / self.half_width).clamp(-1, 1)  # no mass outside
+        v, a = torch.broadcast_tensors(v, self.tilt)
+        # ∫_{−1}^{v} (1 + w) e^{aw} dw = e^{−a} y² Σ_n (a y)^n / (n! (n + 2)), y = 1 + v ≤ 1
+        left, right = _ramp(1 - v.abs(), a), _ramp(1 - v.abs(), -a)
+        norm = -2 * log_sinhc(a / 2)
+        return torch.where(v > 0, 1 - (right + norm + a).exp(), (left + norm - a).exp())
+
+
+def _ramp(y: Tensor, a: Tensor) -> Tensor:
+    r""":math:`\log \int_0^y w e^{a w} \, dw`."""
+    z = a * y
+    small = z.abs() < 1
+    near = torch.where(small, z, torch.zeros_like(z))
+    series = horner(tuple(1 / (math.factorial(n) * (n + 2)) for n in range(20)), near).log()
+    far = torch.where(small, torch.ones_like(z), z)
+    # (1 + (z − 1) e^z) / z², with e^z in front where it is large
+    above, below = far.clamp(min=0), far.clamp(max=0)
+    up = above + (above - 1 + (-above).exp()).log()
+    low = torch.log1p((below - 1) * below.exp())
+    large = torch.where(far > 0, up, low) - 2 * far.abs().log()
+    return torch.where(small, series, large) + 2 * y.log()
+
+
+class GeneralisedNormal(_Drawn):
+    r"""The law with density :math:`\propto e^{-|z|^p}`, :math:`z = (x - m) / b`.
+
+    p = 1 is Laplace's, p = 2 normal (of variance b²/2), p → ∞ uniform.
+
+    Arguments:
+        power: p > 0.
+        loc: m.
+        scale: b > 0.
+
+    Raises:
+        ValueError: If the power is not positive.
+
+    Example:
+        >>> GeneralisedNormal(4.0).variance
+        tensor(0.3380, dtype=torch.float64)
+    """
+
+    def __init__(self, power: Any, loc: Any = 0.0, scale: Any = 1.0) -> None:
+        self.power, self.loc, self.scale = tensors(power, loc, scale)
+        require(bool((self.power > 0).all()), f"power must be positive; it is {power}")
+        super().__init__(self.loc.shape)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale**2 * (torch.lgamma(3 / self.power) - torch.lgamma(1 / self.power)).exp()
+
+    def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
+        z = (log_gamma_draws(1 / self.power, Size(sample_shape)) / self.power).exp()
+        sign = torch.where(torch.rand_like(z) < 0.5, -1.0, 1.0).to(z)
+        return self.loc + self.scale * sign * z
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        z = ((x - self.loc) / self.scale).abs()
+        norm = math.log(2) + torch.lgamma(1 + 1 / self.power) + self.scale.log()
+        return -(z**self.power) - norm
+
+    def cdf(self, value: Tensor) -> Tensor:
+        z = (value - self.loc) / self.scale
+        shape, far = torch.broadcast_tensors(1 / self.power, z.abs() ** self.power)
+        tail = torch.special.gammaincc(shape, far) / 2
+        return torch.where(z > 0, 1 - tail, tail)
+
+    def entropy(self) -> Tensor:
+        norm = math.log(2) + torch.lgamma(1 + 1 / self.power) + self.scale.log()
+        return 1 / self.power + norm
+
+
+class TiltedGeneralisedNormal(_Law):
+    r"""The law with density :math:`e^{-|z|^p + a z} / Z`, :math:`z = (x - m) / b`, for p > 1.
+
+    Draws are exact, by rejection from :math:`f(x) \le f(c) \min(1, e^{1 - f(c) |x - c|})`, which
+    holds for every log-concave density f of mode c and accepts one in four.
+
+    Arguments:
+        power: p > 1.
+        loc: m.
+        scale: b > 0.
+        tilt: a.
+        log_norm: :math:`\log Z`, against dz.
+
+    References:
+        | A simple algorithm for generating random variates with a log-concave density
+          (Devroye, 1984)
+    """
+
+    def __init__(self, power: float, loc: Any, scale: Any, tilt: Any, log_norm: Any) -> None:
+        self.power = power
+        self.loc, self.scale, self.tilt, self.log_norm = tensors(loc, scale, tilt, log_norm)
+        super().__init__(self.loc.shape)
+
+    @property
+    def support(self) -> Any:
+        return constraints.real
+
+    def _log_density(self, z: Tensor) -> Tensor:
+        return -(z.abs() ** self.power) + self.tilt * z - self.log_norm
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self._log_density((x - self.loc) / self.scale) - self.scale.log()
+
+    def _draw(self, shape: Size) -> Tensor:
+        size = (self.tilt.abs() / self.power) ** (1 / (self.power - 1))
+        mode = (self.tilt.sign() * size).expand(shape + self.batch_shape)
+        top = self._log_density(mode)
+        z, waiting = mode.clone(), torch.ones_like(mode, dtype=torch.bool)
+        while bool(waiting.any()):
+            side = 4 * torch.rand_like(z) - 2
+            beyond = side.abs() > 1
+            far = 1 + torch.empty_like(z).exponential_()
+            step = torch.where(beyond, side.sign() * far, side)
+            log_envelope = torch.where(beyond, 1 - far, torch.zeros_like(far))
+            new = mode + step * (-top).exp()
+            level = torch.empty_like(z).exponential_()
+            accepted = self._log_density(new) - top - log_envelope > -level
+            z = torch.where(waiting & accepted, new, z)
+            waiting = waiting & ~accepted
+        return self.loc + self.scale * z
+
+
+class GammaInnovation(_Law):
+    r"""What is added to ρ times a Γ(k, θ) variable to make one: a compound law.
+
+    .. math:: m + \rho \theta \, \Gamma(N), \qquad N \sim \mathrm{NegativeBinomial}(k, \rho),
+
+    since :math:`\bigl( \frac{1 - i \rho v}{1 - i v} \bigr)^k = \bigl( \frac{\rho}
+    {1 - (1 - \rho) / (1 - i \rho v)} \bigr)^k`. ``log_prob`` is against Lebesgue's measure plus
+    one atom, of mass :math:`\rho^k`, at m.
+
+    Arguments:
+        concentration: k.
+        scale: θ.
+        rho: ρ, in (0, 1).
+        start: m.
+    """
+
+    def __init__(self, concentration: Any, scale: Any, rho: Any, start: Any) -> None:
+        self.concentration, self.scale, self.rho, self.start = tensors(
+            concentration, scale, rho, start
+        )
+        super().__init__(self.start.shape)
+
+    @property
+    def support(self) -> Any:
+        return constraints.real
+
+    @property
+    def mean(self) -> Tensor:
+        return self.start + self.concentration * self.scale * (1 - self.rho)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.concentration * self.scale**2 * (1 - self.rho**2)
+
+    def _draw(self, shape: Size) -> Tensor:
+        k = self.concentration.expand(shape + self.batch_shape)
+        count = torch.poisson(gamma_draws(k) * (1 - self.rho) / self.rho)
+        some = count > 0
+        g = gamma_draws(torch.where(some, count, torch.ones_like(count)))
+        return self.start + self.rho * self.scale * torch.where(some, g, torch.zeros_like(g))
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        k, width = self.concentration, self.rho * self.scale
+        y, k, width, rho = torch.broadcast_tensors((x - self.start) / width, k, width, self.rho)
+        inside = y > 0
+        y = torch.where(inside, y, torch.ones_like(y))
+        w = ((1 - rho) * y).unsqueeze(-1)
+        # Σ_n NegativeBinomial(n) y^{n−1} e^{−y} / Γ(n) = k (1−ρ) ρ^k e^{−y} ₁F₁(k + 1; 2; (1−ρ) y)
+        most = float(w.detach().max()) + float(k.max())
+        n = torch.arange(80 + int(1.5 * most + 12 * math.sqrt(most)), dtype=y.dtype)
+        above = torch.lgamma(k.unsqueeze(-1) + 1 + n) - torch.lgamma(k.unsqueeze(-1) + 1)
+        terms = n * w.log() + above - torch.lgamma(n + 2) - torch.lgamma(n + 1)
+        value = terms.logsumexp(-1) + k.log() + torch.log1p(-rho) + k * rho.log() - y
+        value = value - width.log()
+        value = torch.where(inside, value, torch.full_like(value, -torch.inf))
+        return torch.where(x == self.start, k * rho.log(), value)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        y = (value - self.start) / (self.rho * self.scale)
+        y, k, rho = torch.broadcast_tensors(y, self.concentration, self.rho)
+        far = float((k * (1 - rho) / rho).max())
+        deepest = 60 + int(far + 40 * math.sqrt(far / float(rho.min()) + 1) / float(rho.min()))
+        n = torch.arange(1, deepest, dtype=y.dtype, device=y.device)
+        k, rho = k.unsqueeze(-1), rho.unsqueeze(-1)
+        weight = torch.lgamma(n + k) - torch.lgamma(k) - torch.lgamma(n + 1)
+        weight = (weight + k * rho.log() + n * torch.log1p(-rho)).exp()
+        each = torch.special.gammainc(*torch.broadcast_tensors(n, y.clamp(min=0).unsqueeze(-1)))
+        below = (rho**k)[..., 0] + (weight * each).sum(-1)
+        return torch.where(y < 0, torch.zeros_like(y), below)
+
+
+class GumbelInnovation(_Drawn):
+    r"""What is added to ρ times a Gumbel variable to make a Gumbel one: :math:`\rho \log S_\rho`.
+
+    S is positive and ρ-stable, :math:`\mathbb{E} e^{-\lambda S} = e^{-\lambda^\rho}`. With U
+    uniform on (0, π) and G standard Gumbel (Kanter's representation)
+
+    .. math::
+        \rho \log S_\rho = b(U) + (1 - \rho) G, \quad
+        b(u) = (1 - \rho) \log \sin((1 - \rho) u) + \rho \log \sin(\rho u) - \log \sin u,
+
+    so that density and distribution function are integrals over u, by the trapezoidal rule in the
+    logit of u / π.
+
+    Arguments:
+        loc: Added to it.
+        scale: The scale of the Gumbel law.
+        rho: ρ, in (0, 1).
+
+    References:
+        | Stable densities under change of scale and total variation inequalities (Kanter, 1975)
+    """
+
+    def __init__(self, loc: Any, scale: Any, rho: Any) -> None:
+        self.loc, self.scale, self.rho = tensors(loc, scale, rho)
+        super().__init__(self.loc.shape)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc + EULER * self.scale * (1 - self.rho)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale**2 * (math.pi**2 / 6) * (1 - self.rho**2)
+
+    def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
+        u = uniform_draws(Size(sample_shape) + self.batch_shape, self.loc).to(self.loc.dtype)
+        g = -torch.empty_like(u).exponential_().log()
+        return self.loc + self.scale * (self._b(u, 1 - u, self.rho) + (1 - self.rho) * g)
+
+    @staticmethod
+    def _b(part: Tensor, rest: Tensor, rho: Tensor) -> Tensor:
+        """b at π · part, where part + rest = 1."""
+        sine = (math.pi * torch.minimum(part, rest)).sin()
+        left = (1 - rho) * (math.pi * (1 - rho) * part).sin().log()
+        return left + rho * (math.pi * rho * part).sin().log() - sine.log()
+
+    def _rule(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(y − b(u)) / (1 − ρ) at the nodes, the logarithms of their weights, and 1 − ρ."""
+        y, rho = torch.broadcast_tensors((value - self.loc) / self.scale, self.rho)
+        least = float((1 - self.rho).min())
+        v = torch.linspace(-45.0, 45.0, int(360 / least) + 1, dtype=y.dtype, device=y.device)
+        rho, y = rho.unsqueeze(-1), y.unsqueeze(-1)
+        weights = logsigmoid(v) + logsigmoid(-v) + math.log(90.0 / (len(v) - 1))
+        return (y - self._b(v.sigmoid(), (-v).sigmoid(), rho)) / (1 - rho), weights, 1 - rho
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        z, weights, rest = self._rule(x)
+        value = (weights - z - (-z).exp()).logsumexp(-1)
+        return value - rest[..., 0].log() - self.scale.log()
+
+    def cdf(self, value: Tensor) -> Tensor:
+        z, weights, _ = self._rule(value)
+        return (weights - (-z).exp()).logsumexp(-1).exp()
+
+
+class KolmogorovSquare(_Law):
+    r"""The law of :math:`\sum_{k \ge 1} \frac{6}{\pi^2 k^2} E_k`, all E exponential: mean 1.
+
+    :math:`12 / \pi^2` times the square of Kolmogorov's variable; the variances that mix normal
+    laws to a logistic one.
+
+    .. math::
+        P(A \le a) = \sum_{k \in \mathbb{Z}} (-1)^k e^{-k^2 z}
+        = 2 \sqrt{\pi / z} \sum_{k \ge 1} e^{-(2k - 1)^2 \pi^2 / (4 z)}, \qquad
+        z = \frac{\pi^2 a}{6}
+    """
+
+    _TERMS = 12
+
+    def __init__(self) -> None:
+        super().__init__(Size())
+
+    @property
+    def support(self) -> Any:
+        return constraints.positive
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.ones((), dtype=torch.float64)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.full((), 0.4, dtype=torch.float64)  # (6/π²)² ζ(4)
+
+    def _split(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        z = math.pi**2 / 6 * a
+        small = z < 2
+        k = torch.arange(1, self._TERMS, dtype=z.dtype, device=z.device)
+        near = torch.where(small & (z > 0), z, torch.ones_like(z)).unsqueeze(-1)
+        return small, near, torch.where(small, torch.full_like(z, 3.0), z).unsqueeze(-1), k
+
+    def cdf(self, value: Tensor) -> Tensor:
+        small, near, far, k = self._split(value)
+        low = (-((2 * k - 1) ** 2) * math.pi**2 / (4 * near)).exp().sum(-1)
+        low = 2 * (math.pi / near[..., 0]).sqrt() * low
+        high = 1 + 2 * ((-1) ** k * (-(k**2) * far).exp()).sum(-1)
+        value = torch.where(value > 0, torch.where(small, low, high), torch.zeros_like(low))
+        return value.clamp(0, 1)  # rounding
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        small, near, far, k = self._split(x)
+        c = (2 * k - 1) ** 2 * math.pi**2 / 4
+        low = ((-(c - c[0]) / near).exp() * (c / near - 0.5)).sum(-1).log() - c[0] / near[..., 0]
+        low = low + math.log(2 * math.sqrt(math.pi)) - 1.5 * near[..., 0].log()
+        high = (2 * (-1) ** (k + 1) * k**2 * (-(k**2 - 1) * far).exp()).sum(-1).log() - far[..., 0]
+        value = torch.where(small, low, high) + math.log(math.pi**2 / 6)
+        return torch.where(x > 0, value, torch.full_like(value, -torch.inf))
+
+    def _draw(self, shape: Size) -> Tensor:
+        u = uniform_draws(shape, torch.zeros((), dtype=torch.float64))
+        left, right = torch.full_like(u, 1e-3), torch.full_like(u, 60.0)  # F is 0 and 1 there
+        for _ in range(60):
+            middle = (left + right) / 2
+            below = self.cdf(middle) < u
+            left, right = torch.where(below, middle, left), torch.where(below, right, middle)
+        return (left + right) / 2
+
+
+class ShiftedPoisson(_Law):
+    r"""The law of :math:`m + s N`, :math:`N \sim \mathrm{Poisson}(\lambda)`, a lattice.
+
+    Arguments:
+        rate: λ.
+        loc: m.
+        scale: s > 0.
+    """
+
+    def __init__(self, rate: Any, loc: Any, scale: Any) -> None:
+        self.rate, self.loc, self.scale = tensors(rate, loc, scale)
+        super().__init__(self.loc.shape)
+
+    @property
+    def support(self) -> Any:
+        return constraints.real
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc + self.scale * self.rate
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale**2 * self.rate
+
+    def _draw(self, shape: Size) -> Tensor:
+        return self.loc + self.scale * torch.poisson(self.rate.expand(shape + self.batch_shape))
+
+    def _count(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest count, and whether x is on the lattice up to rounding."""
+        n = (x - self.loc) / self.scale
+        near = n.detach().round()
+        slack = 16 * torch.finfo(n.dtype).eps * (1 + near.abs() + (self.loc / self.scale).abs())
+        return near, (n - near).abs() <= slack
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        near, hit = self._count(x)
+        value = log_poisson_pmf(near, self.rate)
+        return torch.where(hit, value, torch.full_like(value, -torch.inf))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        near, hit = self._count(value)
+        below = torch.where(hit, near, ((value - self.loc) / self.scale).floor())
+        rate, most = torch.broadcast_tensors(self.rate, below + 1)
+        inside = most > 0
+        safe = torch.where(inside, most, torch.ones_like(most))
+        return torch.where(inside, torch.special.gammaincc(safe, rate), torch.zeros_like(rate))
 
 
 @register_kl(pyro.Laplace, pyro.Laplace)

@@ -27,6 +27,7 @@ _STIRLING = (
     1 / 156,
     -3617 / 122400,
 )
+_ROWS = 16384  # of nodes at once
 _SHIFT = 12  # at |z| ≥ 12 the next term of the series is below 1e-18
 _ODD = tuple(1 / math.factorial(2 * k + 1) for k in range(12))
 _STEEP = tuple(2 * k / math.factorial(2 * k + 1) for k in range(1, 13))
@@ -87,6 +88,12 @@ def log_bessel_k(order: Tensor, z: Tensor) -> Tensor:
         tensor(0.1199, dtype=torch.float64)
     """
     a, z = torch.broadcast_tensors(order.abs(), z)
+    pairs = zip(a.reshape(-1).split(_ROWS), z.reshape(-1).split(_ROWS), strict=True)
+    parts = [_log_bessel_k(a_part, z_part) for a_part, z_part in pairs]
+    return torch.cat(parts).reshape(z.shape) if z.numel() else z
+
+
+def _log_bessel_k(a: Tensor, z: Tensor) -> Tensor:
     with torch.no_grad():
         end = torch.acosh(1 + 45 / z)
         for _ in range(12):  # the end is where the integrand has fallen by e^{−45} from t = 0
