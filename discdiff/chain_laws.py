@@ -258,6 +258,8 @@ def _loss(chain: Chain, data: State) -> float:
     whole = vlb(chain, exact, x_0)
     k, w = times(chain, x_0)
     goal = whole.steps + whole.reconstruction
+    if not bool(goal.isfinite().all()):
+        raise Unsolved("the bound is not finite: the model's steps lack states of the process's")
     gap = w * loss(chain, exact, x_0, k) - goal
     spread = gap.std() / len(gap) ** 0.5 + 1e-9 * (1 + goal.abs().max())
     return float((gap.mean().abs() / spread).detach())

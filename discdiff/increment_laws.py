@@ -367,6 +367,11 @@ class SpikedLaplace(_Law):
         x = self.slab.sample(shape)
         return torch.where(uniform_draws(x.shape, x) < self.weight, self.loc, x)
 
+    @property
+    def log_still(self) -> Tensor:
+        """The log-probability of the atom."""
+        return self.weight.log()
+
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         slab = self.slab.log_prob(x) + torch.log1p(-self.weight)
         return torch.where(x == self.loc, self.weight.log(), slab)

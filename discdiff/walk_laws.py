@@ -89,9 +89,11 @@ def _wave(y: Tensor, p: Tensor, u: Tensor) -> Tensor:
 
 def _allowed(*seen: Tensor) -> float:
     """How many times `ROUGH` a difference may be: more where laws were drawn from."""
-    return max(1.0, QUANTILE / math.sqrt(DRAWS) / ROUGH * math.sqrt(3)) if any(
-        len(y) == DRAWS for y in seen
-    ) else 1.0
+    return (
+        max(1.0, QUANTILE / math.sqrt(DRAWS) / ROUGH * math.sqrt(3))
+        if any(len(y) == DRAWS for y in seen)
+        else 1.0
+    )
 
 
 def _one_step(chain: Chain, steps: Steps) -> float:
@@ -157,27 +159,29 @@ def _bridge(chain: Chain, steps: Steps, s: int, t: int) -> float:
     if isinstance(steps, FixedReversal):
         return abs(float(p.sum()) * step - 1)
     joint = chain.marginal(start, s).log_prob(y) + chain.transition(y, s, t).log_prob(end)
-    if float(joint.max()) == math.inf or not bool(p.isfinite().all()):
-        raise Unsolved("a law with atoms has no density")
-    joint = joint.exp() / (joint.exp().sum() * step)
-    return float((p - joint).abs().sum()) * step / 2
+    joint = joint.exp() / chain.marginal(start[:1], t).log_prob(end[:1]).exp()
+    gap = float((p - joint).abs().sum()) * step / 2
+    still = getattr(chain.bridge(start[:1], end[:1], s, t).base_dist, "still", None)
+    atom = 0.0 if still is None else float(still())
+    return max(gap, abs(float(p.sum()) * step + atom - 1))
 
 
 def _agreement(chain: Chain, steps: Steps, s: int, t: int) -> float:
     """Draws of the noise and of the bridge follow their densities (Kolmogorov–Smirnov)."""
+
     def bridge(y: Tensor) -> Distribution:
         start, end = (torch.full((len(y), 1), v, dtype=torch.float64) for v in (0.2, 0.6))
         return chain.bridge(start, end, s, t)
 
     width = math.sqrt(1 - _kept(steps, 0, t))
     marginal = lambda y: _at(lambda x: chain.marginal(x, t), 0.0, len(y))
-    return max(_distance(marginal, 0.0, width), _distance(bridge, 0.2, width))
+    return max(_distance(marginal, 0.0, width, 5000), _distance(bridge, 0.2, width, 500))
 
 
-def _distance(law: Law, center: float, width: float) -> float:
+def _distance(law: Law, center: float, width: float, count: int) -> float:
     """√n times the largest gap of the distribution functions, in units of 0.3."""
     y, p = _seen(law, center, width)
-    draws = law(torch.zeros(DRAWS // 4)).sample()[:, 0].sort().values
+    draws = law(torch.zeros(count)).sample()[:, 0].sort().values
     if len(y) == DRAWS:  # atoms: two samples
         y = y.sort().values
     cdf = p.cumsum(0)

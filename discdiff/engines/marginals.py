@@ -33,16 +33,24 @@ class Marginals(WalkEngine):
     def plan(cls, terms: tuple[Any, ...]) -> Engine:
         return NormalWalk(terms) if is_normal(terms) else cls(terms)
 
+    def rho(self, s: Tensor, t: Tensor) -> Tensor:
+        """How much of the noise at t is that at s."""
+        early, whole = torch.expm1(self.log_kept[s]), torch.expm1(self.log_kept[t])
+        return (self.kept(s, t).exp() * early / whole).sqrt()
+
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         width = (-torch.expm1(self.log_kept[t])).sqrt()
         scale = along(width, loc).expand_as(loc).to(loc.dtype)
         if bool((s == 0).all()):
             return self.increment.law(loc, scale)
-        # ρ² = (ᾱ_t / ᾱ_s) (1 − ᾱ_s) / (1 − ᾱ_t)
-        fresh, whole = torch.expm1(self.log_kept[s]), torch.expm1(self.log_kept[t])
-        rho = ((self.kept(s, t)).exp() * fresh / whole).sqrt()
-        law = self.increment.innovation(along(rho, loc).expand_as(loc).to(loc.dtype), scale)
+        law = self.increment.innovation(
+            along(self.rho(s, t), loc).expand_as(loc).to(loc.dtype), scale
+        )
         return laws.Affine(law, loc, torch.ones_like(loc))
+
+    def log_still(self, s: Tensor, t: Tensor) -> Tensor | None:
+        law = self.increment.innovation(self.rho(s, t), torch.ones_like(self.kept(s, t)))
+        return getattr(law, "log_still", None)
 
     def width(self, s: Tensor, t: Tensor) -> Tensor:
         return self.increment.reach * (-torch.expm1(self.log_kept[t])).sqrt()

@@ -26,7 +26,8 @@ from ..solve import Engine, Score
 from ..validation import shown, values_are_checked
 from ..walks import Steps
 
-POINTS, ZOOMS = 513, 2
+POINTS, ZOOMS = 513, 2  # of the grid of a bridge, and how often it is narrowed
+MANY = 1 << 20  # numbers at once
 NEAR = 1e-6  # a time is the number of a step up to what a division by T loses
 
 
@@ -65,6 +66,10 @@ class WalkEngine(Engine):
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         """The law of loc + noise from step s to t, entry by entry."""
         raise self.unsolved("transition")
+
+    def log_still(self, s: Tensor, t: Tensor) -> Tensor | None:
+        """The log-probability that the noise from s to t is zero; None if it never is."""
+        return None
 
     def width(self, s: Tensor, t: Tensor) -> Tensor:
         """A distance that the noise from s to t does not exceed."""
@@ -207,11 +212,14 @@ class Bridge(laws._Law):
     r"""The law of :math:`x_s` given both ends, entry by entry, from the laws of the noise.
 
     Its density is exact. Draws invert a distribution function on `POINTS` points of the interval
-    where the density is within :math:`e^{-40}` of its largest value.
+    where the density is within :math:`e^{-40}` of its largest value. Noise that may be zero is an
+    atom of the bridge, at :math:`x_t / \sqrt{\bar\alpha_t / \bar\alpha_s}`.
     """
 
     def __init__(self, engine: WalkEngine, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> None:
         self.engine, self.x_0, self.x, self.s, self.t = engine, x_0, x, s, t
+        self.ratio = along((engine.kept(s, t) / 2).exp(), x)
+        self.log_still = engine.log_still(s, t)
         super().__init__(x.shape)
 
     @property
@@ -221,13 +229,29 @@ class Bridge(laws._Law):
     def _joint(self, y: Tensor) -> Tensor:
         r""":math:`\log p(y \mid x_0)\, p(x_t \mid y)`, for y of shape (*any, *x.shape)."""
         early = self.engine._from(self.x_0, torch.zeros_like(self.s), self.s).log_prob(y)
-        ratio = along((self.engine.kept(self.s, self.t) / 2).exp(), self.x)
         late = self.engine.noise(torch.zeros_like(self.x), self.s, self.t)
-        return early + late.log_prob(self.x - ratio * y)
+        return early + late.log_prob(self.x - self.ratio * y)
+
+    def _log_whole(self) -> Tensor:
+        zero = torch.zeros_like(self.s)
+        return self.engine._from(self.x_0, zero, self.t).log_prob(self.x)
 
     def log_prob(self, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        density = self._joint(y) - self._log_whole()
+        if self.log_still is None:
+            return density
+        return torch.where(y == self.x / self.ratio, self._log_atom(), density)
+
+    def still(self) -> Tensor | float:
+        """The probability that the noise from s to t is zero, given both ends."""
+        return 0.0 if self.log_still is None else self._log_atom().exp()
+
+    def _log_atom(self) -> Tensor:
+        """The log-probability that the noise from s to t is zero, given both ends."""
         zero = torch.zeros_like(self.s)
-        return self._joint(y) - self.engine._from(self.x_0, zero, self.t).log_prob(self.x)
+        start = self.engine._from(self.x_0, zero, self.s).log_prob(self.x / self.ratio)
+        still = along(self.log_still, self.x)
+        return start + still - self.ratio.log() - self._log_whole()
 
     def _range(self) -> tuple[Tensor, Tensor]:
         """Where both factors have mass."""
@@ -235,10 +259,9 @@ class Bridge(laws._Law):
         zero = torch.zeros_like(self.s)
         center = along((e.kept(zero, self.s) / 2).exp(), self.x) * self.x_0
         width = along(e.width(zero, self.s), self.x)
-        ratio = along((e.kept(self.s, self.t) / 2).exp(), self.x)
         wide = along(e.width(self.s, self.t), self.x)
-        low = torch.maximum(center - width, (self.x - wide) / ratio)
-        high = torch.minimum(center + width, (self.x + wide) / ratio)
+        low = torch.maximum(center - width, (self.x - wide) / self.ratio)
+        high = torch.minimum(center + width, (self.x + wide) / self.ratio)
         return low, high
 
     def _grid(self) -> tuple[Tensor, Tensor]:
@@ -261,11 +284,30 @@ class Bridge(laws._Law):
     @property
     def mean(self) -> Tensor:
         y, p = self._grid()
-        return torch.trapezoid(y * p, y, dim=0) / torch.trapezoid(p, y, dim=0)
+        mean = torch.trapezoid(y * p, y, dim=0) / torch.trapezoid(p, y, dim=0)
+        if self.log_still is None:
+            return mean
+        return torch.lerp(mean, self.x / self.ratio, self._log_atom().exp())
 
     def _draw(self, shape: torch.Size) -> Tensor:
         if shape:
             raise NotImplementedError("draw once per batch element; repeat the batch for more")
+        some = max(1, MANY * len(self.x) // (POINTS * self.x.numel()))
+        drawn = torch.cat(
+            [self._rows(k, k + some)._at_once() for k in range(0, len(self.x), some)]
+        )
+        if self.log_still is None:
+            return drawn
+        still = torch.rand_like(drawn) < self._log_atom().exp()
+        return torch.where(still, self.x / self.ratio, drawn)
+
+    def _rows(self, first: int, last: int) -> Bridge:
+        """The law of some batch elements."""
+        rows = (v[first:last] for v in (self.x_0, self.x, self.s, self.t))
+        return Bridge(self.engine, *rows)
+
+    def _at_once(self) -> Tensor:
+        """Draws of all entries, of the part without atom."""
         y, p = (v.movedim(0, -1).double().contiguous() for v in self._grid())
         h = (y[..., 1] - y[..., 0]).unsqueeze(-1)
         cells = (p[..., 1:] + p[..., :-1]) / 2
