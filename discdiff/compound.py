@@ -72,7 +72,7 @@ class CompoundPoisson(_Law):
         require(bool((self.rate > 0).all()), f"rate must be positive; it is {rate}")
         require(bool((self.noise >= 0).all()), f"noise must not be negative; it is {noise}")
         self.jump = jump
-        self.shape = increment(jump)
+        self.jumps = increment(jump)
         self.jump_mean, self.jump_deviation = _mean_and_deviation(jump)
         self.smooth = bool((self.noise > 0).all())
         require(
@@ -107,20 +107,20 @@ class CompoundPoisson(_Law):
         n = torch.arange(1.0, 41.0 + int(most + 12 * math.sqrt(most)), dtype=torch.float64)
         log_weights = log_poisson_pmf(n, self.rate.double().unsqueeze(-1))
         mean, deviation = n * self.jump_mean, self.jump_deviation
-        if isinstance(self.shape, Normal):
+        if isinstance(self.jumps, Normal):
             spread = (n * deviation**2 + self.noise.double().unsqueeze(-1) ** 2).sqrt()
             return log_weights, mean, pyro.Normal(torch.zeros(1), spread, validate_args=False)
-        law = None if self.smooth else self.shape.levy(n, deviation)
+        law = None if self.smooth else self.jumps.levy(n, deviation)
         if law is None:
             raise Unsolved(
-                f"sums of {self.shape.name} jumps have no density in closed form; those of "
+                f"sums of {self.jumps.name} jumps have no density in closed form; those of "
                 "normal, Laplace or gamma jumps have, or use the characteristic function"
             )
         return log_weights, mean, law
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         s = (x.double() - self.loc) / self.scale
-        if self.smooth and not isinstance(self.shape, Normal):
+        if self.smooth and not isinstance(self.jumps, Normal):
             value = self._in_parts(self._inverted, s)
         else:
             log_weights, mean, law = self._parts()
@@ -136,7 +136,7 @@ class CompoundPoisson(_Law):
 
     def cdf(self, value: Tensor) -> Tensor:
         s = (value.double() - self.loc) / self.scale
-        if self.smooth and not isinstance(self.shape, Normal):
+        if self.smooth and not isinstance(self.jumps, Normal):
             return self._in_parts(self._below, s).to(self.loc.dtype)
         log_weights, mean, law = self._parts()
         below = (log_weights.exp() * law.cdf(s.unsqueeze(-1) - mean)).sum(-1)
@@ -147,18 +147,18 @@ class CompoundPoisson(_Law):
 
     def _k(self, z: Tensor, rate: Tensor, noise: Tensor) -> Tensor:
         """log E exp(zS), of real or complex z."""
-        log_jump = self.shape._log_mgf(self.jump_deviation * z) + self.jump_mean * z
+        log_jump = self.jumps._log_mgf(self.jump_deviation * z) + self.jump_mean * z
         return rate * torch.expm1(log_jump) + noise**2 * z**2 / 2
 
     def _mean_at(self, c: Tensor, rate: Tensor, noise: Tensor) -> Tensor:
         """The derivative of log E exp(cS)."""
-        log_jump = self.shape._cgf(self.jump_deviation * c) + self.jump_mean * c
-        mean = self.jump_mean + self.jump_deviation * self.shape._slope(self.jump_deviation * c)
+        log_jump = self.jumps._cgf(self.jump_deviation * c) + self.jump_mean * c
+        mean = self.jump_mean + self.jump_deviation * self.jumps._slope(self.jump_deviation * c)
         return rate * mean * log_jump.exp() + noise**2 * c
 
     def _saddle(self, s: Tensor, rate: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The saddle point of every s, and the deviation of the law tilted there."""
-        low, high = (end / self.jump_deviation for end in self.shape.domain)
+        low, high = (end / self.jump_deviation for end in self.jumps.domain)
 
         def mean_at(c: Tensor) -> Tensor:
             return self._mean_at(c, rate, noise)
@@ -200,7 +200,7 @@ class CompoundPoisson(_Law):
         """
         numbers = rate, noise
         c, deviation = self._saddle(s, *numbers)
-        low, high = (abs(end) / (2 * self.jump_deviation) for end in self.shape.domain)
+        low, high = (abs(end) / (2 * self.jump_deviation) for end in self.jumps.domain)
         right = c >= 0
         least = torch.where(right, torch.full_like(c, high), torch.full_like(c, low))
         far = torch.maximum(c.abs(), torch.minimum(0.5 / deviation, least))
@@ -262,16 +262,16 @@ class Compound(Increment):
 
     def __init__(self, law: CompoundPoisson) -> None:
         self.rate, self.noise = float(law.rate), float(law.noise)
-        self.jump, self.shape = law.jump, law.shape
+        self.jump, self.jumps = law.jump, law.jumps
         self.jump_mean, self.jump_deviation = law.jump_mean, law.jump_deviation
         self.root = math.sqrt(
             self.rate * (self.jump_mean**2 + self.jump_deviation**2) + self.noise**2
         )
-        self.name = f"compound Poisson ({self.rate:g}, {self.shape.name} jumps)"
+        self.name = f"compound Poisson ({self.rate:g}, {self.jumps.name} jumps)"
         self.lattice = self.noise == 0
         self.domain = NOWHERE
-        if self.shape.domain != NOWHERE:
-            ends = (end * self.root / self.jump_deviation for end in self.shape.domain)
+        if self.jumps.domain != NOWHERE:
+            ends = (end * self.root / self.jump_deviation for end in self.jumps.domain)
             self.domain = (next(ends), next(ends))
         # log φ is analytic where the transform of a jump is, which has no poles inside
         self.radius = min(abs(end) for end in self.domain)
@@ -283,16 +283,16 @@ class Compound(Increment):
     def _find_reach(self) -> float:
         """The sum of n jumps exceeds r only if one exceeds r / n."""
         most = self.rate + 12 * math.sqrt(self.rate) + 40
-        return most * self.shape.reach * self.jump_deviation / self.root
+        return most * self.jumps.reach * self.jump_deviation / self.root
 
     def _log_cf(self, u: Tensor) -> Tensor:
         v = u / self.root
-        log_jump = self.shape.log_cf(self.jump_deviation * v)
+        log_jump = self.jumps.log_cf(self.jump_deviation * v)
         less = torch.expm1(log_jump + 1j * self.jump_mean * v) - 1j * self.jump_mean * v
         return self.rate * less - (self.noise * v) ** 2 / 2
 
     def _cumulants(self, order: int) -> list[float]:
-        central = self.shape.cumulants(order).tolist()
+        central = self.jumps.cumulants(order).tolist()
         scaled = [self.jump_deviation ** (n + 1) * k for n, k in enumerate(central)]
         scaled[0] = self.jump_mean
         moments = [1.0]
@@ -306,7 +306,7 @@ class Compound(Increment):
         return [self.rate * m / self.root ** (n + 1) for n, m in enumerate(moments[1:])]
 
     def _log_jump(self, c: Tensor) -> Tensor:
-        return self.shape._cgf(self.jump_deviation * c) + self.jump_mean * c
+        return self.jumps._cgf(self.jump_deviation * c) + self.jump_mean * c
 
     def _cgf(self, e: Tensor) -> Tensor:
         c = e / self.root
@@ -315,7 +315,7 @@ class Compound(Increment):
 
     def _slope(self, e: Tensor) -> Tensor:
         c = e / self.root
-        each = self.jump_mean + self.jump_deviation * self.shape._slope(self.jump_deviation * c)
+        each = self.jump_mean + self.jump_deviation * self.jumps._slope(self.jump_deviation * c)
         mean = self.rate * (each * self._log_jump(c).exp() - self.jump_mean)
         return (mean + self.noise**2 * c) / self.root
 
@@ -330,7 +330,7 @@ class Compound(Increment):
         """Draws of the standardised law tilted by η, of a shape followed by that of η."""
         c = eta / self.root
         count = torch.poisson((self.rate * self._log_jump(c).exp()).expand(shape + c.shape))
-        jump = self.shape.tilted(self.jump_mean, self.jump_deviation, self.jump_deviation * c)
+        jump = self.jumps.tilted(self.jump_mean, self.jump_deviation, self.jump_deviation * c)
         jumps = jump.sample(Size((int(count.max()),)) + shape)
         noise = self.noise * (self.noise * c + torch.randn_like(count))
         return (total(jumps, count) + noise - self.rate * self.jump_mean) / self.root

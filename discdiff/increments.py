@@ -1000,8 +1000,9 @@ def _transformed(law: torch.distributions.TransformedDistribution) -> Increment:
         parts.pop()
     if not parts:
         return increment(law.base_dist)
-    unit = isinstance(law.base_dist, torch.distributions.Uniform)
-    if unit and float(law.base_dist.low) == 0 and float(law.base_dist.high) == 1:
+    base: Any = law.base_dist
+    unit = isinstance(base, torch.distributions.Uniform)
+    if unit and float(base.low) == 0 and float(base.high) == 1:
         if parts == [torch.distributions.SigmoidTransform().inv]:
             return Logistic()
     return Numeric(law)
@@ -1138,16 +1139,11 @@ class Numeric(Increment):
         self.domain = REALS if bounded else NOWHERE
         self.centre, self.width = 0.0, 1.0
         self.mean, self.deviation = 0.0, 1.0
-        for _ in range(3):  # finer where the mass turns out to be
-            edges = self._edges(low, high)
-            x, w = composite(edges)
-            p = w * self._value(x)
-            mass = float(p.sum())
-            found = math.isfinite(mass) and mass > 1e-3
-            if found:
-                self.mean = float(p @ x) / mass
-                self.deviation = math.sqrt(float(p @ (x - self.mean) ** 2) / mass)
-                self.centre, self.width = self.mean, self.deviation
+        edges, x, p = self._resolve(low, high)
+        for _ in range(2):  # finer where the mass turns out to be
+            self.centre, self.width = self.mean, self.deviation
+            edges, x, p = self._resolve(low, high)
+        mass = float(p.sum())
         self.error = abs(mass - 1)
         require(math.isfinite(self.deviation) and self.deviation < 1e12, _infinite(self.name))
         if self.error > 1e-8:
@@ -1155,13 +1151,15 @@ class Numeric(Increment):
         spread = p * ((x - self.mean) / self.deviation) ** 2
         far = (x - self.centre).abs() > 1e8 * self.width
         require(float(spread[far].sum()) < 1e-6, _infinite(type(law).__name__))
-        self._panels = (edges - self.mean) / self.deviation
-        self._masses = p.reshape(-1, 15).sum(-1) / mass
-        self.nodes, self.weights = (x - self.mean) / self.deviation, p / mass
+        self._panels: Tensor = (edges - self.mean) / self.deviation
+        self._masses: Tensor = p.reshape(-1, 15).sum(-1) / mass
+        self.nodes: Tensor = (x - self.mean) / self.deviation
+        self.weights: Tensor = p / mass
         self.reach = self._find_reach()
         self.radius = _radius(self) if bounded else 0.0
         log = self.density(self.nodes)
-        self.entropy = -float(torch.where(self.weights > 0, self.weights * log, 0.0).sum())
+        terms = torch.where(self.weights > 0, self.weights * log, torch.zeros_like(log))
+        self.entropy = -float(terms.sum())
         self.fisher = self._find_fisher()
 
     def _require_density(self) -> None:
@@ -1170,12 +1168,24 @@ class Numeric(Increment):
         require(variance is None or math.isfinite(variance), _infinite(kind))
         try:
             discrete = bool(getattr(law.support, "is_discrete", False))
-            self.inner = law.sample().double()  # a point of the support
+            with torch.random.fork_rng(devices=[]):
+                self.inner = law.sample().double()  # a point of the support
             law.log_prob(self.inner)
         except NotImplementedError as error:
             raise Unsolved(f"{kind} has no log_prob to find an increment from") from error
         if discrete:
             raise Unsolved(f"{kind} is discrete: declare its increment with standardises")
+
+    def _resolve(self, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Edges, nodes and the mass at them; notes the mean and the deviation."""
+        edges = self._edges(low, high)
+        x, w = composite(edges)
+        p = w * self._value(x)
+        mass = float(p.sum())
+        if math.isfinite(mass) and mass > 1e-3:
+            self.mean = float(p @ x) / mass
+            self.deviation = math.sqrt(float(p @ (x - self.mean) ** 2) / mass)
+        return edges, x, p
 
     def _edges(self, low: float, high: float) -> Tensor:
         """Edges in x, from panels in t with x = centre + width · sinh t."""
@@ -1342,7 +1352,8 @@ def _supports(law: Distribution, x: Tensor) -> Tensor:
         inside = law.support.check(x)
     if isinstance(law, torch.distributions.TransformedDistribution):
         for transform in reversed(law.transforms):
-            x = transform.inv(x)
+            inverse: Any = transform.inv
+            x = inverse(x)
         inside = inside & _supports(law.base_dist, x)
     return inside
 

@@ -21,6 +21,7 @@ FLOORS = (
     },  # numbers, and what they mean
     {
         "clock",
+        "compound",
         "increment_laws",
         "increments",
         "laws",

@@ -429,7 +429,12 @@ def test_fisher_numbers():
 
 
 def test_ratios_of_small_divergences_are_fisher_information():
-    for name, ratio in {"laplace": 1.999, "logistic": 1.0966, "gumbel": 1.645}.items():
+    for name, ratio in {
+        "laplace": 1.999,
+        "logistic": 1.0966,
+        "gumbel": 1.645,
+        "t5": 1.25,
+    }.items():
         each, d = increment(LAWS[name][0]), 1e-3
         kl = kl_divergence(each.law(number(d), 1.0), each.law(number(0.0), 1.0))
         assert float(kl) / (d**2 / 2) == pytest.approx(ratio, abs=1e-3)
@@ -444,6 +449,8 @@ PAIRS = [
     ("uniform", "laplace"),
     ("logistic", "logistic"),
     ("gumbel", "gumbel"),
+    ("t5", "t5"),
+    ("t30", "t5"),
 ]
 
 
@@ -457,10 +464,10 @@ def test_divergences(q, p, d, s):
     assert math.isfinite(float(slope))
     ours = ours.detach()
     low, high = (-R3 * s + d, R3 * s + d) if q == "uniform" else (-70.0, 70.0)
-    edges = np.unique(
-        np.concatenate([np.linspace(low, high, 281), [c for c in (0.0, d) if low < c < high]])
-    )
-    x, w = composite(number(edges), 20)
+    edges = [np.linspace(low, high, 281), [c for c in (0.0, d) if low < c < high]]
+    if q.startswith("t"):
+        edges += [s * np.geomspace(70, 1e6, 60) for s in (-1, 1)]
+    x, w = composite(number(np.unique(np.concatenate(edges))), 20)
     law, other = first.law(number(d), s), second.law(number(0.0), 1.0)
     log = law.log_prob(x)
     gap = torch.where(log > -700, log - other.log_prob(x), torch.zeros_like(x))
