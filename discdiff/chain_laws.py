@@ -151,7 +151,10 @@ def _indices(chain: Chain, x: State) -> float:
         chain.check_state(x_t, "x_t")
         early, whole = chain.marginal(x, i).log_prob(x_s), chain.marginal(x, j).log_prob(x_t)
         late = chain.transition(x_s, i, j).log_prob(x_t)
-        bridge = chain.bridge(x, x_t, i, j).log_prob(x_s)
+        law = chain.bridge(x, x_t, i, j)
+        if getattr(getattr(law, "base_dist", law), "log_still", None) is not None:
+            raise Unsolved("a law with atoms has no density that Bayes' rule could multiply")
+        bridge = law.log_prob(x_s)
         worst = max(worst, apart(bridge, early + late - whole))
         worst = max(worst, apart(whole, process._marginal(x, t).log_prob(x_t)))
         worst = max(worst, apart(late, process._transition(x_s, s, t).log_prob(x_t)))

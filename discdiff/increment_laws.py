@@ -126,8 +126,10 @@ class ShiftedGamma(_Drawn):
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         k, g = self.concentration, (x - self.start) / self.scale
-        inside = g > 0
-        safe = torch.where(inside, g, torch.ones_like(g))
+        # What rounding cannot tell from the end of the support stands just within it.
+        least = 4 * torch.finfo(g.dtype).eps * (x.abs() + self.start.abs()) / self.scale
+        inside = g > -least
+        safe = torch.where(inside, torch.maximum(g, least), torch.ones_like(g))
         value = (k - 1) * safe.log() - safe - torch.lgamma(k) - self.scale.log()
         return torch.where(inside, value, torch.full_like(value, -torch.inf))
 

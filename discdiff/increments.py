@@ -52,7 +52,7 @@ from .increment_laws import (
     log_gamma_rule,
     tensors,
 )
-from .laws import _Law
+from .laws import Affine, _Law
 from .numerics.inverse import increasing_inverse
 from .numerics.quadrature import composite, gauss_legendre, panels
 from .numerics.transcendental import (
@@ -229,6 +229,10 @@ class Increment(ABC):
         return self._levy(*tensors(tau, scale)) if self.divisible else None
 
     def _levy(self, tau: Tensor, scale: Tensor) -> Distribution | None:
+        return None
+
+    def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution | None:
+        r"""The law of :math:`L_s` given :math:`L_t`, s < t; None where it has no closed form."""
         return None
 
     @property
@@ -584,6 +588,12 @@ class Gamma(Increment):
     def _innovation(self, rho: Tensor, scale: Tensor) -> Distribution:
         k = torch.full_like(rho, self.shape)
         return GammaInnovation(k, scale / self.root, rho, -scale * self.root * (1 - rho))
+
+    def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        r"""Of a gamma process the share that has come is :math:`\mathrm{Beta}(k s, k (t - s))`."""
+        units = self.root * total + self.shape * t
+        share = pyro.Beta(self.shape * s, self.shape * (t - s), validate_args=False)
+        return Affine(share, -self.shape * s / self.root, units / self.root)
 
     def _levy(self, tau: Tensor, scale: Tensor) -> Distribution:
         return ShiftedGamma(self.shape * tau, scale / self.root, -scale * self.root * tau)

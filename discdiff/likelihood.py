@@ -39,7 +39,7 @@ from .process import (
 )
 from .solve import Unsolved
 from .stepper import Stepper, require_stepper
-from .steps import Steps, dtype_of, log_jacobian, reconstruction
+from .steps import Steps, divergence, dtype_of, log_jacobian, reconstruction
 from .times import clock_key, natural_clocks, require_reach, rule, times
 from .validation import require, require_count, shown
 from .weights import Weight
@@ -178,8 +178,8 @@ def _clear(leaf: Leaf) -> float:
 def prior_kl(process: Process, x_0: State, prior: Distribution | None = None) -> Tensor:
     r""":math:`\mathrm{KL}(q(x_1 \mid x_0) \| \text{prior})`, shape (B,), in nats.
 
-    Zero, with nothing to compute, for parts whose own time at 1 is infinite and whose prior is
-    their limit: there :math:`q(x_1 | x_0)` is the limit itself.
+    One draw of it where it has no closed form. Zero, with nothing to compute, for parts whose own
+    time at 1 is infinite and whose prior is their limit: :math:`q(x_1 | x_0)` is that limit.
     """
     require(process.timed, "the bound needs a process on a clock: declare .on(clock)")
     if prior is None and isinstance(process, Product):
@@ -194,7 +194,7 @@ def prior_kl(process: Process, x_0: State, prior: Distribution | None = None) ->
         prior = process.prior(shape)
     else:
         require_law(prior, process.state_shape(shape), "prior")
-    return laws.kl(law, prior).to(dtype_of(first))
+    return divergence(process, law, prior).to(dtype_of(first))
 
 
 def _ends_in_limit(process: Process, end: Tensor, shape: Any) -> bool:
@@ -327,7 +327,8 @@ def vlb(
         start = prior_kl(process, x_0, prior)
     else:
         prior = prior or chain.prior(map_state(lambda v: v.shape, x_0))
-        start = laws.kl(run.noisy(grid[-1]), prior).to(dtype_of(first_tensor(x_0)))
+        start = divergence(process, run.noisy(grid[-1]), prior)
+        start = start.to(dtype_of(first_tensor(x_0)))
     steps = torch.zeros_like(start)
     for s, t, count in _chosen(grid, draws):
         steps = steps + count * run.step(s, t)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from . import laws
-from .drawn import full_precision, with_draw
+from .drawn import full_precision, learns, with_draw
 from .estimates import Estimate
 from .heads import Head
 from .process import Chain, Process, Pushed, batch_size, first_tensor, map_state
@@ -94,12 +94,7 @@ class Steps:
         exact = self.process._bridge(self.process.as_estimate(self.x_0), x, s, t)
         if x_s is not None:
             return exact.log_prob(x_s) - model.log_prob(x_s)
-        try:
-            return laws.kl(exact, model)
-        except NotImplementedError:
-            x_s = laws.draw(exact)
-            value = exact.log_prob(x_s) - model.log_prob(x_s)
-            return with_draw(self.process, exact, x_s, value)
+        return divergence(self.process, exact, model)
 
     def step(self, s: Tensor, t: Tensor) -> Tensor:
         """One draw of the divergence of the step from t to s, shape (B,)."""
@@ -109,6 +104,8 @@ class Steps:
 
     def drawn(self, value: Tensor, x: State, t: Tensor, x_s: State | None, s: Tensor) -> Tensor:
         """The value with the gradient of the law of a `pair`."""
+        if not learns(self.process):
+            return value
         if x_s is None:
             return with_draw(self.process, self.noisy(t), x, value)
         value = with_draw(self.process, self.process._transition(x_s, s, t), x, value)
@@ -143,6 +140,15 @@ class Steps:
         late = k.clamp(min=2)
         kl = self.kl(estimate, x, chain.time(late), chain.time(late - 1), x_s)
         return torch.where(k == 1, last.to(kl.dtype), kl)
+
+
+def divergence(process: Process, p: Distribution, q: Distribution) -> Tensor:
+    """The divergence of q from p, (B,); one draw of it where it has no closed form."""
+    try:
+        return laws.kl(p, q)
+    except NotImplementedError:
+        x = laws.draw(p)
+        return with_draw(process, p, x, p.log_prob(x) - q.log_prob(x))
 
 
 def has_density(process: Process) -> bool:

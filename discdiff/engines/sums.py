@@ -169,6 +169,15 @@ class Clocked(Summed):
             return self.summed(loc, scale, s, t, torch.zeros_like(s, dtype=torch.bool))
         return laws.Affine(law, loc, torch.ones_like(loc))
 
+    def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        a_s, a_t = (along((self.log_kept[k] / 2).exp(), x) for k in (s, t))
+        zero = torch.zeros_like(s)
+        early, late = (along(self.tau(zero, k), x).expand_as(x) for k in (s, t))
+        law = self.increment.levy_bridge(x / a_t - x_0, early, late)
+        if law is None:
+            return super()._between(x_0, x, s, t)
+        return laws.Affine(law, a_s * x_0, a_s)
+
     def _grid(self, key: Any) -> Grid:
         tau = self.tau(*(torch.tensor(i) for i in key))
         reach = SPREAD + self.increment.reach / float(tau.sqrt())

@@ -143,6 +143,8 @@ class WalkEngine(Engine):
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         j, k = self.index(s), self.index(t)
         x_0 = self.mean(estimate, x, k)
+        if not bool(j.any()):
+            return laws.point(x_0)
         return self._between(x_0, x, j, k).to_event(x.dim() - 1)
 
     def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
@@ -240,7 +242,9 @@ class Bridge(laws._Law):
         density = self._joint(y) - self._log_whole()
         if self.log_still is None:
             return density
-        return torch.where(y == self.x / self.ratio, self._log_atom(), density)
+        end = self.x / self.ratio
+        there = (y - end).abs() <= 4 * torch.finfo(y.dtype).eps * end.abs()
+        return torch.where(there, self._log_atom(), density)
 
     def still(self) -> Tensor | float:
         """The probability that the noise from s to t is zero, given both ends."""
