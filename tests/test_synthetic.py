@@ -77,12 +77,19 @@ def test_areas(synthetic, name):
         assert abs(mean - (5.625 + 2 * 0.24**2)) <= 4 * 3.8 / math.sqrt(20000)
 
 
-def test_a_short_run_fills_the_table(synthetic):
+def test_a_short_run_fills_the_table(synthetic, tmp_path):
     budget = synthetic.Budget(256, 16, 3, 16, 128, 16, 2, 16, 2)
-    rows, points = synthetic.run("moons", 0, budget, with_energy=True)
-    assert [r["model"] for r in rows] == list(points)[1:]
-    assert [r["steps"] for r in rows] == [0, 0, 3, 2]
-    assert all(math.isfinite(float(r["mmd2"])) for r in rows)
-    assert float(rows[1]["share"]) == 1
-    again, _ = synthetic.run("moons", 0, budget, with_energy=False)
-    assert [r["mmd2"] for r in again] == [r["mmd2"] for r in rows[:3]]
+    table, found = tmp_path / "table.csv", []
+    for model in synthetic.MODELS:
+        line, points = synthetic.run("moons", model, 0, budget)
+        assert list(points) == ["law", model]
+        found.append(synthetic.shared(table, line))
+        synthetic.append(table, found[-1])
+    assert [r["steps"] for r in found] == [0, 0, 3, 2]
+    assert found[0]["share"] == "1.0000"
+    assert all(math.isfinite(float(r["mmd2"])) for r in found)
+    assert float(found[3]["share"]) == pytest.approx(
+        float(found[3]["mmd2"]) / float(found[0]["mmd2"]), abs=1e-4
+    )
+    again, _ = synthetic.run("moons", synthetic.MASKED, 0, budget)
+    assert again["mmd2"] == found[2]["mmd2"]
