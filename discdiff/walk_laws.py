@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -164,7 +165,8 @@ def _bridge(chain: Chain, steps: Steps, s: int, t: int) -> float:
     gap = float(torch.where(tame, p - joint, 0.0).abs().sum()) * step / 2
     if not bool(tame.all()):
         return gap
-    still = getattr(chain.bridge(start[:1], end[:1], s, t).base_dist, "still", None)
+    law: Any = chain.bridge(start[:1], end[:1], s, t)
+    still = getattr(getattr(law, "base_dist", law), "still", None)
     atom = 0.0 if still is None else float(still())
     return max(gap, abs(float(p.sum()) * step + atom - 1))
 

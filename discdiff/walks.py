@@ -56,14 +56,15 @@ class Steps(Stepwise):
 
     arg_constraints = {"betas": constraints.unit_interval}
     increment: Increment
+    betas: Tensor
 
     def __init__(self, law: Distribution, betas: Tensor | list[float]) -> None:
         super().__init__()
         self.law, self.increment = law, increment(law)
         declare(self, "betas", betas)
-        betas = self.betas.detach()
-        fits = betas.dim() == 1 and len(betas) > 0 and bool(((betas > 0) & (betas < 1)).all())
-        require(fits, f"betas must be numbers in (0, 1), one per step; they are {shown(betas, 8)}")
+        b = self.betas.detach()
+        fits = b.dim() == 1 and len(b) > 0 and bool(((b > 0) & (b < 1)).all())
+        require(fits, f"betas must be numbers in (0, 1), one per step; they are {shown(b, 8)}")
 
     @property
     def count(self) -> int:  # type: ignore[override]
@@ -243,7 +244,7 @@ def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """DDPM's schedule: equidistant β, float64.
 
     Example:
-        >>> linear_betas(3)
-        tensor([1.0000e-04, 1.0050e-02, 2.0000e-02], dtype=torch.float64)
+        >>> linear_betas(3, 0.1, 0.3)
+        tensor([0.1000, 0.2000, 0.3000], dtype=torch.float64)
     """
     return as_numbers(torch.linspace(first, last, steps, dtype=torch.float64), "betas")

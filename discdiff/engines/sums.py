@@ -31,10 +31,10 @@ SPREAD = 10.0  # standard deviations that many small increments reach together
 
 
 class Either(laws._Law):
-    """One of two laws per entry, as a mask says."""
+    """One of two laws per entry: the first where a mask says so."""
 
-    def __init__(self, mask: Tensor, one: Distribution, other: Distribution) -> None:
-        self.mask, self.one, self.other = mask, one, other
+    def __init__(self, first: Tensor, one: Distribution, other: Distribution) -> None:
+        self.first, self.one, self.other = first, one, other
         super().__init__(other.batch_shape)
 
     @property
@@ -43,20 +43,20 @@ class Either(laws._Law):
 
     @property
     def mean(self) -> Tensor:
-        return torch.where(self.mask, self.one.mean, self.other.mean)
+        return torch.where(self.first, self.one.mean, self.other.mean)
 
     @property
     def variance(self) -> Tensor:
-        return torch.where(self.mask, self.one.variance, self.other.variance)
+        return torch.where(self.first, self.one.variance, self.other.variance)
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return torch.where(self.mask, self.one.log_prob(x), self.other.log_prob(x))
+        return torch.where(self.first, self.one.log_prob(x), self.other.log_prob(x))
 
     def cdf(self, x: Tensor) -> Tensor:
-        return torch.where(self.mask, self.one.cdf(x), self.other.cdf(x))
+        return torch.where(self.first, self.one.cdf(x), self.other.cdf(x))
 
     def _draw(self, shape: torch.Size) -> Tensor:
-        return torch.where(self.mask, self.one.sample(shape), self.other.sample(shape))
+        return torch.where(self.first, self.one.sample(shape), self.other.sample(shape))
 
 
 class Summed(WalkEngine):
@@ -133,7 +133,8 @@ class ForwardSteps(Summed):
         eta = self.increment.natural(noise)
         loc, scale = x / ratio, (width / ratio).expand_as(x)
         if self.symmetric:
-            return self.increment.tilted(loc, scale, -eta).to_event(x.dim() - 1)
+            law: Any = self.increment.tilted(loc, scale, -eta)
+            return law.to_event(x.dim() - 1)
         law = self.increment.tilted(torch.zeros_like(x), torch.ones_like(x), eta)
         return laws.Affine(law, loc, -scale).to_event(x.dim() - 1)
 
@@ -210,7 +211,7 @@ class BackwardSteps(Summed):
         carried = ((spent[:-1] - variance) / spent[1:]).clamp(min=0).log() / 2  # −∞ into the data
         self.scales = torch.cat([variance, spent[-1:]]).sqrt()  # of the noise that makes x_k
         self.log_carried = torch.cat([torch.zeros(2).double(), carried[1:].cumsum(0)])
-        self.spent = spent
+        self.spent: Tensor = spent
 
     def carried(self, s: Tensor, t: Tensor) -> Tensor:
         r""":math:`\prod_{k=s+1}^t g_k`, what of :math:`r_t` is left in :math:`r_s`."""
