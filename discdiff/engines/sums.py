@@ -27,6 +27,7 @@ from ..walks import FixedIncrements, FixedReversal, LevyClock
 from .normal_walk import NormalWalk, is_normal
 from .walk import WalkEngine
 
+EDGE = 1e-3  # how near a tilted law's mean may come to the end of its support
 SPREAD = 10.0  # standard deviations that many small increments reach together
 
 
@@ -130,7 +131,8 @@ class ForwardSteps(Summed):
             for v in ((-torch.expm1(self.kept(j, k))).sqrt(), (self.kept(j, k) / 2).exp())
         )
         noise = (x - ratio * self.step_mean(estimate, x, j, k)) / width
-        eta = self.increment.natural(noise)
+        low, high = self.increment.means
+        eta = self.increment.natural(noise.clamp(low + EDGE, high - EDGE))
         loc, scale = x / ratio, (width / ratio).expand_as(x)
         if self.symmetric:
             law: Any = self.increment.tilted(loc, scale, -eta)
