@@ -58,7 +58,8 @@ class Head(nn.Module):
             given = "without a context" if context is None else "with a context"
             raise ValueError(f"the network of {type(self).__name__} cannot be called {given}")
         output = net(x, t) if context is None else net(x, t, context)
-        return self.read(_raised(output, first_tensor(x)), x)
+        same = type(output) is type(x) is Tensor and output.dtype is x.dtype
+        return self.read(output if same else _raised(output, first_tensor(x)), x)
 
     def read(self, output: Any, x: State) -> Estimate:
         """The network's output as an estimate."""
@@ -143,7 +144,11 @@ class _Like(Head):
     of_reals = True
 
     def read(self, output: Tensor, x: Tensor) -> Estimate:
-        return self.kind(_shaped(output, x, type(self)))  # type: ignore[call-arg]
+        # In a run nothing but the shape is looked at, and nothing costs less than that.
+        plain = type(output) is type(x) is Tensor and output.shape == x.shape
+        if not (plain and output.is_floating_point()) or torch.is_grad_enabled():
+            output = _shaped(output, x, type(self))
+        return self.kind(output)  # type: ignore[call-arg]
 
 
 class Mean(Head):

@@ -97,24 +97,25 @@ def sample(
     stepper = stepper.prepared(process, t.to(device))
     memory = stepper.init(process, x)
     model = lambda state, time: head(state, time, context)
-    counted = _counter(len(t) - 1, progress)
+    counted = _counter(len(t) - 1)
     times = t.to(device).unsqueeze(1).expand(-1, batch).unbind()
     for late, early in pairwise(times):
-        x = hold(process, x, known, late)
+        if known is not None:
+            x = hold(process, x, known, late)
         x, memory = stepper.step(process, model, x, late, early, memory)
-        counted()
+        if progress:
+            counted()
     require_numbers(first_tensor(x), type(head).__name__)
     return process.to_data(hold(process, x, known, times[-1]))
 
 
-def _counter(total: int, progress: bool) -> Callable[[], None]:
-    """Counts steps on standard error, if asked to."""
+def _counter(total: int) -> Callable[[], None]:
+    """Counts steps on standard error."""
     done = count(1)
 
     def counted() -> None:
-        if progress:
-            step = next(done)
-            print(f"\rstep {step}/{total}", end="\n" if step == total else "", file=sys.stderr)
+        step = next(done)
+        print(f"\rstep {step}/{total}", end="\n" if step == total else "", file=sys.stderr)
 
     return counted
 
