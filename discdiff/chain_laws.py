@@ -44,6 +44,7 @@ RETURNS = 600  # states that are sent forward and back
 DRAWS = 600  # terms of the bound that are drawn
 PAIRS = 6  # neighbouring indices that are looked at
 LIMIT = 4_000_000  # pairs of states of one bound
+CLOSE = 1e-5  # at the end of a support rounding moves a density
 QUANTILE = 5.5  # normal quantile of the statistical laws: a failure rate of 4e-8 each
 
 
@@ -51,6 +52,7 @@ def chain_rows(chain: Chain, x: State, head: Head | None) -> list[Row]:
     """The laws of a chain, leaf by leaf and as a whole."""
     zero = torch.zeros(batch_size(x), dtype=torch.float64)
     rows: list[Row] = []
+    walks = any(isinstance(leaf.core.terms[0], Steps) for leaf in chain.process.leaves(zero))
     for leaf in chain.process.leaves(zero):
         term = leaf.core.terms[0]
         if isinstance(term, Steps):
@@ -59,7 +61,7 @@ def chain_rows(chain: Chain, x: State, head: Head | None) -> list[Row]:
             rows.extend(_leaf_rows(chain, leaf, leaf.get(x)))
     data = few(x, 3)
     rows += [
-        measured("indices", "", 1e-8, lambda: _indices(chain, x)),
+        measured("indices", "", CLOSE if walks else 1e-8, lambda: _indices(chain, x)),
         measured("reversal", "", QUANTILE, lambda: _reversal(chain, data)),
         measured("bound", "", 1e-8, lambda: _bound(chain, data, None)),
         measured("loss", "", QUANTILE, lambda: _loss(chain, data)),

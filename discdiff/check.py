@@ -212,6 +212,9 @@ def _prior(process: Process, data: State) -> tuple[float, str]:
         own = process._marginal(x_0, one.expand(size)).log_prob(state).double()
         left = torch.where(weight > 0, weight * (own - start), 0.0).sum()
         try:
+            laws.kl(
+                process._marginal(datum, one), process.prior(map_state(lambda v: v.shape, datum))
+            )
             said = prior_kl(process, datum).double().sum()
         except NotImplementedError:  # no rule for these two laws: no bound reads one
             said = left

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pyro.distributions import Gamma, Laplace, Logistic, Normal
 
 import discdiff as dd
 
@@ -346,7 +347,22 @@ dense = {"bound": DENSE}
 one_step = {"Chapman–Kolmogorov": CERTAIN, "bridge": CERTAIN, "indices": FROM_DATA}
 
 # Chains, which are held to the laws of their steps.
+BETAS = [0.1, 0.3, 0.2]
+NO_STEP = {"one step": "the walk is not declared by its steps forward"}
+NO_BOUND = {"loss": "the noise of the data ends elsewhere than the prior's"}
+NO_PATH = {"indices": "the walk has no transition: it is declared by its steps back"}
+
 CHAINS = {
+    "normal steps": Entry(dd.Walk(Normal(0.0, 1.0), BETAS), reals, dense),
+    "laplace steps": Entry(dd.Walk(Laplace(0.0, 1.0), BETAS), reals, dense),
+    "gamma clock": Entry(dd.LevyWalk(Gamma(2.0, 1.0), BETAS), reals, dense | NO_STEP | NO_BOUND),
+    "logistic clock": Entry(dd.LevyWalk(Logistic(0.0, 1.0), BETAS), reals, dense | NO_STEP),
+    "logistic marginals": Entry(
+        dd.MarginalWalk(Logistic(0.0, 1.0), BETAS), reals, dense | NO_STEP
+    ),
+    "laplace steps back": Entry(
+        dd.ReverseWalk(Laplace(0.0, 1.0), BETAS), reals, dense | NO_STEP | NO_PATH
+    ),
     "a kernel each": Entry(dd.MatrixChain(steps(5, 3, 0)), codes, no_limit),
     "one kernel": Entry(dd.MatrixChain(steps(1, 3, 1)[0], steps=7), codes),
     "one step": Entry(dd.MatrixChain(steps(1, 4, 2)), letters),

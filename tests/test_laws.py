@@ -93,6 +93,11 @@ BRANCHES = {
     "TwoStates": [r"\d+ units"],
     "Particles": [r"\d+ species, no arrivals", r"\d+ species, with arrivals"],
     "Products": [r"\d+ steps of one kernel, \d+ states", r"\d+ steps of a kernel each, .*"],
+    "NormalWalk": [r"\d+ steps, normal"],
+    "ForwardSteps": [r"\d+ steps, Laplace"],
+    "BackwardSteps": [r"\d+ steps, Laplace"],
+    "Marginals": [r"\d+ steps, logistic"],
+    "Clocked": [r"\d+ steps, .*, closed form", r"\d+ steps, .*, Fourier table"],
     "Truncated": ["one entry at a time", r"\d+ species"],
 }  # fmt: skip
 

@@ -155,7 +155,7 @@ class Clocked(Summed):
     def branch(self) -> str:
         one = torch.ones(1, dtype=torch.float64)
         closed = self.increment.levy(one, one) is not None
-        return "closed form" if closed else "Fourier table"
+        return f"{super().branch()}, {'closed form' if closed else 'Fourier table'}"
 
     def coefficients(self, s: int, t: int) -> Tensor:
         raise self.unsolved("a sum of increments of one shape")

@@ -45,6 +45,9 @@ class WalkEngine(Engine):
         probe = torch.linspace(0.1, 3.0, 7, dtype=torch.float64)
         self.symmetric = bool((self.increment.cf(probe).imag.abs() < 1e-14).all())
 
+    def branch(self) -> str:
+        return f"{self.count} steps, {self.increment.name}"
+
     def index(self, t: Tensor) -> Tensor:
         """The number of the step.
 
