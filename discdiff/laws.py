@@ -293,7 +293,8 @@ class AtomMixture(_Law):
         batch, count = self.log_weights.shape
         each = self.repeated(count).log_prob(_repeat(x, count)).reshape(batch, count)
         weights = self.log_weights.to(each.dtype)
-        return log_sum(each + weights, 1)
+        none = weights == -torch.inf  # the law of an atom that cannot lead here is none
+        return log_sum(torch.where(none, -torch.inf, each + weights), 1)
 
 
 class Thinned(_Law):
