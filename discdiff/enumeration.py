@@ -98,6 +98,8 @@ def total_variation(p: Enumerated | Tensor, q: Enumerated | Tensor) -> float:
         0.5
     """
     a, b = (v.probs if isinstance(v, Enumerated) else v for v in (p, q))
+    shapes = tuple(a.shape), tuple(b.shape)
+    require(shapes[0] == shapes[1], f"p and q must be laws on the same states; {shapes} are not")
     return float((a - b).abs().sum() / 2)
 
 
@@ -181,6 +183,9 @@ def marginal(
         tensor([0.7491, 0.2509], dtype=torch.float64)
     """
     require_head(head)
+    kind = type(stepper).__name__
+    right = stepper is None or isinstance(stepper, Stepper)
+    require(right, f"stepper must be of dd.steppers; it is a {kind}")
     require(process.timed, "a model needs a process on a clock: declare .on(clock)")
     space = _space(process, shape)
     size = len(space.probs)
@@ -337,6 +342,10 @@ def _sides(process: Process, shape: Any) -> Any:
         named = isinstance(shape, Mapping) and set(shape) == set(parts)
         require(named, f"shape must be a dict with the keys {list(parts)}; it is {shape}")
         return {name: _sides(part, shape[name]) for name, part in parts.items()}
+    listed = isinstance(shape, tuple | list) and all(isinstance(n, int) and n > 0 for n in shape)
+    require(
+        listed, f"shape must be the event's, positive integers without a batch; it is {shape!r}"
+    )
     (leaf,) = process.leaves(process.instant(0.5))
     bounds = [getattr(leaf.core.support, f"{end}_bound", None) for end in ("lower", "upper")]
     sides = getattr(leaf.core.terms[0], "sites", ())

@@ -335,3 +335,17 @@ def test_the_step_of_an_exact_head_has_a_law_where_atoms_exclude_each_other(chai
         t, s = (torch.tensor(v, dtype=torch.float64) for v in (t, s))
         law = enumeration.pushed(process, exact, steppers.Ancestral(), space, law, t, s)
     assert torch.allclose(law[space.index(data)], torch.full((2,), 0.5), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        (lambda: marginal(replaced(), heads.LeaveOneOut(Net(K)), 2), "shape must be the event's"),
+        (lambda: enumeration.states(replaced(), (-1,)), "shape must be the event's"),
+        (lambda: marginal(replaced(), heads.LeaveOneOut(Net(K)), (2,), "Euler"), "it is a str"),
+        (lambda: enumeration.total_variation(torch.ones(2), torch.ones(3)), "the same states"),
+    ],
+)
+def test_enumeration_names_what_is_wrong(wrong, rule):
+    with pytest.raises(ValueError, match=rule):
+        wrong()
