@@ -79,7 +79,7 @@ from .terms import (
 )
 from .times import times
 from .validation import set_validation, validate
-from .walks import LevyWalk, MarginalWalk, ReverseWalk, Walk, linear_betas
+from .walks import LevyWalk, MarginalWalk, ReverseWalk, Walk, linear_betas, log_snr_betas
 
 __version__ = "0.1.0"
 
@@ -155,6 +155,7 @@ __all__ = [
     "laws",
     "learn",
     "log_prob",
+    "log_snr_betas",
     "linear_betas",
     "loss",
     "matching",

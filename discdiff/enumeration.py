@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torchdiffeq import odeint
 
+from .estimates import Parts
 from .grids import Grid
 from .heads import Head, require_head
 from .jumps import jumps_of, reversal
@@ -32,12 +33,15 @@ from .sample import grid_times
 from .shapes import along
 from .solve import Unsolved
 from .stepper import Model, Stepper, carried, kernel_of, law_matrix
+from .times import require_reach
 from .validation import require
 
 State = Any
 LIMIT = 1 << 20  # states
 END = 36.0  # logit of the last time before 1, and of one beside 0
-FIRST = 0.5  # the first step in the logit of time
+ROUNDINGS = 16  # the least error of a step, in roundings of the rates
+MOST = 5000  # steps; a smooth network takes a hundred or two
+FIRST, LONGEST = 0.5, 4.0  # the first step and the longest, in the logit of time
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ def total_variation(p: Enumerated | Tensor, q: Enumerated | Tensor) -> float:
         0.5
     """
     a, b = (v.probs if isinstance(v, Enumerated) else v for v in (p, q))
+    shapes = tuple(a.shape), tuple(b.shape)
+    require(shapes[0] == shapes[1], f"p and q must be laws on the same states; {shapes} are not")
     return float((a - b).abs().sum() / 2)
 
 
@@ -119,7 +125,7 @@ def log_prob(
         context: Handed to the network, for a batch of any size.
 
     Returns:
-        Shape (B,), float64, to a relative 1e-9 or so of the probability.
+        Shape (B,), float64, to a relative 1e-9 or so of the probability; in float32, 1e-5.
 
     Example:
         >>> from discdiff import Replace, clock, heads
@@ -156,7 +162,8 @@ def marginal(
         process: The process, on a clock.
         head: A network with a meaning.
         shape: The event's shape, as in `states`.
-        stepper: A stepper whose step is a law; without one, the model's own law, to 1e-9.
+        stepper: A stepper whose step is a law; without one, the model's own law, to 1e-9 (in
+                float32, 1e-5).
         steps: As in `sample`, for a stepper.
         grid: As in `sample`, for a stepper.
         stop: The time of the law, without a stepper.
@@ -164,7 +171,9 @@ def marginal(
         context: Handed to the network, for a batch of any size.
 
     Raises:
-        Unsolved: If a space is not finite, or a step of the stepper has no law.
+        ValueError: If the process is too slow for its clock (see `times`).
+        Unsolved: If a space is not finite, a step of the stepper has no law, or rates are not
+            smooth in t.
 
     Example:
         >>> from discdiff import Exact, Replace, clock, steppers
@@ -174,6 +183,9 @@ def marginal(
         tensor([0.7491, 0.2509], dtype=torch.float64)
     """
     require_head(head)
+    kind = type(stepper).__name__
+    right = stepper is None or isinstance(stepper, Stepper)
+    require(right, f"stepper must be of dd.steppers; it is a {kind}")
     require(process.timed, "a model needs a process on a clock: declare .on(clock)")
     space = _space(process, shape)
     size = len(space.probs)
@@ -183,6 +195,7 @@ def marginal(
     model = lambda x, t: head(x, t, context)
     if stepper is None:
         require(steps is None and grid is None, "steps and grid belong to a stepper: give one")
+        require_reach(process, space.states)
         law = _reversed(process, model, space, law / law.sum(), stop)
     else:
         times = grid_times(process, steps, grid)
@@ -218,16 +231,41 @@ def _reversed(
     """The law at a stop from that at 1, by Dormand and Prince's method of order 8."""
     require(0 <= stop < 1, f"stop must lie in [0, 1); it is {stop}")
     end = max(-END, math.log(stop / (1 - stop))) if stop else -END
+    rtol = max(1e-10, ROUNDINGS * _rounding(model, space, law))
 
     def slope(back: Tensor, law: Tensor) -> Tensor:
         t = torch.sigmoid(-back)
         return _flow(process, model, space, law, t) * t * torch.sigmoid(back)
 
     span = torch.tensor([-END, -end], dtype=torch.float64)
-    options: dict[str, Any] = {"method": "dopri8", "rtol": 1e-10, "atol": 1e-15}
-    options["options"] = {"first_step": FIRST}  # a guess from the slope, ≈ 0 there, is too long
-    found: Any = odeint(slope, law, span, **options)
+    options: dict[str, Any] = {"method": "dopri8", "rtol": rtol, "atol": 1e-5 * rtol}
+    # Where the slope is ≈ 0, as it is at first, it says nothing of how long a step may be.
+    options["options"] = {"first_step": FIRST, "max_step": LONGEST, "max_num_steps": MOST}
+    try:
+        found: Any = odeint(slope, law, span, **options)
+    except AssertionError as error:
+        raise Unsolved(
+            f"rates are too rough in t: {MOST} steps do not lead from 1 to {stop:g}. Is the "
+            "network less precise in t than the dtype of what it says?"
+        ) from error
     return found[-1].clamp(min=0)  # states that are not reached are at ±1e-16
+
+
+def _rounding(model: Model, space: Enumerated, law: Tensor) -> float:
+    """The rounding of the coarsest numbers that rates are made of: no step errs by less."""
+    top = law.argmax()
+    likely = map_state(lambda v: v[top].unsqueeze(0), space.states)
+    said = _floats(model(likely, law.new_tensor([END]).sigmoid()))
+    kinds = {torch.get_default_dtype(), *(v.dtype for v in said)}
+    return max(torch.finfo(kind).eps for kind in kinds)
+
+
+def _floats(estimate: Any) -> list[Tensor]:
+    """The floating tensors of an estimate."""
+    if isinstance(estimate, Parts):
+        return [v for part in estimate.parts.values() for v in _floats(part)]
+    every = [getattr(estimate, field.name) for field in fields(estimate)]
+    return [v for v in every if isinstance(v, Tensor) and v.is_floating_point()]
 
 
 def _flow(process: Process, model: Model, space: Enumerated, law: Tensor, t: Tensor) -> Tensor:
@@ -304,6 +342,10 @@ def _sides(process: Process, shape: Any) -> Any:
         named = isinstance(shape, Mapping) and set(shape) == set(parts)
         require(named, f"shape must be a dict with the keys {list(parts)}; it is {shape}")
         return {name: _sides(part, shape[name]) for name, part in parts.items()}
+    listed = isinstance(shape, tuple | list) and all(isinstance(n, int) and n > 0 for n in shape)
+    require(
+        listed, f"shape must be the event's, positive integers without a batch; it is {shape!r}"
+    )
     (leaf,) = process.leaves(process.instant(0.5))
     bounds = [getattr(leaf.core.support, f"{end}_bound", None) for end in ("lower", "upper")]
     sides = getattr(leaf.core.terms[0], "sites", ())

@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -108,6 +109,7 @@ class ClassifierFree(Guided):
             other.kind is head.kind,
             f"both heads must say the same: {head.kind.__name__} and {other.kind.__name__}",
         )
+        require(math.isfinite(scale), f"scale must be a finite number; it is {scale}")
         self.scale, self.null, self.unconditional = float(scale), null, other
 
     def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
@@ -238,6 +240,8 @@ class Classifier(Guided):
         changes: Changes | None = None,
     ) -> None:
         super().__init__(head)
+        require(callable(log_prob), f"log_prob must be a function of (x, t); it is {log_prob!r}")
+        require(math.isfinite(scale), f"scale must be a finite number; it is {scale}")
         self.log_prob, self.scale = log_prob, float(scale)
         self.process, self.changes = process, changes or EveryChange()
         if head.kind in (Ratio, Conditional, Score):
@@ -272,9 +276,14 @@ class Classifier(Guided):
         """The classifier at several states per batch element, with their times and contexts."""
         many = x.shape[0] // t.shape[0]
         repeat = lambda v: v.repeat_interleave(many, 0) if isinstance(v, Tensor) else v
-        if context is None:
-            return self.log_prob(x, repeat(t))
-        return self.log_prob(x, repeat(t), repeat(context))
+        given = () if context is None else (repeat(context),)
+        value = self.log_prob(x, repeat(t), *given)
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        require(
+            shape == (len(x),),
+            f"log_prob must return one number per state, shape ({len(x)},); it returned {shape}",
+        )
+        return value
 
     def _tilt(self, x: Tensor, t: Tensor, context: Any, size: int) -> Tensor:
         return self.scale * self.changes(lambda y: self._asked(y, t, context), x, size)

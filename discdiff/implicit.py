@@ -99,7 +99,8 @@ def implicit_score_matching(
         >>> implicit_score_matching(process, head, x, 0.5, x_t=x)  # (4 + 16) / 2 − 2 − 2
         tensor([6.])
     """
-    require(probes >= 0, f"probes must be ≥ 0; it is {probes}")
+    whole = isinstance(probes, int) and probes >= 0
+    require(whole, f"probes must be an integer ≥ 0; it is {probes!r}")
     x_0, t, weight = prepared(process, head, x_0, t, weight)
     x, _ = noisy_state(process, x_0, t, x_t, steps)
 

@@ -33,6 +33,7 @@ from .reverse import own_rates
 from .shapes import along
 from .solve import Unsolved
 from .terms import Jump
+from .validation import require_finite
 
 Space = tuple[tuple[int, ...], torch.dtype]
 Draw = Callable[[tuple[Tensor, ...]], Tensor]  # from indices of entries to points, one for each
@@ -170,13 +171,19 @@ def law_of_one_jump(leaf: Leaf, x: Tensor, jumps: Jumps, chance: Tensor) -> Dist
 
 
 def expected(total: Tensor, tau: Tensor) -> Tensor:
-    """The jumps to expect of entries in a span of own time (B,), from their rates; float64."""
+    """The jumps to expect of entries in a span of own time (B,), from their rates; float64.
+
+    Raises:
+        ValueError: If a rate is not finite.
+    """
+    require_finite(total, "the rates of leaving a state")
     return total.double() * along(tau, total, torch.float64)
 
 
 def add_jumps(leaf: Leaf, x: Tensor, jumps: Jumps, tau: Tensor) -> Tensor:
     """The state with Poisson numbers of jumps added up, cut off at the ends of its space."""
     axes = jumps.axes
+    require_finite(jumps.total, "the rates of leaving a state")
     number = torch.poisson(jumps.rates * along(tau, jumps.rates))
     change = jumps.points - x.unsqueeze(-1 - axes)
     number = number.unsqueeze(-1) if axes else number

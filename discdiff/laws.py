@@ -23,6 +23,7 @@ from torch.distributions.transforms import Transform
 
 from .numerics.special import log_binomial_pmf, log_poisson_pmf, log_sum
 from .shapes import along, sum_event
+from .validation import require_finite
 
 State = Any
 
@@ -337,8 +338,8 @@ class AtomMixture(_Law):
         batch, count = self.log_weights.shape
         each = self.repeated(count).log_prob(_repeat(x, count)).reshape(batch, count)
         weights = self.log_weights.to(each.dtype)
-        none = weights == -torch.inf  # a component that is impossible need not be a law
-        return log_sum(torch.where(none, weights, each + weights), 1)
+        none = weights == -torch.inf  # the law of an atom that cannot lead here is none
+        return log_sum(torch.where(none, -torch.inf, each + weights), 1)
 
 
 class Thinned(_Law):
@@ -615,10 +616,14 @@ def draw_categories(log_probs: Tensor) -> Tensor:
     Gumbel noise in float32 stops at 16.6, and categories of probability below 1e-7 would never
     be drawn. The probabilities themselves keep the precision of the logits: only their sum
     needs more.
+
+    Raises:
+        ValueError: If logits make no law.
     """
     dtype = torch.promote_types(log_probs.dtype, torch.float32)
     cdf = log_probs.detach().softmax(-1, dtype=dtype).cumsum(-1, dtype=torch.float64)
     total = cdf[..., -1:]
+    require_finite(total, "a law that is drawn from")
     # u ≤ 1 − 2⁻⁵³, so u·total rounds below the total: the index is of a state that has mass
     u = torch.rand_like(total)
     return torch.searchsorted(cdf, u * total, right=True).squeeze(-1)

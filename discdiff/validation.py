@@ -81,7 +81,7 @@ def require(holds: bool, message: str) -> None:
 
 
 class NotANumber(ValueError):
-    """A network returned NaN, as one whose training diverged does."""
+    """A network returned NaN, or what leads to it, as one whose training diverged does."""
 
 
 def require_numbers(output: Tensor, kind: str, part: Tensor | None = None) -> None:
@@ -97,6 +97,23 @@ def require_numbers(output: Tensor, kind: str, part: Tensor | None = None) -> No
     if math.isnan(float(total)) and bool(seen.isnan().any()):  # ∞ − ∞ is NaN as well
         rows = seen.reshape(len(seen), -1).isnan().any(1).nonzero()[:, 0]
         raise NotANumber(f"the network of {kind} returned NaN, in rows {shown(rows)} of the batch")
+
+
+def require_finite(sums: Tensor, what: str) -> None:
+    """Raises `NotANumber` if a sum of what is about to be drawn from is NaN or infinite.
+
+    Arguments:
+        sums: Sums, of a batch.
+        what: What was summed.
+    """
+    if not values_are_checked(sums) or math.isfinite(float(sums.detach().sum())):
+        return
+    bad = ~sums.detach().isfinite()
+    if bool(bad.any()):  # a sum of large numbers may overflow
+        raise NotANumber(
+            f"{what} must have a finite sum; it is {shown(sums[bad])} in {int(bad.sum())} of "
+            f"{bad.numel()} entries. Has the network returned ∞, or −∞ for all states, or NaN?"
+        )
 
 
 def require_tensor(x: Any, name: str) -> None:

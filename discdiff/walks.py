@@ -32,6 +32,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
+from torch.nn.functional import logsigmoid
 
 from . import laws
 from .chains import Stepped, Stepwise
@@ -248,3 +249,27 @@ def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
         tensor([0.1000, 0.2000, 0.3000], dtype=torch.float64)
     """
     return as_numbers(torch.linspace(first, last, steps, dtype=torch.float64), "betas")
+
+
+def log_snr_betas(steps: int, first: float = 5e-4, last: float = 0.9999) -> Tensor:
+    r"""Betas between which the logarithm of the signal-to-noise ratio falls in equal parts.
+
+    .. math:: \log \frac{\bar\alpha_k}{1 - \bar\alpha_k} \text{ linear in } k, \qquad
+              1 - \bar\alpha_1 = \text{first}, \quad 1 - \bar\alpha_T = \text{last}
+
+    Steps of few per cent of the noise that is there keep finite-step bounds tight at both ends.
+
+    Arguments:
+        steps: T, at least 2.
+        first, last: The variances of the noise after the first and the last step, rising in (0, 1).
+
+    Example:
+        >>> betas = log_snr_betas(3, 0.1, 0.9)
+        >>> 1 - (1 - betas).cumprod(0)
+        tensor([0.1000, 0.5000, 0.9000], dtype=torch.float64)
+    """
+    require(steps >= 2, f"steps must be at least 2; it is {steps}")
+    require(0 < first < last < 1, f"0 < first < last < 1 is the rule; they are {first}, {last}")
+    ends = torch.tensor([first, last], dtype=torch.float64).logit()
+    log_kept = logsigmoid(-torch.linspace(*ends.tolist(), steps, dtype=torch.float64))
+    return -torch.expm1(log_kept.diff(prepend=torch.zeros(1, dtype=torch.float64)))

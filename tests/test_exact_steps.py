@@ -286,3 +286,66 @@ def test_the_law_of_a_masked_model_with_an_exact_head():
     pairs, p = torch.tensor([[0, 0], [0, 1], [1, 1]]), torch.tensor([0.5, 0.2, 0.3])
     law = marginal(masked, dd.Exact(masked, pairs, p.double()), (2,))
     torch.testing.assert_close(law.log_prob(pairs).exp(), p.double(), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [masked, walk])
+def test_the_law_of_a_network_in_float32(make):
+    """No step errs by less than its rates are rounded, so none may be asked to."""
+    kind = heads.LeaveOneOut(Net(K)) if make is walk else heads.Posterior(Net(K), absent=K - 1)
+    fine, net = marginal(make(), kind, (2,)).probs, Net(K)
+    net.table = net.table.float()
+
+    def coarse(x, t):
+        assert net.calls < 3000, "the steps do not end"
+        return net(x, t.float())
+
+    head = type(kind)(coarse, absent=kind.absent)
+    torch.testing.assert_close(marginal(make(), head, (2,)).probs, fine, rtol=1e-5, atol=1e-9)
+    torch.set_default_dtype(torch.float32)
+    found = marginal(make().float(), head, (2,)).probs
+    torch.testing.assert_close(found, fine, rtol=1e-5, atol=1e-9)
+
+
+def test_a_process_that_is_too_slow_for_its_clock_has_no_enumerated_law():
+    slow = dd.Masking([0.2, 1.0, 1.0]).on(dd.clock.LogLinear())
+    with pytest.raises(ValueError, match="too slow for its clock"):
+        marginal(slow, heads.Posterior(Net(K), absent=K - 1), (2,))
+
+
+def test_a_network_that_is_rough_in_time_is_refused(monkeypatch):
+    monkeypatch.setattr(enumeration, "MOST", 40)
+    rough = lambda x, t: Net(K)(x, t.float().double())
+    with pytest.raises(dd.Unsolved, match="too rough in t"):
+        marginal(replaced(), heads.LeaveOneOut(rough), (2,))
+
+
+@pytest.mark.parametrize(
+    "chain", [dd.Masking([0.5, 1.0]), dd.Killing(dd.Ring(3)), dd.Increments(4, [0, 0, 1.0, 0])]
+)
+def test_the_step_of_an_exact_head_has_a_law_where_atoms_exclude_each_other(chain):
+    """An atom that cannot lead to a state has no bridge from there, and no weight."""
+    process, data = chain.on(dd.clock.Constant(1.5)), torch.tensor([[0, 1], [1, 0]])
+    exact = Exact(process, data)
+    states = enumeration.states(process, (2,))
+    start = torch.stack([process.marginal(a[None], 1.0).log_prob(s[None]) for s in states
+                         for a in data]).reshape(-1, 2).exp().mean(1)  # fmt: skip
+    space = enumeration.Enumerated(states, start, enumeration._space(process, (2,)).strides)
+    law = start
+    for t, s in ((1.0, 0.5), (0.5, 0.0)):
+        t, s = (torch.tensor(v, dtype=torch.float64) for v in (t, s))
+        law = enumeration.pushed(process, exact, steppers.Ancestral(), space, law, t, s)
+    assert torch.allclose(law[space.index(data)], torch.full((2,), 0.5), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        (lambda: marginal(replaced(), heads.LeaveOneOut(Net(K)), 2), "shape must be the event's"),
+        (lambda: enumeration.states(replaced(), (-1,)), "shape must be the event's"),
+        (lambda: marginal(replaced(), heads.LeaveOneOut(Net(K)), (2,), "Euler"), "it is a str"),
+        (lambda: enumeration.total_variation(torch.ones(2), torch.ones(3)), "the same states"),
+    ],
+)
+def test_enumeration_names_what_is_wrong(wrong, rule):
+    with pytest.raises(ValueError, match=rule):
+        wrong()

@@ -210,3 +210,25 @@ def test_guidance_refuses_what_it_does_not_know():
             make()
     with pytest.raises(ValueError, match="must say the same"):
         guidance.ClassifierFree(turnover, 2.0, unconditional=heads.Mean(lambda x, t: x))
+
+
+RATIO = heads.Ratio(lambda x, t: torch.zeros(*x.shape, 3))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        (lambda: guidance.ClassifierFree(RATIO, float("nan")), "scale must be a finite number"),
+        (lambda: guidance.Classifier(RATIO, "net"), "log_prob must be a function"),
+        (lambda: guidance.Classifier(RATIO, lambda x, t: x.sum(1), float("inf")), "finite number"),
+        (
+            lambda: guidance.Classifier(RATIO, lambda x, t: torch.zeros(1))(
+                torch.tensor([[0, 1]]), torch.tensor([0.5])
+            ),
+            r"shape \(6,\); it returned \(1,\)",
+        ),
+    ],
+)
+def test_wrong_guides_are_refused(wrong, rule):
+    with pytest.raises(ValueError, match=rule):
+        wrong()

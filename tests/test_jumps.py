@@ -392,3 +392,26 @@ def test_ratios_of_counts_are_told_what_they_serve():
     for ask in (lambda: dd.elbo(process, head, x), lambda: dd.sample(process, head, (1, 1))):
         with pytest.raises(dd.Unsolved, match="does not say what x_0 was.*Euler"):
             ask()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", ["LeaveOneOut", "Conditional", "Ratio"])
+@pytest.mark.parametrize(
+    "stepper", ["Ancestral", "Analytic", "Euler", "TauLeaping", "Trapezoidal"]
+)
+@pytest.mark.parametrize("chain", [dd.Replace([0.25] * 4), dd.Ring(4)])
+def test_what_is_no_law_is_not_drawn_from(chain, stepper, kind, value):
+    """Overflown logits have no probabilities and no rates: a draw would be of no state at all."""
+    process = chain.on(dd.clock.Constant(1.0))
+    head = getattr(dd.heads, kind)(lambda x, t: torch.zeros(*x.shape, 4) + value)
+    with pytest.raises(ValueError, match=r"finite sum|NaN"):
+        stepper = getattr(dd.steppers, stepper)()
+        dd.sample(process, head, (3, 2), grid=[0.9, 0.5, 0.1], stepper=stepper)
+
+
+def test_leaps_of_counts_need_finite_rates():
+    process = (dd.Death() + dd.Immigration(2.0)).on(dd.clock.Constant(1.0))
+    head = dd.heads.Ratio(lambda x, t: torch.full((*x.shape, 2), torch.inf))
+    with pytest.raises(ValueError, match="rates of leaving a state must have a finite sum"):
+        leap = dd.steppers.TauLeaping()
+        dd.sample(process, head, (3, 2), grid=[0.9, 0.5, 0.1], stepper=leap)

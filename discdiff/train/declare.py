@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from pyro.distributions import Gamma, Laplace, Logistic, Normal
+from pyro.distributions import Gamma, Laplace, Logistic
 from torch import Tensor, nn
 
 from .. import clock, heads
@@ -29,14 +29,15 @@ from ..solve import Unsolved
 from ..stepper import Stepper
 from ..steppers import Shift, Tilt
 from ..terms import Death, Linear, Noise, Replace, one_hot
-from ..walks import Walk, linear_betas
+from ..walks import Walk, linear_betas, log_snr_betas
+from ..zoo.ddpm import ddpm_chain
 from .data import Categories, Counts, Kind, Reals
 from .describe import Description
 from .encoding import AsCategories, AsCounts, AsDensity, AsReals, AsTable, Encoding
 
 State = Any
 NAMES = ("blackout", "masked", "uniform", "vp", "ddpm", "laplace", "logistic", "gamma")
-STEPS = 200  # of the chains; their β are DDPM's, times 1000 / STEPS
+STEPS = 200  # of the walks; DDPM takes its own 1000
 LOGITS = 1024  # a network does not say more per entry of counts
 
 
@@ -213,15 +214,15 @@ def states_for(process: Process) -> State:
 
 
 def _chain(name: str) -> Chain:
-    """A walk to normal noise in `STEPS` steps."""
-    betas = linear_betas(STEPS, 0.1 / STEPS, 20 / STEPS)
+    """DDPM, or a walk with increments of another law to nearly normal noise."""
+    if name == "ddpm":
+        return ddpm_chain(linear_betas(1000))
     laws = {
-        "ddpm": Normal(0.0, 1.0),
         "laplace": Laplace(0.0, 1.0),
         "logistic": Logistic(0.0, 1.0),
         "gamma": Gamma(4.0, 1.0),
     }
-    return Walk(laws[name], betas)
+    return Walk(laws[name], log_snr_betas(STEPS))
 
 
 def stepper_for(process: Process) -> Stepper | None:
