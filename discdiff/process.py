@@ -815,6 +815,11 @@ class Product(Process):
             k: type(part).__name__ for k, part in both.items() if not isinstance(part, Process)
         }
         require(not other, f"the parts of a product must be processes; got {other}")
+        chains = [k for k, part in both.items() if isinstance(part, Chain)]
+        rule = (
+            "a product has parts in continuous time; take the chain of the product by .at(times)"
+        )
+        require(not chains, f"{rule}: chains are {chains}")
         self.names = tuple(both)
         self.members = nn.ModuleList(both.values())
 
@@ -1442,6 +1447,30 @@ class Chain(Process):
         )
         self.process = process
         self.register_buffer("times", times)
+
+    def on(self, clock: Clock) -> Process:
+        raise self._finished("run on a clock")
+
+    def push(self, transform: Transform) -> Process:
+        raise self._finished("pushed")
+
+    def scaled(self, alpha: Callable[[Tensor], Tensor]) -> Process:
+        raise self._finished("scaled")
+
+    def lift(self, law: Distribution) -> Process:
+        raise self._finished("lifted")
+
+    def given(self, known: tuple[Tensor, Tensor]) -> Process:
+        raise self._finished("clamped")
+
+    def at(self, times: Tensor | list[float]) -> Chain:
+        raise self._finished("taken at other times")
+
+    def _finished(self, done: str) -> Unsolved:
+        return Unsolved(
+            f"a chain cannot be {done}: combine the process that it is taken from, and take the "
+            "chain of that by .at(times)"
+        )
 
     def grid(self) -> Tensor:
         """The times from the last to 0, as a run goes through them."""

@@ -290,6 +290,8 @@ class Euler(ByLeaf):
         if jumps_of(leaf):
             total, draw = exits(leaf, estimate, x, self.noise)
             return jump_once(x, draw, euler_chance(expected(total, tau)))
+        if not any(isinstance(term, Drift | Diffusion) for term in leaf.core.terms):
+            raise Unsolved(f"{leaf.core!r} has no rates to follow: take Ancestral")
         drift = drift_of(leaf, estimate, x, math.sqrt(self.noise))
         step = along(tau, x)
         moved = x if drift is None else x + step * drift

@@ -261,7 +261,7 @@ def log_snr_betas(steps: int, first: float = 5e-4, last: float = 0.9999) -> Tens
 
     Arguments:
         steps: T, at least 2.
-        first, last: The variances of the noise after the first and the last step, rising in (0, 1).
+        first, last: Variances of the noise after the first and the last step, rising in (0, 1).
 
     Example:
         >>> betas = log_snr_betas(3, 0.1, 0.9)
@@ -270,6 +270,6 @@ def log_snr_betas(steps: int, first: float = 5e-4, last: float = 0.9999) -> Tens
     """
     require(steps >= 2, f"steps must be at least 2; it is {steps}")
     require(0 < first < last < 1, f"0 < first < last < 1 is the rule; they are {first}, {last}")
-    ends = torch.tensor([first, last], dtype=torch.float64).logit()
-    log_kept = logsigmoid(-torch.linspace(*ends.tolist(), steps, dtype=torch.float64))
+    low, high = torch.tensor([first, last], dtype=torch.float64).logit().tolist()
+    log_kept = logsigmoid(-torch.linspace(low, high, steps, dtype=torch.float64))
     return -torch.expm1(log_kept.diff(prepend=torch.zeros(1, dtype=torch.float64)))

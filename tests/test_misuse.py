@@ -483,6 +483,10 @@ MIXED = dd.Mixture([0.3, 0.7], VP, VP)
 LABELS = torch.tensor([0, 1])
 
 
+def walk(betas):
+    return dd.Walk(torch.distributions.Laplace(0.0, 1.0), betas)
+
+
 def noise(value):
     """A head whose network returns this."""
     return dd.heads.Epsilon(lambda x, t: value)
@@ -564,6 +568,33 @@ NEWCOMER = {
     ),
     "network that says integers": case(
         lambda: dd.loss(VP, noise(torch.zeros(2, 3).long()), X, 0.5), "floating", "int64"
+    ),
+    "walk without variance": case(
+        lambda: dd.Walk(torch.distributions.Cauchy(0.0, 1.0), [0.1]),
+        "Cauchy has no finite variance",
+    ),
+    "beta of zero": case(lambda: walk([0.0, 0.2]), "betas must be numbers in (0, 1)", "[0, 0.2]"),
+    "no betas": case(lambda: walk([]), "betas must be numbers in (0, 1)"),
+    "increments of a batch": case(
+        lambda: dd.Walk(torch.distributions.Laplace(torch.zeros(3), 1.0), [0.1]),
+        "one law on the reals",
+        "(3,)",
+    ),
+    "clock of what is not divisible": case(
+        lambda: dd.LevyWalk(torch.distributions.Uniform(0.0, 1.0), [0.1]), "infinitely divisible"
+    ),
+    "walk beyond its end": case(
+        lambda: walk([0.1, 0.2]).marginal(X, 3), "index of the chain, 0 … 2"
+    ),
+    "walk between its steps": case(
+        lambda: walk([0.1, 0.2]).marginal(X, 0.5), "index of the chain"
+    ),
+    "noise beyond DDPM's": case(
+        lambda: dd.ReverseWalk(torch.distributions.Laplace(0.0, 1.0), [0.1], eta=2.0),
+        "eta must lie in (0, 1]",
+    ),
+    "chain in a table": case(
+        lambda: dd.Product(a=walk([0.1])), "parts in continuous time", "['a']"
     ),
     "network that says NaN": case(
         lambda: dd.loss(VP, noise(X * NAN), X, 0.5), "network of Epsilon returned NaN", "[0, 1]"

@@ -17,8 +17,9 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from pyro.distributions import Gamma, Laplace, Logistic
+from pyro.distributions import Gamma, Logistic
 from torch import Tensor, nn
+from torch.distributions import Laplace
 
 from .. import clock, heads
 from ..increments import NOWHERE
