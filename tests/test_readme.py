@@ -102,3 +102,9 @@ def test_a_jump_of_ones_own(capsys):
             all(mark in candidate for mark in marks) for candidate in printed.splitlines()
         ), line
     assert "all laws hold" in printed
+
+
+def test_a_walk():
+    names = run(block("dd.Walk("))
+    assert names["x"].shape == (64, 2) and bool(names["x"].isfinite().all())
+    assert bool(names["loss"].isfinite())
