@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .. import laws
+from ..increments import REALS
 from ..numerics.fourier import Grid, tabulate
 from ..shapes import along
 from ..solve import Engine, solves
@@ -121,24 +122,32 @@ class ForwardSteps(Summed):
         scale = along((-torch.expm1(self.kept(s, t))).sqrt(), mean) / ratio
         return self.mirrored(mean, scale.expand_as(mean))
 
-    def tilted(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+    def tilted(
+        self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, posterior: bool
+    ) -> Distribution:
         """The step back of one step with noise of the exponential family of the law."""
         j, k = self.index(s), self.index(t)
         if not bool((k - j == 1).all()):
             raise self.unsolved("a tilted step over several steps")
-        width, ratio = (
-            along(v, x)
-            for v in ((-torch.expm1(self.kept(j, k))).sqrt(), (self.kept(j, k) / 2).exp())
-        )
+        ratio = along((self.kept(j, k) / 2).exp(), x)
+        width = along((-torch.expm1(self.kept(j, k))).sqrt(), x)
         noise = (x - ratio * self.step_mean(estimate, x, j, k)) / width
+        narrow = self._narrowing(j, k) if posterior else torch.ones_like(self.log_kept[k])
+        narrow = along(narrow, x)
         low, high = self.increment.means
-        eta = self.increment.natural(noise.clamp(low + EDGE, high - EDGE))
-        loc, scale = x / ratio, (width / ratio).expand_as(x)
+        eta = self.increment.natural((noise / narrow).clamp(low + EDGE, high - EDGE))
+        loc, scale = x / ratio, (narrow * width / ratio).expand_as(x)
         if self.symmetric:
             law: Any = self.increment.tilted(loc, scale, -eta)
             return law.to_event(x.dim() - 1)
         law = self.increment.tilted(torch.zeros_like(x), torch.ones_like(x), eta)
         return laws.Affine(law, loc, -scale).to_event(x.dim() - 1)
+
+    def _narrowing(self, s: Tensor, t: Tensor) -> Tensor:
+        """The width of the bridge's noise over the step's; one where the support is bounded."""
+        narrow = (torch.expm1(self.log_kept[s]) / torch.expm1(self.log_kept[t])).sqrt()
+        whole = self.increment.means == REALS
+        return torch.where(s > 0, narrow, 1.0) if whole else torch.ones_like(narrow)
 
 
 @solves(LevyClock)

@@ -38,7 +38,7 @@ from .encoding import AsCategories, AsCounts, AsDensity, AsReals, AsTable, Encod
 
 State = Any
 NAMES = ("blackout", "masked", "uniform", "vp", "ddpm", "laplace", "logistic", "gamma")
-STEPS = 200  # of the walks; DDPM takes its own 1000
+STEPS = 1000  # of the chains
 LOGITS = 1024  # a network does not say more per entry of counts
 
 
@@ -217,7 +217,7 @@ def states_for(process: Process) -> State:
 def _chain(name: str) -> Chain:
     """DDPM, or a walk with increments of another law to nearly normal noise."""
     if name == "ddpm":
-        return ddpm_chain(linear_betas(1000))
+        return ddpm_chain(linear_betas(STEPS))
     laws = {
         "laplace": Laplace(0.0, 1.0),
         "logistic": Logistic(0.0, 1.0),
@@ -233,7 +233,7 @@ def stepper_for(process: Process) -> Stepper | None:
     """
     if not isinstance(process, Walk) or process.steps.increment.name == "normal":
         return None
-    return Shift() if process.steps.increment.domain == NOWHERE else Tilt()
+    return Shift() if process.steps.increment.domain == NOWHERE else Tilt(posterior=True)
 
 
 def _masked(levels: int) -> Process:
