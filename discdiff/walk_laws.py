@@ -26,6 +26,7 @@ from .walks import FixedReversal, Steps
 
 ROUGH = 2e-3
 STEEP, SINGULAR = 0.02, 20.0  # mass at one point, density of a bridge
+SINGLE = 1e-6  # parameters may be single precision
 GRID, WIDE = 40_001, 40.0  # points, and standard deviations to either side
 DRAWS = 20_000
 QUANTILE = 5.5
@@ -40,7 +41,7 @@ def walk_rows(chain: Chain, steps: Steps) -> list[Row]:
     backward = isinstance(steps, FixedReversal)
     of = lambda error: lambda: max(error(chain, steps, s, t) for s, t in pairs)
     return [
-        measured("one step", "", 1e-8, lambda: _one_step(chain, steps)),
+        measured("one step", "", SINGLE, lambda: _one_step(chain, steps)),
         measured("moments", "", 10 * ROUGH, of(_moments)),
         measured("sums of noise", "", ROUGH, of(_backward if backward else _forward)),
         measured("bridge", "", ROUGH, of(_bridge)),
