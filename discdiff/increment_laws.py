@@ -99,6 +99,15 @@ class StudentT(pyro.StudentT):
         return torch.where(y > 0, 1 - tail, tail)
 
 
+class Share(pyro.Beta):
+    """The beta law, of density 0 outside (0, 1)."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        inside = (value > 0) & (value < 1)
+        log_p = super().log_prob(torch.where(inside, value, torch.full_like(value, 0.5)))
+        return torch.where(inside, log_p, -torch.inf)
+
+
 class ShiftedGamma(_Drawn):
     r"""The law of :math:`m + \theta g` with :math:`g \sim \Gamma(k, 1)`.
 

@@ -40,6 +40,7 @@ from .increment_laws import (
     LogitBeta,
     NegativeLogGamma,
     Rademacher,
+    Share,
     ShiftedGamma,
     ShiftedPoisson,
     SpikedLaplace,
@@ -595,7 +596,7 @@ class Gamma(Increment):
     def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""Of a gamma process the share that has come is :math:`\mathrm{Beta}(k s, k (t - s))`."""
         units = self.root * total + self.shape * t
-        share = pyro.Beta(self.shape * s, self.shape * (t - s), validate_args=False)
+        share = Share(self.shape * s, self.shape * (t - s), validate_args=False)
         return Affine(share, -self.shape * s / self.root, units / self.root)
 
     def _levy(self, tau: Tensor, scale: Tensor) -> Distribution:

@@ -28,6 +28,7 @@ from .walks import FixedReversal, Steps
 SINGLE = 1e-6  # laws are often declared in float32
 ROUGH = 2e-3
 STEEP, SINGULAR = 0.02, 20.0  # mass at one point, density of a bridge
+SINGLE = 1e-6  # parameters may be single precision
 GRID, WIDE = 40_001, 40.0  # points, and standard deviations to either side
 DRAWS = 20_000
 QUANTILE = 5.5

@@ -1,4 +1,8 @@
-"""Walks: every law, closure and construction against quadrature, and the limits of many steps."""
+"""Walks: every law, closure and construction against its definition, and the limits of many steps.
+
+What noise adds up to is compared in characteristic functions, written down here from that of one
+increment and the schedule alone.
+"""
 
 import math
 
@@ -7,12 +11,16 @@ import pyro.distributions as pyro
 import pytest
 import torch
 import torch.distributions as td
-from scipy import stats
+from scipy import special, stats
 
 import discdiff as dd
+from discdiff.engines.marginals import Marginals
+from discdiff.engines.sums import Clocked, ForwardSteps
+from discdiff.estimates import Mean
+from discdiff.increments import increment
 from discdiff.numerics.fourier import tabulate
 
-BETAS = [0.1, 0.2, 0.3, 0.25, 0.4, 0.5]
+BETAS = [0.5, 0.4, 0.3, 0.45]
 LAWS = {
     "normal": td.Normal(1.0, 2.0),
     "laplace": td.Laplace(0.0, 1.0),
@@ -22,15 +30,23 @@ LAWS = {
     "gamma": td.Gamma(3.0, 1.0),
     "gumbel": td.Gumbel(0.0, 1.0),
 }
-WALKS = {"steps": dd.Walk, "clock": dd.LevyWalk, "marginals": dd.MarginalWalk}
-MARGINALS = {"normal", "laplace", "logistic", "gumbel", "gamma"}  # with a closed innovation
-CASES = [
-    (closure, name)
-    for closure in WALKS
-    for name in LAWS
-    if closure == "steps"
-    or name in (MARGINALS if closure == "marginals" else set(LAWS) - {"uniform"})
-]
+WALKS = {
+    "steps": dd.Walk,
+    "clock": dd.LevyWalk,
+    "marginals": dd.MarginalWalk,
+    "reverse": dd.ReverseWalk,
+}
+ALLOWED = {
+    "steps": set(LAWS),
+    "clock": set(LAWS) - {"uniform"},
+    "marginals": set(LAWS) - {"uniform", "student"},  # with a closed innovation
+    "reverse": set(LAWS),
+}
+CASES = [(closure, name) for closure in WALKS for name in LAWS if name in ALLOWED[closure]]
+FORWARD = [case for case in CASES if case[0] != "reverse"]
+ATOMS = {("marginals", "laplace"), ("marginals", "gamma")}  # transitions that may stay
+SMOOTH = [case for case in CASES if case not in ATOMS]
+SLOW = {("marginals", "gumbel"), ("clock", "laplace")}  # densities by quadrature, point by point
 
 
 @pytest.fixture(autouse=True)
@@ -45,139 +61,441 @@ def walk_of(closure: str, name: str) -> dd.Chain:
     return WALKS[closure](LAWS[name], BETAS)
 
 
-def integral(f, low: float, high: float, count: int = 100_001) -> float:
-    """A trapezoid on many points: kinks and jumps cost it 1e-5 at most."""
-    y = torch.linspace(low, high, count)
-    return float(torch.trapezoid(f(y), y))
+def kept(s: int, t: int, betas=BETAS) -> float:
+    return math.prod(1 - b for b in betas[s:t])
+
+
+def log_noise(closure: str, name: str, s: int, t: int, u: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the characteristic function of the noise from s to t, by definition."""
+    log_cf = increment(LAWS[name]).log_cf
+    if closure == "steps":
+        scales = [math.sqrt(BETAS[i - 1] * kept(i, t)) for i in range(s + 1, t + 1)]
+        return sum(log_cf(c * u) for c in scales)
+    if closure == "clock":
+        tau = 1 / kept(0, t) - 1 / kept(0, s)
+        return tau * log_cf(math.sqrt(kept(0, t)) * u)
+    if closure == "marginals":
+        early, late = (math.sqrt(1 - kept(0, k)) for k in (s, t))
+        return log_cf(late * u) - log_cf(math.sqrt(kept(s, t)) * early * u)
+    assert s == 0
+    scales, carried = [], 1.0  # r_t = σ ξ + g r_{t+1}, and so on to the end
+    for k in range(t, len(BETAS)):
+        v, w = 1 - kept(0, k), 1 - kept(0, k + 1)
+        sigma2 = BETAS[k] * v / w
+        scales.append(carried * math.sqrt(sigma2))
+        carried *= math.sqrt((v - sigma2) / w)
+    scales.append(carried * math.sqrt(1 - kept(0, len(BETAS))))
+    return sum(log_cf(c * u) for c in scales)
+
+
+def line(closure: str, name: str) -> torch.Tensor:
+    """Points that resolve kinks and jumps where there are some."""
+    fine = name in ("laplace", "uniform") and (closure, name) not in SLOW
+    return torch.linspace(-30, 30, 30_001 if fine else 3001)
 
 
 def density(law_at, x: float, y: torch.Tensor) -> torch.Tensor:
-    law = law_at(torch.full((len(y), 1), x))
-    return law.log_prob(y.unsqueeze(1)).exp()
+    return law_at(torch.full((len(y), 1), x)).log_prob(y.unsqueeze(1)).exp()
+
+
+def law_from(walk: dd.Chain, s: int, t: int):
+    return (lambda x: walk.marginal(x, t)) if s == 0 else (lambda x: walk.transition(x, s, t))
 
 
 @pytest.mark.parametrize(("closure", "name"), CASES)
-@pytest.mark.parametrize("k", [1, 2, 4, 6])
-def test_marginals_are_laws_with_the_moments_of_ddpm(closure, name, k):
+def test_noise_has_the_characteristic_function_of_its_declaration(closure, name):
+    """So it has all its moments as well. Jumps of a density cost the quadrature most."""
     walk, x = walk_of(closure, name), 0.7
-    kept = math.prod(1 - b for b in BETAS[:k])
-    atoms = closure == "marginals" and name in ("laplace", "gamma")  # innovations, not marginals
-    del atoms
-    p = lambda y: density(lambda v: walk.marginal(v, k), x, y)
-    low, high = -60.0, 60.0
-    assert integral(p, low, high) == pytest.approx(1, abs=2e-4)
-    mean = integral(lambda y: y * p(y), low, high)
-    assert mean == pytest.approx(math.sqrt(kept) * x, abs=2e-3)
-    variance = integral(lambda y: (y - mean) ** 2 * p(y), low, high)
-    assert variance == pytest.approx(1 - kept, rel=3e-3)
+    pairs = [(0, 1), (0, 2), (0, 4)] + ([(1, 3), (2, 3)] if closure != "reverse" else [])
+    y = line(closure, name)
+    for s, t in pairs:
+        if s and (closure, name) in ATOMS:
+            continue
+        p = density(law_from(walk, s, t), x, y)
+        u = torch.linspace(0.0, 3.0, 7) / math.sqrt(1 - kept(s, t))
+        found = torch.trapezoid(p * torch.exp(1j * u.unsqueeze(1) * y), y)
+        goal = (1j * u * math.sqrt(kept(s, t)) * x + log_noise(closure, name, s, t, u)).exp()
+        rough = name == "uniform" and (t - s == 1 or (closure, t) == ("reverse", 4))
+        assert (found - goal).abs().max() < (2e-3 if rough else 2e-5), (s, t)
 
 
-@pytest.mark.parametrize(("closure", "name"), CASES)
+def test_mean_and_variance_are_ddpms():
+    for closure, name in CASES:
+        law = walk_of(closure, name).marginal(torch.full((1, 1), 0.7), 3)
+        assert float(law.mean) == pytest.approx(0.7 * math.sqrt(kept(0, 3)), abs=1e-6), closure
+        assert float(law.variance) == pytest.approx(1 - kept(0, 3), rel=1e-6), (closure, name)
+
+
+@pytest.mark.parametrize(("closure", "name"), SMOOTH)
 def test_draws_have_the_density(closure, name):
-    walk, x = walk_of(closure, name), torch.full((4000, 1), 0.3)
-    for k in (1, 2, 5):
-        law = walk.marginal(x, k)
-        y = torch.linspace(-12, 12, 8001)
-        cdf = torch.cumulative_trapezoid(density(lambda v: walk.marginal(v, k), 0.3, y), y)  # noqa: B023
-        found = np.interp(law.sample()[:, 0].numpy(), y[1:].numpy(), cdf.numpy())
-        assert stats.kstest(found, "uniform").pvalue > 1e-4, k
-
-
-@pytest.mark.parametrize(("closure", "name"), CASES)
-def test_chapman_kolmogorov(closure, name):
-    """Against the characteristic functions, which multiply."""
     walk = walk_of(closure, name)
+    for s, t in ((0, 1), (0, 3)) + (((1, 3),) if closure != "reverse" else ()):
+        y = line(closure, name)
+        cdf = torch.cumulative_trapezoid(density(law_from(walk, s, t), 0.3, y), y)
+        x = law_from(walk, s, t)(torch.full((4000, 1), 0.3)).sample()[:, 0]
+        found = np.interp(x.numpy(), y[1:].numpy(), cdf.numpy())
+        assert stats.kstest(found, "uniform").pvalue > 1e-4, (s, t)
+
+
+@pytest.mark.parametrize(("closure", "name"), sorted(ATOMS))
+def test_transitions_that_may_stay(closure, name):
+    walk, x = walk_of(closure, name), torch.full((100_000, 1), 0.3)
+    moved = walk.transition(x, 1, 3).sample() - math.sqrt(kept(1, 3)) * x
     u = torch.linspace(0.3, 2.0, 3)
-
-    def cf(s: int, t: int) -> torch.Tensor:
-        """E exp(iu x_t) given x_s = 0, by draws of the law's density on a grid."""
-        x = walk.transition(torch.zeros(100_000, 1), s, t).sample()
-        return torch.exp(1j * u * x).mean(0)
-
-    ratio = math.sqrt(math.prod(1 - b for b in BETAS[3:5]))
-    whole, early, late = cf(1, 5), cf(1, 3), cf(3, 5)
-    x = walk.transition(torch.zeros(100_000, 1), 1, 3).sample()
-    early = torch.exp(1j * u * ratio * x).mean(0)
-    assert (whole - early * late).abs().max() < 1.6e-2  # five standard errors
+    gap = torch.exp(1j * u * moved).mean(0) - log_noise(closure, name, 1, 3, u).exp()
+    assert gap.abs().max() < 5.5 / math.sqrt(len(x))
 
 
-@pytest.mark.parametrize(("closure", "name"), [c for c in CASES if c[0] != "marginals"])
-def test_bridges_obey_bayes(closure, name):
-    walk = walk_of(closure, name)
-    x_0, x_t = torch.full((1, 1), 0.2), torch.full((1, 1), 0.9)
-    for s, t in ((1, 2), (2, 5), (3, 4)):
-        law = walk.bridge(x_0, x_t, s, t)
-        y = torch.linspace(-8, 8, 20_001).unsqueeze(1)
-        one = torch.ones_like(y)
-        joint = walk.marginal(0.2 * one, s).log_prob(y) + walk.transition(y, s, t).log_prob(
-            0.9 * one
-        )
-        joint = (joint - joint.max()).exp()
-        reference = joint / torch.trapezoid(joint, y[:, 0])
-        wide = walk.bridge(0.2 * one, 0.9 * one, s, t).log_prob(y).exp()
-        assert torch.trapezoid((wide - reference).abs(), y[:, 0]) < 2e-3
-        draws = walk.bridge(x_0.expand(4000, 1), x_t.expand(4000, 1), s, t).sample()[:, 0]
-        cdf = torch.cumulative_trapezoid(reference, y[:, 0]).numpy()
-        found = np.interp(draws.numpy(), y[1:, 0].numpy(), cdf)
-        assert stats.kstest(found, "uniform").pvalue > 1e-4
-        del law
+@pytest.mark.parametrize(("closure", "name"), [case for case in SMOOTH if case not in SLOW])
+def test_bridges_have_mass_one_and_their_draws_the_density(closure, name):
+    """Mass one is Chapman and Kolmogorov's equation: both factors are densities of their own."""
+    walk, (s, t) = walk_of(closure, name), (1, 3)
+    bridge = lambda one: walk.bridge(0.2 * one, 0.9 * one, s, t)
+    y = torch.linspace(-8, 8, 8001).unsqueeze(1)
+    p = bridge(torch.ones_like(y)).log_prob(y).exp()
+    cdf = torch.cumulative_trapezoid(p, y[:, 0])
+    rough = name == "uniform" and closure == "steps"
+    assert float(cdf[-1]) == pytest.approx(1, abs=2e-3 if rough else 2e-5)
+    x = bridge(torch.ones(250, 1)).sample()[:, 0]
+    found = np.interp(x.numpy(), y[1:, 0].numpy(), cdf.numpy())
+    assert stats.kstest(found, "uniform").pvalue > 1e-4
+
+
+def test_bridges_of_gamma_clocks_are_beta():
+    """(C8) against Bayes' rule on a grid."""
+    walk, y = walk_of("clock", "gamma"), torch.linspace(-3, 3, 60_001).unsqueeze(1)
+    one = torch.ones_like(y)
+    for s, t in ((1, 2), (2, 4)):
+        bayes = walk.marginal(0.2 * one, s).log_prob(y) + walk.transition(y, s, t).log_prob(one)
+        bayes = bayes.exp() / walk.marginal(0.2 * one, t).log_prob(one).exp()
+        closed = walk.bridge(0.2 * one, one, s, t).log_prob(y).exp()
+        assert torch.trapezoid((closed - bayes).abs(), y[:, 0]) < 2e-5
+
+
+FULL = [
+    ("steps", "laplace"),
+    ("clock", "gamma"),
+    ("marginals", "logistic"),
+    ("marginals", "laplace"),
+    ("reverse", "uniform"),
+]
+
+
+@pytest.mark.parametrize(("closure", "name"), [*FULL, *((c, "normal") for c in WALKS)])
+def test_every_law_holds(closure, name):
+    report = dd.check(WALKS[closure](LAWS[name], BETAS[:2]), torch.tensor([[0.3], [-0.5]]))
+    assert report, report
+
+
+def wide(noise, self, loc, s, t):
+    law = noise(self, torch.zeros_like(loc), s, t)
+    return dd.laws.Affine(law, loc, torch.full_like(loc, 1.01))
+
+
+def from_the_other_end(scales, self, s, t):
+    """Of the same variance: only the shape is wrong."""
+    return (self.term.betas[s:t] * (self.log_kept[s:t] - self.log_kept[s]).exp()).sqrt()
+
+
+ERRORS = {
+    "noise 1 % too wide": ("steps", "laplace", ForwardSteps, "noise", wide),
+    "marginals 1 % too wide": ("marginals", "logistic", Marginals, "noise", wide),
+    "s and t swapped": ("steps", "logistic", ForwardSteps, "coefficients", from_the_other_end),
+    "another share of the noise": (
+        "marginals",
+        "logistic",
+        Marginals,
+        "rho",
+        lambda rho, *at: 0.98 * rho(*at),
+    ),
+    "a clock that starts late": (
+        "clock",
+        "gamma",
+        Clocked,
+        "tau",
+        lambda tau, self, s, t: tau(self, s, t) * (1 - 0.02 * (s == 0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_planted_errors_are_found(monkeypatch, error):
+    closure, name, kind, verb, wrong = ERRORS[error]
+    right = getattr(kind, verb)
+    monkeypatch.setattr(kind, verb, lambda *at: wrong(right, *at))
+    assert not dd.check(WALKS[closure](LAWS[name], BETAS[:2]), torch.tensor([[0.3], [-0.5]]))
+
+
+# -- many steps ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LAWS)
 def test_steps_back_of_one_shape_keep_mean_and_variance(name):
-    """(C6) whatever the law."""
-    walk = dd.ReverseWalk(LAWS[name], dd.linear_betas(1000))
-    x_0 = torch.full((200_000, 1), 0.8)
-    for k in (1, 10, 500, 1000):
-        kept = float((1 - walk.betas[:k]).prod())
-        law = walk.marginal(x_0, k)
-        x = law.sample()
-        assert x.mean() == pytest.approx(
-            math.sqrt(kept) * 0.8, abs=5 * math.sqrt((1 - kept) / 2e5)
-        )
-        assert x.var() == pytest.approx(1 - kept, rel=0.03)
+    """(C6) of every marginal of a thousand, by the coefficients of data and increments."""
+    betas = dd.linear_betas(1000)
+    engine = dd.ReverseWalk(LAWS[name], betas, eta=0.7).steps.engine
+    cumulated = (1 - betas).cumprod(0)
+    if name == "normal":
+        assert "normal" not in type(engine).__name__.lower()  # η < 1: a walk of its own
+    for k in (1, 2, 10, 500, 999, 1000):
+        scales = engine.coefficients(k, 1001)
+        assert float(scales.square().sum()) == pytest.approx(1 - float(cumulated[k - 1]), rel=1e-8)
+        one = torch.ones(1, 1)
+        x = math.sqrt(float(cumulated[k - 1])) * one  # on the mean of x_k the mean of x_{k−1}
+        start = 1.0 if k == 1 else math.sqrt(float(cumulated[k - 2]))
+        back = engine.linear(one, x, torch.tensor([k - 1]), torch.tensor([k]))
+        assert float(back) == pytest.approx(start, abs=1e-8)
+
+
+def test_a_walk_that_is_declared_backward_has_no_transition():
+    walk = walk_of("reverse", "laplace")
     with pytest.raises(dd.Unsolved, match="transition"):
-        walk.transition(x_0, 1, 2)
+        walk.transition(torch.zeros(1, 1), 1, 2)
 
 
 def test_kurtosis_of_many_steps():
-    """(C5) k₄ / n_eff, with the numbers of steps that count of DDPM's schedule."""
+    """(C5) κ₄ / n_eff, with DDPM's numbers of steps that count."""
     for kind, counts in (
         (dd.Walk, {2: 1.98, 5: 4.80, 10: 9.16, 50: 40.1, 100: 76.4, 500: 189.7, 1000: 101.5}),
         (dd.ReverseWalk, {1: 2.9, 2: 4.8, 10: 16.6, 100: 117.8, 500: 172.7, 900: 32.6}),
     ):
-        engine = kind(td.Laplace(0.0, 1.0), dd.linear_betas(1000)).steps.engine
+        walk = kind(LAWS["laplace"], dd.linear_betas(1000))
         for k, count in counts.items():
-            c = engine.coefficients(*((0, k) if kind is dd.Walk else (k, 1001)))
+            c = walk.steps.engine.coefficients(*((0, k) if kind is dd.Walk else (k, 1001)))
             effective = float(c.square().sum() ** 2 / c.pow(4).sum())
             assert effective == pytest.approx(count, rel=0.02)
+            if k not in (10, 1000):
+                continue
+            y = torch.linspace(-20, 20, 20_001) * float(c.square().sum().sqrt())
+            p = density(lambda x: walk.marginal(x, k), 0.0, y)  # noqa: B023
+            second, fourth = (float(torch.trapezoid(p * y**n, y)) for n in (2, 4))
+            assert fourth / second**2 - 3 == pytest.approx(3 / effective, rel=1e-5)
 
 
-def test_tables_against_variance_gamma():
-    """The sum of n equal Laplace increments in closed form."""
-    for n in (3, 5, 20):
-        c = torch.full((n, 1), math.sqrt(1 / n))
-        increment = dd.Walk(td.Laplace(0.0, 1.0), [0.1]).steps.increment
-        grid = tabulate(lambda u: increment.log_cf(c * u.double()).sum(0), 40.0)  # noqa: B023
-        y = grid.low + grid.step * torch.arange(len(grid.cdf), dtype=torch.float64)
-        law = dd.laws.VarianceGamma if hasattr(dd.laws, "VarianceGamma") else None
-        del law
-        b = math.sqrt(1 / n / 2)
-        a = y.abs()
-        near = (a > 0.3) & (a < 8)
-        a = a[near].numpy()
-        from_bessel = (
-            (n - 0.5) * np.log(a)
-            + np.log(_bessel(n - 0.5, a / b))
-            - 0.5 * math.log(math.pi)
-            - math.lgamma(n)
-            - (n - 0.5) * math.log(2 * b)
-            - math.log(b)
-        )
-        assert np.abs(np.exp(from_bessel) - grid.density[0][near].numpy()).max() < 1e-12
+def test_a_steady_walk_counts_its_last_steps():
+    """(C5) Of equal β, n_eff tends to (2 − β) / β."""
+    c = dd.Walk(LAWS["laplace"], [0.01] * 3000).steps.engine.coefficients(0, 3000)
+    assert float(c.square().sum() ** 2 / c.pow(4).sum()) == pytest.approx(199, rel=1e-9)
 
 
-def _bessel(order: float, z: np.ndarray) -> np.ndarray:
-    from scipy.special import kv
+def table(name: str, scales: torch.Tensor):
+    """Grid points and the tabulated density of a sum of increments."""
+    c, one = scales.unsqueeze(1), increment(LAWS[name])
+    grid = tabulate(lambda u: one.log_cf(c * u.double()).sum(0), 40.0)
+    y = grid.low + grid.step * torch.arange(len(grid.cdf))
+    return y.numpy(), grid.density[0].numpy()
 
-    return kv(order, z)
+
+@pytest.mark.parametrize("n", [3, 5, 20])
+def test_tables_against_variance_gamma(n):
+    """(C7) The sum of equal Laplace increments."""
+    y, found = table("laplace", torch.full((n,), math.sqrt(1 / n)))
+    a, b = np.abs(y), math.sqrt(1 / n / 2)
+    near = (a > 0.3) & (a < 8)
+    a = a[near]
+    log_p = (n - 0.5) * np.log(a / (2 * b)) + np.log(special.kve(n - 0.5, a / b)) - a / b
+    log_p -= 0.5 * math.log(math.pi) + math.lgamma(n) + math.log(b)
+    assert np.abs(np.exp(log_p) - found[near]).max() < 1e-12
+
+
+@pytest.mark.parametrize("n", [6, 10])
+def test_tables_against_irwin_and_hall(n):
+    """(C7) The sum of equal uniform increments: a spline of degree n − 1."""
+    y, found = table("uniform", torch.full((n,), math.sqrt(1 / n)))
+    width = 2 * math.sqrt(3 / n)
+    z = y / width + n / 2
+    k = np.arange(n + 1)[:, None]
+    terms = (-1.0) ** k * special.comb(n, k) * np.clip(z - k, 0, None) ** (n - 1)
+    goal = np.where(z < n / 2, terms.sum(0), 0.0) / math.factorial(n - 1) / width
+    left = y < 0  # the alternating sum cancels on the right
+    assert np.abs(goal - found)[left].max() < (1e-12 if n > 6 else 1e-9)
+
+
+def test_tables_against_partial_fractions():
+    """(C7) Laplace increments of four scales, each 0.8 of the one before."""
+    c = 0.8 ** torch.arange(4.0)
+    c = c / c.square().sum().sqrt()
+    y, found = table("laplace", c)
+    b = c.numpy() / math.sqrt(2)
+    goal = 0.0
+    for i in range(4):
+        others = np.delete(b, i)
+        weight = np.prod(b[i] ** 2 / (b[i] ** 2 - others**2))
+        goal = goal + weight * np.exp(-np.abs(y) / b[i]) / (2 * b[i])
+    assert np.abs(goal - found).max() < 1e-10
+
+
+def test_laws_too_sharp_for_a_table_are_refused():
+    walk = dd.LevyWalk(LAWS["logistic"], dd.linear_betas(100, 1e-5, 0.1))
+    with pytest.raises(dd.Unsolved, match="sharp"):
+        walk.marginal(torch.zeros(1, 1), 1)
+    assert float(walk.marginal(torch.zeros(1, 1), 50).variance) < 1
+
+
+# -- the limit of many steps ---------------------------------------------------------------------
+
+MIXTURE = torch.tensor([[0.35, -1.0, 0.5], [0.65, 1.2, 0.6]])  # weight, mean, width
+
+
+def diffused(x: torch.Tensor, log_kept: torch.Tensor | float = 0.0):
+    """Density and score of the mixture after normal noise, the limit of all walks."""
+    weight, mean, width = MIXTURE.T
+    a2 = torch.as_tensor(log_kept).exp()
+    mean, variance = a2.sqrt() * mean, a2 * width**2 + 1 - a2
+    gap = x.unsqueeze(-1) - mean
+    p = weight * (-(gap**2) / (2 * variance)).exp() / (2 * math.pi * variance).sqrt()
+    return p.sum(-1), -(p * gap / variance).sum(-1) / p.sum(-1)
+
+
+def energy(total: float) -> float:
+    """∫ g² E|s|² along the diffusion, by Simpson's rule."""
+    x, at = torch.linspace(-9, 9, 4001), torch.linspace(0, total, 65)
+    each = []
+    for time in at:
+        p, s = diffused(x, -time)
+        each.append(torch.trapezoid(p * s**2, x))
+    weights = torch.ones(65)
+    weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
+    return float((torch.stack(each) * weights).sum() * total / 64 / 3)
+
+
+def gaps(name: str, count: int, total: float, families) -> list[float]:
+    """The KL divergences of the exact steps back from those of families, summed over all steps.
+
+    Deterministic: densities live on a grid, and the estimate says the exact mean of each step.
+    """
+    beta = -math.expm1(-total / count)
+    walk = dd.Walk(LAWS[name], [beta] * count)
+    process, engine = walk.process, walk.steps.engine
+    x = torch.linspace(-7, 7, 1201)
+    h, every = float(x[1] - x[0]), 10
+    p = diffused(x)[0]
+    forward = walk.transition(x.reshape(-1, 1, 1).expand(-1, len(x), 1), 0, 1)
+    kernel = forward.base_dist.log_prob(x.reshape(1, -1, 1))[..., 0].exp()  # from row to column
+    kernel = kernel / (kernel.sum(1, keepdim=True) * h)
+    y = x[::every].unsqueeze(1)
+    found = torch.zeros(len(families))
+    for k in range(1, count + 1):
+        joint = p.unsqueeze(1) * kernel[:, ::every]
+        back = joint / joint.sum(0)
+        mean = (back * x.unsqueeze(1)).sum(0).unsqueeze(1)
+        p = (p @ kernel) * h
+        step = torch.tensor([k])
+        rest = engine.linear(torch.zeros_like(y), y, step - 1, step)
+        slope = engine.linear(torch.ones_like(y), y, step - 1, step) - rest
+        t, s = (torch.full((len(y),), v / count) for v in (k, k - 1))
+        for n, family in enumerate(families):
+            law = family.law(process, Mean((mean - rest) / slope), y, t, s).base_dist
+            log_q = law.log_prob(x.reshape(-1, 1, 1))[..., 0]
+            log_q = log_q - (log_q.exp().sum(0) * h).log()
+            each = torch.where(back > 1e-30, back * ((back / h).log() - log_q), 0.0).sum(0)
+            found[n] += (p[::every] * each).sum() * h * every
+    return found.tolist()
+
+
+@pytest.mark.parametrize("name", ["laplace", "logistic"])
+def test_what_shifts_lose_and_tilts_do_not(name):
+    """(C12) (I − 1)/2 ∫ g² E|s|² in the limit, by Richardson's rule in N^{−1/2}; O(1/N)."""
+    total, counts = 1.0, (16, 32, 64)
+    found = [gaps(name, n, total, [dd.steppers.Shift(), dd.steppers.Tilt()]) for n in counts]
+    shift, tilt = zip(*found, strict=True)
+    powers = np.vander([n**-0.5 for n in counts], increasing=True)
+    limit = np.linalg.solve(powers, shift)[0]
+    goal = (increment(LAWS[name]).fisher - 1) / 2 * energy(total)
+    assert limit == pytest.approx(goal, rel=0.03)
+    assert 1.6 < tilt[0] / tilt[1] < 2.3 and 1.7 < tilt[1] / tilt[2] < 2.2
+
+
+def slopes(errors: dict[int, float]) -> np.ndarray:
+    """Orders in 1/N between neighbours."""
+    counts, values = np.array(list(errors)), np.array(list(errors.values()))
+    return -np.diff(np.log(values)) / np.diff(np.log(counts))
+
+
+@pytest.mark.parametrize(
+    ("law", "order"),
+    [
+        (LAWS["laplace"], 1),
+        (LAWS["uniform"], 1),
+        (LAWS["logistic"], 1),
+        (td.Exponential(torch.tensor(1.0)), 0.5),
+    ],
+    ids=["laplace", "uniform", "logistic", "exponential"],
+)
+def test_the_data_given_the_end_tend_to_the_diffusions(law, order):
+    """(C9) Kolmogorov's distance, averaged over ends: like 1/N, 1/√N for skewed increments."""
+    x, kept_all = torch.linspace(-4, 4, 4001), math.exp(-0.7)
+    ends = torch.tensor([-1.0, 0.0, 1.0]).unsqueeze(1)
+
+    def posterior(noise: torch.Tensor) -> torch.Tensor:
+        p = (diffused(x)[0] * noise).cumsum(1)
+        return p / p[:, -1:]
+
+    width = math.sqrt(1 - kept_all)
+    goal = posterior(td.Normal(math.sqrt(kept_all) * x, width).log_prob(ends).exp())
+    errors = {}
+    for count in (16, 32, 64):
+        walk = dd.Walk(law, [-math.expm1(-0.7 / count)] * count)
+        at = walk.marginal(x.expand(3, -1).reshape(-1, 1), count)
+        noise = at.log_prob(ends.expand(3, len(x)).reshape(-1, 1)).exp().reshape(3, -1)
+        errors[count] = float((posterior(noise) - goal).abs().amax(1).mean())
+    assert slopes(errors) == pytest.approx([order, order], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("law", "order"),
+    [
+        (LAWS["normal"], 1),
+        (LAWS["laplace"], 1),
+        (LAWS["uniform"], 1),
+        (LAWS["logistic"], 1),
+        (td.Exponential(torch.tensor(1.0)), 0.5),
+    ],
+    ids=["normal", "laplace", "uniform", "logistic", "exponential"],
+)
+def test_shifted_walks_back_draw_the_data(law, order):
+    """(C10) Wasserstein's distance with the exact score of the diffusion: the same orders."""
+    total, size = 2.0, 40_000
+    grid = torch.linspace(-9, 9, 20_001)
+    u = (torch.arange(size) + 0.5) / size
+
+    def quantiles(log_kept: float) -> torch.Tensor:
+        cdf = diffused(grid, log_kept)[0].cumsum(0)
+        return torch.from_numpy(np.interp(u.numpy(), (cdf / cdf[-1]).numpy(), grid.numpy()))
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return diffused(x, -total * t[0])[1]
+
+    errors, goal, start = {}, quantiles(0.0), quantiles(-total).unsqueeze(1)
+    for count in (4, 8, 16):
+        walk = dd.Walk(law, [-math.expm1(-total / count)] * count)
+        head = dd.heads.Score(score)
+        found = dd.sample(walk, head, (size, 1), stepper=dd.steppers.Shift(), start=start)
+        errors[count] = float((found[:, 0].sort().values - goal).abs().mean())
+    assert slopes(errors) == pytest.approx([order, order], abs=0.3)
+
+
+class Counted(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts what is asked of torch, and the numbers that it makes."""
+
+    calls, numbers = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        self.calls += 1
+        self.numbers += found.numel() if isinstance(found, torch.Tensor) else 0
+        return found
+
+
+@pytest.mark.parametrize("closure", ["steps", "clock", "marginals", "reverse"])
+def test_a_draw_costs_the_same_at_any_index(closure):
+    """Once its table is made: no loop over steps."""
+    walk = WALKS[closure](LAWS["logistic"], dd.linear_betas(10_000, 1e-3, 2e-3))
+    costs = set()
+    for k in (100, 9000):
+        x = torch.zeros(64, 1)
+        walk.marginal(x, k).sample()
+        with Counted() as count:
+            walk.marginal(x, k).sample()
+        costs.add((count.calls, count.numbers))
+    assert len(costs) == 1
