@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from . import laws
+from .control import require_control, variate
 from .drawn import full_precision, with_draw
 from .heads import Head, leaf_heads, require_head, require_possible
 from .loss import integrand
@@ -58,6 +59,7 @@ def path_kl(
     nodes: int | None = None,
     prior: Distribution | None = None,
     context: Any = None,
+    control: float | None = None,
 ) -> Tensor:
     r"""The prior's KL plus the time integral of the loss, an unbiased estimate, in nats.
 
@@ -73,6 +75,12 @@ def path_kl(
         prior: The law at time 1 of the model; the process's own by default. One that cannot have
             produced :math:`x_1` gives +∞.
         context: Handed to the network.
+        control: For linear diffusions and lifts, the coefficient of the control variate
+            :math:`\tfrac12 \|B^\top s\|^2 + \tfrac12 \nabla \cdot (B B^\top s)` that is taken
+            away, with s the data's own score: its mean is zero, and gradients are left alone. For
+            `Epsilon` and `Score` heads that know little yet, 1 divides the variance by 1.2 to 1.9,
+            and by 6 to 17 with nodes. For trained ones 0.01, or 0.1 with nodes, gains a few per
+            cent, and 1 adds noise.
 
     Returns:
         Shape (B,).
@@ -80,8 +88,10 @@ def path_kl(
     Raises:
         ValueError: If stop is 0 and the integral would diverge for this head, or if the process
             is too slow for its clock (see `times`).
+        Unsolved: If control is given and a part of the process is no linear diffusion.
     """
     require_process(process)
+    share = require_control(process, control)
     x_0 = process.check_data(x_0, "x_0")
     stop = stop_for(process, head, stop)
     require_possible(process, head, x_0)
@@ -91,12 +101,13 @@ def path_kl(
     nodes = None if nodes is None else require_count(nodes, "nodes")
     if nodes is None:
         t, w = times(process, x_0, stop=stop)
-        return start + w.to(start.dtype) * _draw_rate(process, head, x_0, t, context)
+        return start + w.to(start.dtype) * _draw_rate(process, head, x_0, t, context, share)
     total = start
     for part, (times_of, weights_of) in quadrature(process, stop, nodes):
         for t, w in zip(times_of, weights_of, strict=True):
             full = t.expand(batch_size(x_0)).to(first_tensor(x_0).device)
-            total = total + w.to(total) * _draw_rate(process, head, x_0, full, context, part)
+            rate = _draw_rate(process, head, x_0, full, context, share, part)
+            total = total + w.to(total) * rate
     return total
 
 
@@ -109,6 +120,7 @@ def elbo(
     nodes: int | None = None,
     prior: Distribution | None = None,
     context: Any = None,
+    control: float | None = None,
 ) -> Tensor:
     r"""A lower bound on :math:`\log p(x_0)`, an unbiased estimate of it, in nats.
 
@@ -123,7 +135,7 @@ def elbo(
     x_0 = process.check_data(x_0, "x_0")
     stop = stop_for(process, head, stop)
     options = {"stop": stop, "nodes": nodes, "prior": prior, "context": context}
-    bound = -path_kl(process, head, x_0, **options)
+    bound = -path_kl(process, head, x_0, control=control, **options)
     if stop > 0:
         bound = bound + reconstruction(process, head, x_0, stop, context)
     return bound + log_jacobian(process, x_0).to(bound.dtype)
@@ -234,6 +246,7 @@ def _draw_rate(
     x_0: State,
     t: Tensor,
     context: Any,
+    control: float = 0.0,
     weight: Weight | None = None,
 ) -> Tensor:
     exactly = full_precision(x_0)
@@ -243,6 +256,8 @@ def _draw_rate(
     estimate = head(x_t, t, context)
     with exactly:
         value = integrand(process, process.as_estimate(x_0), estimate, x_t, t, weight)
+        if control:
+            value = value - control * variate(process, x_0, x_t, t, weight).to(value.dtype)
         return with_draw(process, law, x_t, value)
 
 

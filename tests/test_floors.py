@@ -48,6 +48,7 @@ FLOORS = (
         "cached",
         "chain_laws",
         "check",
+        "control",
         "cross_entropy",
         "corrector",
         "diagnosis",

@@ -158,6 +158,10 @@ class AffineEngine(Engine, ABC):
         r"""The law of :math:`y + c\, \xi`."""
 
     @abstractmethod
+    def trace(self, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`\tfrac12 \operatorname{tr} G \Sigma^{-1}` for each value of the integrand."""
+
+    @abstractmethod
     def snr(self, t: Tensor) -> Tensor:
         """The signal-to-noise ratio, (B,), or (B, k) of a diagonal."""
 

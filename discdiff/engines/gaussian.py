@@ -423,8 +423,13 @@ class Gaussian(AffineEngine):
 
     def coefficient(self, t: Tensor) -> Tensor:
         r""":math:`g^2 / 2 v`; of a diagonal, the mean over its coordinates."""
-        g2 = self._rates(t)[2]
-        return _over(g2 / (2 * self.moments(torch.zeros_like(t), t).variance), t)
+        return _over(self._share(t), t)
+
+    def trace(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._fit(self._share(t), x).expand(x.shape)
+
+    def _share(self, t: Tensor) -> Tensor:
+        return self._rates(t)[2] / (2 * self.moments(torch.zeros_like(t), t).variance)
 
     def snr(self, t: Tensor) -> Tensor:
         r""":math:`\varphi^2 / v`."""

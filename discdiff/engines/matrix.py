@@ -622,6 +622,10 @@ class MatrixGaussian(AffineEngine):
     def coefficient(self, t: Tensor) -> Tensor:
         return _half_square(self._gain(t))
 
+    def trace(self, x: Tensor, t: Tensor) -> Tensor:
+        value = self._gain(t).square().sum((-2, -1)) / 2
+        return self._fit(value, x, 0).expand(x.shape[:-1])
+
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         r""":math:`\mathcal{N}(\hat x_0, (P^\top \Sigma^{-1} P)^{-1})`."""
         kernel = self.kernel(t)
