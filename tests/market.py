@@ -349,13 +349,12 @@ one_step = {"Chapman–Kolmogorov": CERTAIN, "bridge": CERTAIN, "indices": FROM_
 # Chains, which are held to the laws of their steps.
 BETAS = [0.1, 0.3, 0.2]
 NO_STEP = {"one step": "the walk is not declared by its steps forward"}
-NO_BOUND = {"loss": "the noise of the data ends elsewhere than the prior's"}
 NO_PATH = {"indices": "the walk has no transition: it is declared by its steps back"}
 
 CHAINS = {
     "normal steps": Entry(dd.Walk(Normal(0.0, 1.0), BETAS), reals, dense),
     "laplace steps": Entry(dd.Walk(Laplace(0.0, 1.0), BETAS), reals, dense),
-    "gamma clock": Entry(dd.LevyWalk(Gamma(2.0, 1.0), BETAS), reals, dense | NO_STEP | NO_BOUND),
+    "gamma clock": Entry(dd.LevyWalk(Gamma(2.0, 1.0), BETAS), reals, dense | NO_STEP),
     "logistic clock": Entry(dd.LevyWalk(Logistic(0.0, 1.0), BETAS), reals, dense | NO_STEP),
     "logistic marginals": Entry(
         dd.MarginalWalk(Logistic(0.0, 1.0), BETAS), reals, dense | NO_STEP

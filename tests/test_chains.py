@@ -293,7 +293,7 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_terms_at_random_indices_have_the_mean_of_the_bound(name, times):
     process, head, datum, stepper = RUNS[name]
-    chain, count = process.at(times), 400 if name == "counts" else 2000
+    chain, count = process.at(times), 120 if name == "counts" else 2000
     x_0 = map_state(lambda v: v.expand(count, *v.shape), datum)
     whole = dd.vlb(chain, head, x_0, stepper=stepper)
     k, w = dd.times(chain, x_0)

@@ -20,9 +20,9 @@ from torch.distributions import Distribution, constraints
 
 from .. import laws
 from ..increments import REALS
-from ..numerics.fourier import Grid, tabulate
+from ..numerics.fourier import Grid, TooSharp, tabulate
 from ..shapes import along
-from ..solve import Engine, solves
+from ..solve import Engine, Unsolved, solves
 from ..tabulated import Book, Tabulated
 from ..walks import FixedIncrements, FixedReversal, LevyClock
 from .normal_walk import NormalWalk, is_normal
@@ -66,7 +66,13 @@ class Summed(WalkEngine):
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
-        self.book = Book(self._grid)
+        self.book = Book(self._table)
+
+    def _table(self, key: Any) -> Grid:
+        try:
+            return self._grid(key)
+        except TooSharp as error:
+            raise Unsolved(f"{self.term!r} from step {key[0]} to {key[1]}: {error}") from error
 
     @abstractmethod
     def coefficients(self, s: int, t: int) -> Tensor:

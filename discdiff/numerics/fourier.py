@@ -23,8 +23,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..solve import Unsolved
-
 NEWTON = 5
 LEAST, MOST = 32, 1 << 15  # frequencies
 FINE, MANY = 8, 1 << 12  # points of the grid per frequency, where there are not many
@@ -32,6 +30,10 @@ NOTHING = 1e-17
 CELLS, TAIL = 512, 7.0
 SHARP = 1e-3  # error of a density, relative to its peak, beyond which there is no table
 SEEN = 1e-11  # densities below are continued by their slope: rounding leaves 1e-15
+
+
+class TooSharp(NotImplementedError):
+    """A density that a table does not resolve."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def tabulate(
         ends: Where the support ends.
 
     Raises:
-        Unsolved: If the density is too sharp for `MOST` frequencies.
+        TooSharp: If the density is too sharp for `MOST` frequencies.
     """
     count, error = frequencies(log_cf, reach)
     u = torch.arange(count, dtype=torch.float64) * (math.pi / reach)
@@ -93,7 +95,7 @@ def tabulate(
     terms = torch.stack([phi * (-1j * u) ** k for k in range(3)])
     density = _series(terms, size) / (2 * reach)
     if error > SHARP * float(density[0].max()):
-        raise Unsolved(
+        raise TooSharp(
             f"a table of {MOST} frequencies does not resolve a law this sharp: the noise has all "
             "but an atom; take larger first steps, or a law with a closed form"
         )
