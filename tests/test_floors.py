@@ -26,6 +26,7 @@ FLOORS = (
         "engines",
         "grids",
         "guidance",
+        "inverse",
         "loss",
         "reverse",
         "times",
