@@ -346,6 +346,50 @@ class Classifier(Guided):
         return slope
 
 
+class AtMost(Guided):
+    r"""The missing units of pure death, cut where data would exceed a maximum.
+
+    .. math:: \mathbb{E}[x_0 - x_t \mid x_t] \le K - x_t
+
+    This holds for all data up to K, so that what is exact is not changed. What was learned need
+    not know it: where guidance multiplies ratios that should be 0 and are not, counts run away
+    from the data. With the cut no draw exceeds K, as no more units return than are missing.
+
+    Arguments:
+        head: The head, or a wrapper such as `ClassifierFree`: guide first, then cut.
+        maximum: K, the largest count of data.
+        process: The process: pure death.
+
+    Raises:
+        ValueError: If K is negative.
+        Unsolved: If the process is not pure death.
+
+    Example:
+        >>> from discdiff import Death, heads
+        >>> head = heads.Missing(lambda x, t: torch.full_like(x, 1e6))
+        >>> t = torch.full((1,), 50.0)  # all units have died
+        >>> AtMost(head, 16, Death())(torch.tensor([[0.0, 15.0, 16.0]]), t).log_value.exp()
+        tensor([[16.,  1.,  0.]])
+    """
+
+    def __init__(self, head: Head, maximum: int, process: Process) -> None:
+        super().__init__(head)
+        require(maximum >= 0, f"maximum must be ≥ 0; it is {maximum}")
+        leaves = list(process.leaves(process.instant(0.5)))
+        if len(leaves) != 1 or not isinstance(leaves[0].core.engine, PureDeath):
+            raise Unsolved(f"AtMost cuts what is missing of pure death, not of {process!r}")
+        self.maximum, self.process = maximum, process
+        self.kind = Missing  # type: ignore[misc]
+
+    def forward(self, x: Tensor, t: Tensor, context: Any = None) -> Missing:
+        estimate = self.process._convert(self.head(x, t, context), x, t, Missing)
+        leaf = next(iter(self.process.leaves(t)))
+        room = self.maximum - x
+        log_q = leaf.core.engine.log_q(leaf.time, x)  # type: ignore[attr-defined]
+        most = (room.clamp(min=1).log() - log_q).masked_fill(room <= 0, -torch.inf)
+        return Missing(torch.minimum(estimate.log_value, most))
+
+
 class Temperature(Guided):
     r"""What a head says, at a temperature :math:`\tau`: the law to the power :math:`1 / \tau`.
 

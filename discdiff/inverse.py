@@ -153,8 +153,8 @@ class Observed(Guided):
 
     For normal data this is exact at each time, so that a run tends to draws from
     :math:`p(x_0 \mid y)` with its steps. For all others it is an approximation (see `inverse`).
-    What a learned head implies for :math:`A C A^\top` is made symmetric, and its negative
-    eigenvalues, which no covariance has, are read as 0.
+    What a learned head implies for :math:`A C A^\top` is made symmetric, and nothing is learned in
+    directions where it is not positive, as it is for a covariance.
 
     Arguments:
         head: The head.
@@ -249,17 +249,18 @@ def _on(value: Tensor, x: Tensor) -> Tensor:
 
 
 def _spectrum(table: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The eigenvalues ≥ 1 and eigenvectors of :math:`I + \sigma^{-1} A C A^\top \sigma^{-1}`."""
+    r"""The eigenvalues ≥ 0 and eigenvectors of :math:`\sigma^{-1} A C A^\top \sigma^{-1}`."""
     scale = variance.rsqrt()
     scaled = scale.unsqueeze(-1) * (table + table.mT) / 2 * scale
     values, vectors = torch.linalg.eigh(scaled)
-    return 1 + values.clamp(min=0), vectors
+    return values.clamp(min=0), vectors
 
 
 def _solved(table: Tensor, variance: Tensor, left: Tensor) -> Tensor:
-    r""":math:`(A C A^\top + \sigma^2 I)^{-1}` on vectors (B, m)."""
+    r""":math:`(A C A^\top + \sigma^2 I)^{-1}` on vectors (B, m), where :math:`A C A^\top > 0`."""
     values, vectors = _spectrum(table, variance)
-    inside = torch.einsum("bmi,bm->bi", vectors, left * variance.rsqrt()) / values
+    inside = torch.einsum("bmi,bm->bi", vectors, left * variance.rsqrt())
+    inside = torch.where(values > 0, inside / (1 + values), 0.0)
     return torch.einsum("bmi,bi->bm", vectors, inside) * variance.rsqrt()
 
 
@@ -279,7 +280,7 @@ class Likelihood:
         head: A head that says what :math:`x_0` is.
         process: One process of categories, or pure death.
         matrix: A, on flattened data, of shape (m, n).
-        values: y, of shape (m,), the same for all of a batch.
+        values: y, of shape (m,) or (B, m).
         std: :math:`\sigma > 0`, a number or of shape (m,).
         levels: The number that each category stands for, (K,): 0, 1, … if not given.
 
@@ -307,7 +308,6 @@ class Likelihood:
         require_head(head)
         self.head, self.process, self.levels = head, process, levels
         self.matrix, self.values, self.variance = _checked(matrix, values, std)
-        require(self.values.dim() == 1, "values must have shape (m,), the same for all of a batch")
         leaves = list(process.leaves(process.instant(0.5)))
         require(len(leaves) == 1, "what is seen is read off one process, not a product")
         self.engine: Any = leaves[0].core.engine
@@ -321,10 +321,14 @@ class Likelihood:
         )
         variance = self.variance.to(mean)
         values, vectors = _spectrum((matrix * spread.unsqueeze(1)) @ matrix.mT, variance)
-        left = (self.values.to(mean) - mean @ matrix.mT) * variance.rsqrt()
+        seen = self.values.to(mean).reshape(-1, len(matrix))
+        seen = seen.repeat_interleave(
+            len(mean) // len(seen), 0
+        )  # states that differ by a change are neighbours
+        left = (seen - mean @ matrix.mT) * variance.rsqrt()
         inside = torch.einsum("bmi,bm->bi", vectors, left)
-        size = (2 * math.pi * variance).log().sum() + values.log().sum(-1)
-        return -(size + (inside.square() / values).sum(-1)) / 2
+        size = (2 * math.pi * variance).log().sum() + values.log1p().sum(-1)
+        return -(size + (inside.square() / (1 + values)).sum(-1)) / 2
 
     def _moments(self, x: Tensor, t: Tensor, context: Any) -> tuple[Tensor, Tensor]:
         """Mean and variance of each entry of the data, both (B, *event)."""

@@ -219,6 +219,20 @@ def test_guided_counts_leave_infinity_and_reach_the_conditional_data():
     assert float((laws[0] - without.weights).abs().sum() / 2) > 0.1
 
 
+def test_a_maximum_changes_nothing_that_is_exact_and_holds_what_runs_away():
+    process, without, given, _ = counted(dying)
+    exact, t = given.as_(heads.Missing), torch.full((len(COUNTS),), 0.5)
+    cut = guidance.AtMost(exact, 3, process)(COUNTS, t).log_value
+    torch.testing.assert_close(cut, exact(COUNTS, t).log_value, rtol=1e-12, atol=1e-12)
+    net = lambda x, t, c=None: x.new_full(x.shape, 1.0 if c is None else 3.0)
+    wild = guidance.ClassifierFree(heads.Missing(net), 9.0)
+    torch.manual_seed(0)
+    draw = lambda head: dd.sample(process, head, (200, 2), steps=50, context=torch.ones(200))
+    assert float(draw(wild).max()) > 1000
+    tame = draw(guidance.AtMost(wild, 3, process))
+    assert float((tame > 3).double().mean()) < 0.01 and float(tame.mean()) > 2.5
+
+
 def test_first_order_guidance_of_counts_is_exact_for_a_linear_classifier():
     weights = torch.tensor([0.5, -2.0], dtype=torch.float64)
     process, without, *_ = counted(arriving)
@@ -320,5 +334,9 @@ def test_guidance_refuses_what_it_does_not_know():
     for make in (lambda: guidance.Temperature(turnover, 0.0), lambda: guidance.TopP(turnover, 2)):
         with pytest.raises(ValueError, match="must"):
             make()
+    with pytest.raises(dd.Unsolved, match="AtMost cuts what is missing"):
+        guidance.AtMost(turnover, 3, replaced())
+    with pytest.raises(ValueError, match="maximum must be"):
+        guidance.AtMost(turnover, -1, dying())
     with pytest.raises(ValueError, match="must say the same"):
         guidance.ClassifierFree(turnover, 2.0, unconditional=heads.Mean(lambda x, t: x))

@@ -179,6 +179,20 @@ def test_the_likelihood_is_the_normal_law_of_its_moments():
     torch.testing.assert_close(seen(x, t), goal)
 
 
+def test_the_likelihood_takes_values_of_each_row_to_all_its_changes():
+    process = dd.Death().on(dd.clock.Logistic(15.0))
+    head = heads.Missing(lambda x, t: x + 1)
+    x, t = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]).double(), torch.full((2,), 0.4)
+    many = torch.stack([Y, Y + 1])
+    both, first, second = (
+        guidance.Classifier(head, inverse.Likelihood(head, process, A, y, STD), 1.0, process)
+        for y in (many, Y, Y + 1)
+    )
+    found = both(x, t).log_value
+    torch.testing.assert_close(found[0], first(x, t).log_value[0])
+    torch.testing.assert_close(found[1], second(x, t).log_value[1])
+
+
 @pytest.mark.parametrize("kind", [heads.Posterior, heads.LeaveOneOut])
 def test_what_a_masked_process_shows_is_known(kind):
     process = dd.Replace(dd.one_hot(2, 3)).on(dd.clock.LogLinear())
