@@ -62,7 +62,8 @@ SETTINGS = Settings(labels=True, label_dropout=0.1, width=256, dropout=0.2)
 RATE, REVERSE_STEPS, EACH, CLASSES, NEIGHBOURS = 2e-3, 100, 50, 10, 5
 REAL = "real digits"
 COLORS = {"vp": "#2e6f95", "masked": "#d1495b", "blackout": "#1c2430"}
-PLACES = {"vp": (-20, -13), "masked": (0, -16), "blackout": (20, -13)}  # of labels, in points
+BELOW, LEFT, RIGHT = (0, -16), (-20, -13), (20, -13)  # where labels stand, in points
+PLACES = {"vp": (LEFT, BELOW), "masked": (BELOW, BELOW), "blackout": (RIGHT, RIGHT)}
 TITLES = {"vp": "VP", "masked": "masked", "blackout": "blackout"}
 
 
@@ -272,8 +273,8 @@ def draw_lines(axes: Axes, rows: list[dict[str, str]], key: str) -> None:
         color = {"color": COLORS[family]}
         axes.errorbar(x, y, xerr=dx, yerr=dy, lw=1, elinewidth=0.8, **color)
         axes.scatter(x, y, [8 + 10 * k for k in range(len(x))], label=TITLES[family], **color)
-        for k in (0, len(mine) - 1) if mine else ():
-            place = {"xytext": PLACES[family], "textcoords": "offset points", "ha": "center"}
+        for k, where in zip((0, -1) if mine else (), PLACES[family], strict=False):
+            place = {"xytext": where, "textcoords": "offset points", "ha": "center"}
             axes.annotate(f"s = {mine[k]['scale']}", (x[k], y[k]), fontsize=7, **color, **place)
 
 

@@ -271,3 +271,14 @@ def test_other_processes_and_spreads_are_refused():
     seen = inverse.Likelihood(turnover, categories, torch.ones(1, 2), torch.ones(1), 1.0)
     with pytest.raises(dd.Unsolved, match="says too little"):
         seen(torch.zeros(1, 2), torch.ones(1))
+
+
+def test_directions_in_which_no_covariance_is_implied_are_not_guided():
+    """A head that falls where its state rises says nothing that a covariance could."""
+    process = vp()
+    head = heads.Mean(lambda x, t: x * torch.tensor([1.0, -1.0, -1.0]))
+    x, t = torch.tensor([[0.2, 0.3, -0.4]]), torch.full((1,), 0.3)
+    found = inverse.Observed(head, process, torch.eye(3), torch.ones(3), 0.5)(x, t).value
+    unguided = head(x, t).value
+    torch.testing.assert_close(found[:, 1:], unguided[:, 1:])
+    assert float((found - unguided)[0, 0]) > 0.01
