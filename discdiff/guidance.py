@@ -5,6 +5,9 @@ sum of powers: the noisy laws :math:`p_t(x)\, p_t(y \mid x)^\gamma`, to which ra
 belong, are those of noised data from :math:`p_0(x)\, p_0(y \mid x)^\gamma` only for
 :math:`\gamma \in \{0, 1\}` (and at t = 0).
 
+Entries that are known are clamped by ``process.given`` or by ``known=`` of `dd.sample`; what is
+known through a matrix and noise, :math:`y = A x_0 + \sigma \eta`, guides by `discdiff.inverse`.
+
 References:
     | Classifier-Free Diffusion Guidance (Ho and Salimans, 2022)
     | Diffusion Models Beat GANs on Image Synthesis (Dhariwal and Nichol, 2021)
@@ -24,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from .engines.counts import PureDeath
 from .estimates import (
     Conditional,
     Epsilon,
@@ -35,6 +39,7 @@ from .estimates import (
     Posterior,
     Ratio,
     Score,
+    Turnover,
     Velocity,
 )
 from .heads import Head, require_head
@@ -78,6 +83,8 @@ class ClassifierFree(Guided):
     * ``Ratio``, ``Conditional``, ``Missing``, ``Score``, ``Epsilon``, ``Velocity``, ``Mean``:
       these are linear in, or determine, :math:`\log p_t` and its differences, so that what comes
       out belongs exactly to :math:`p_t(x \mid c)^\gamma\, p_t(x)^{1 - \gamma}` at each time t.
+    * ``Turnover``: made a ratio by the process, to the same effect; ratios cannot leave
+      :math:`\Lambda = \infty`.
     * ``Posterior``, ``LeaveOneOut``: the law of :math:`x_0^d` is tilted, site by site. For one
       site this is exactly the posterior of data from
       :math:`p_0(x \mid c)^\gamma\, p_0(x)^{1 - \gamma}`; for more the normalisation of each site
@@ -86,12 +93,15 @@ class ClassifierFree(Guided):
     Arguments:
         head: The head.
         scale: :math:`\gamma`: 1 is the conditional model, 0 the unconditional one, more than 1
-            guides.
+            guides. Where guidance is written
+            :math:`\hat\varepsilon(x, c) + s\, (\hat\varepsilon(x, c) - \hat\varepsilon(x))`, with
+            0 the conditional model, this is :math:`\gamma = 1 + s`.
         null: The context that stands for none; by default none is handed to the network.
         unconditional: Another head to be asked without context, instead of the same.
+        process: The process, for ``Turnover``.
 
     Raises:
-        Unsolved: For estimates that are no law (``Turnover``, the exact head).
+        Unsolved: For estimates that are no law (``Turnover`` without the process, the exact head).
 
     Example:
         >>> from discdiff import heads
@@ -101,7 +111,12 @@ class ClassifierFree(Guided):
     """
 
     def __init__(
-        self, head: Head, scale: float, null: Any = None, unconditional: Head | None = None
+        self,
+        head: Head,
+        scale: float,
+        null: Any = None,
+        unconditional: Head | None = None,
+        process: Process | None = None,
     ) -> None:
         super().__init__(head)
         other = unconditional or head
@@ -111,6 +126,9 @@ class ClassifierFree(Guided):
         )
         require(math.isfinite(scale), f"scale must be a finite number; it is {scale}")
         self.scale, self.null, self.unconditional = float(scale), null, other
+        self.process = process
+        if process is not None and head.kind is Turnover and self.scale not in (0, 1):
+            self.kind = Ratio  # type: ignore[misc]
 
     def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
         if self.scale == 1:
@@ -118,7 +136,10 @@ class ClassifierFree(Guided):
         without = self.unconditional(x, t, self.null)
         if self.scale == 0:
             return without
-        return self._mixed(self.head(x, t, context), without)
+        given = self.head(x, t, context)
+        if self.process is not None and isinstance(given, Turnover):
+            given, without = (self.process.convert(e, x, t, Ratio) for e in (given, without))
+        return self._mixed(given, without)
 
     def _mixed(self, given: Estimate, without: Estimate) -> Estimate:
         if isinstance(given, Parts) and isinstance(without, Parts):
@@ -143,22 +164,30 @@ def _between(a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 class Changes(ABC):
     r"""How a classifier's :math:`\log p(c \mid y) - \log p(c \mid x)` is found, one entry of y
-    being another than that of x."""
+    being another than that of x.
+
+    An entry of categories (integers) may become any of K states, one of counts (floating) one
+    unit more or one less, in this order. A count of 0 has none less: its difference is 0.
+    """
 
     @abstractmethod
     def __call__(self, log_prob: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-        """The differences for all entries and states, shape (*x.shape, K)."""
+        """The differences for all entries and the first ``size`` changes, (*x.shape, size)."""
 
 
 class EveryChange(Changes):
-    """The classifier is asked for each of the D·K states with one entry changed: exact.
+    """The classifier is asked for each state with one entry changed, D·K of them: exact.
 
-    All are one batch of B·D·K states, each with its own time and context.
+    All are one batch of B·D·K states, each with its own time and context; K = 2 on counts, 1 where
+    units only die.
 
     Example:
         >>> EveryChange()(lambda x: -x.sum(-1).double(), torch.tensor([[0, 1]]), 2)
         tensor([[[ 0., -1.],
                  [ 1.,  0.]]], dtype=torch.float64)
+        >>> EveryChange()(lambda x: -x.square().sum(-1), torch.tensor([[0.0, 2.0]]), 2)
+        tensor([[[-1.,  0.],
+                 [-5.,  3.]]])
     """
 
     def __call__(self, log_prob: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
@@ -166,11 +195,20 @@ class EveryChange(Changes):
         batch, count = flat.shape
         entry = torch.arange(count, device=x.device).reshape(1, -1, 1, 1)
         own = entry == entry.reshape(1, 1, 1, -1)
-        states = torch.arange(size, device=x.device).reshape(1, 1, -1, 1)
+        states = _goals(flat, size).unsqueeze(-1)
         changed = torch.where(own, states, flat.reshape(batch, 1, 1, -1))
         every = changed.reshape(batch, count * size, *x.shape[1:])
         value = log_prob(every.flatten(0, 1)).reshape(*x.shape, size)
+        if x.is_floating_point():
+            return value - log_prob(x).reshape(-1, *(1,) * x.dim())
         return value - value.gather(-1, x.unsqueeze(-1))
+
+
+def _goals(x: Tensor, size: int) -> Tensor:
+    """What each entry may become, shape (B, D, size): one unit more or less, or any state."""
+    if x.is_floating_point():
+        return torch.stack([x + 1, (x - 1).clamp(min=0)], -1)[..., :size]
+    return torch.arange(size, device=x.device).expand(*x.shape, size)
 
 
 class FirstOrder(Changes):
@@ -179,7 +217,9 @@ class FirstOrder(Changes):
     .. math:: \log p(c \mid y) - \log p(c \mid x) \approx \nabla_{d, y^d} - \nabla_{d, x^d}
 
     The classifier is handed the code, float of shape (B, *event, K), in place of the state.
-    Where :math:`\log p` is linear in the code of each entry this is exact.
+    Where :math:`\log p` is linear in the code of each entry this is exact. Counts are handed over
+    as they are, and :math:`\pm \partial_d \log p` is taken for a unit more or less: exact where
+    :math:`\log p` is linear in each count.
 
     Example:
         >>> weigh = lambda code: (code * torch.tensor([0.0, 2.0])).sum((-1, -2))
@@ -189,10 +229,18 @@ class FirstOrder(Changes):
     """
 
     def __call__(self, log_prob: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
+        if x.is_floating_point():
+            return self._of_counts(log_prob, x)[..., :size]
         with torch.enable_grad():
             code = one_hot(x, size).to(torch.get_default_dtype()).requires_grad_(True)
             (slope,) = torch.autograd.grad(log_prob(code).sum(), code)
         return slope - slope.gather(-1, x.unsqueeze(-1))
+
+    def _of_counts(self, log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            at = x.detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(log_prob(at).sum(), at)
+        return torch.stack([slope, torch.where(x > 0, -slope, 0.0)], -1)
 
 
 class Classifier(Guided):
@@ -208,13 +256,19 @@ class Classifier(Guided):
     * ``Posterior`` of a masked process: a masked site is tilted as it is filled. For
       :math:`\gamma = 1` and the true classifier the sum of the tilted law is one already, so
       that this is exact; for other powers it keeps the times of unmasking.
+    * all heads of pure death are made ``Missing``: units that are missing are a ratio to one unit
+      more, times what the time alone says, so that they are tilted by that unit, exactly, from
+      :math:`\Lambda = \infty` on.
     * all others are first made a ratio, or a score, by the process: exact as above, but ratios
       cannot leave :math:`\Lambda = \infty`.
+
+    What has no chance without guidance has none with it.
 
     Arguments:
         head: The head.
         log_prob: :math:`\log p_t(c \mid x)`, a function of (x, t), or (x, t, context) where a
-            context is given, of shape (B,). On real states it is differentiated.
+            context is given, of shape (B,). On real states it is differentiated. On counts it is
+            asked for one unit more than there are, and one less.
         scale: :math:`\gamma`.
         process: The process, for heads that say neither ratios nor scores.
         changes: How differences of the classifier are found on discrete states: `EveryChange`,
@@ -254,7 +308,9 @@ class Classifier(Guided):
         require(len(leaves) == 1, "a classifier guides one sum of terms, not a product")
         core = leaves[0].core
         masked = getattr(core.engine, "target", None) is not None and head.kind is Posterior
-        if not masked:
+        if isinstance(core.engine, PureDeath):
+            self.kind = Missing  # type: ignore[misc]
+        elif not masked:
             self.kind = Ratio if core.support.is_discrete else Score  # type: ignore[misc]
 
     def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
@@ -264,13 +320,14 @@ class Classifier(Guided):
             estimate = self.process.convert(estimate, x, t, self.kind)
         if isinstance(estimate, Score):
             return Score(estimate.value + self.scale * self._slope(x, t, context))
+        if isinstance(estimate, Missing):
+            more = self._tilted(estimate.log_value.unsqueeze(-1), x, t, context)
+            return Missing(more.squeeze(-1))
         if isinstance(estimate, Ratio):
-            tilt = self._tilt(x, t, context, estimate.log_ratio.shape[-1])
-            return Ratio(estimate.log_ratio + tilt.to(estimate.log_ratio))
+            return Ratio(self._tilted(estimate.log_ratio, x, t, context))
         assert isinstance(estimate, Logits)
-        table = estimate.log_probs
-        tilt = self._tilt(x, t, context, table.shape[-1])
-        return type(estimate)(table + tilt.to(table), estimate.absent)
+        tilted = self._tilted(estimate.log_probs, x, t, context)
+        return type(estimate)(tilted, estimate.absent)
 
     def _asked(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
         """The classifier at several states per batch element, with their times and contexts."""
@@ -285,14 +342,61 @@ class Classifier(Guided):
         )
         return value
 
-    def _tilt(self, x: Tensor, t: Tensor, context: Any, size: int) -> Tensor:
-        return self.scale * self.changes(lambda y: self._asked(y, t, context), x, size)
+    def _tilted(self, table: Tensor, x: Tensor, t: Tensor, context: Any) -> Tensor:
+        """Logarithms for every change, (*x.shape, size), tilted; −∞ stays."""
+        asked = lambda y: self._asked(y, t, context)
+        tilt = self.scale * self.changes(asked, x, table.shape[-1])
+        return (table + tilt.to(table)).masked_fill(table == -torch.inf, -torch.inf)
 
     def _slope(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
         with torch.enable_grad():
             at = x.detach().requires_grad_(True)
             (slope,) = torch.autograd.grad(self._asked(at, t, context).sum(), at)
         return slope
+
+
+class AtMost(Guided):
+    r"""The missing units of pure death, cut where data would exceed a maximum.
+
+    .. math:: \mathbb{E}[x_0 - x_t \mid x_t] \le K - x_t
+
+    This holds for all data up to K, so that what is exact is not changed. What was learned need
+    not know it: where guidance multiplies ratios that should be 0 and are not, counts run away
+    from the data. With the cut no draw exceeds K, as no more units return than are missing.
+
+    Arguments:
+        head: The head, or a wrapper such as `ClassifierFree`: guide first, then cut.
+        maximum: K, the largest count of data.
+        process: The process: pure death.
+
+    Raises:
+        ValueError: If K is negative.
+        Unsolved: If the process is not pure death.
+
+    Example:
+        >>> from discdiff import Death, heads
+        >>> head = heads.Missing(lambda x, t: torch.full_like(x, 1e6))
+        >>> t = torch.full((1,), 50.0)  # all units have died
+        >>> AtMost(head, 16, Death())(torch.tensor([[0.0, 15.0, 16.0]]), t).log_value.exp()
+        tensor([[16.,  1.,  0.]])
+    """
+
+    def __init__(self, head: Head, maximum: int, process: Process) -> None:
+        super().__init__(head)
+        require(maximum >= 0, f"maximum must be ≥ 0; it is {maximum}")
+        leaves = list(process.leaves(process.instant(0.5)))
+        if len(leaves) != 1 or not isinstance(leaves[0].core.engine, PureDeath):
+            raise Unsolved(f"AtMost cuts what is missing of pure death, not of {process!r}")
+        self.maximum, self.process = maximum, process
+        self.kind = Missing  # type: ignore[misc]
+
+    def forward(self, x: Tensor, t: Tensor, context: Any = None) -> Missing:
+        estimate = self.process._convert(self.head(x, t, context), x, t, Missing)
+        leaf = next(iter(self.process.leaves(t)))
+        room = self.maximum - x
+        log_q = leaf.core.engine.log_q(leaf.time, x)  # type: ignore[attr-defined]
+        most = (room.clamp(min=1).log() - log_q).masked_fill(room <= 0, -torch.inf)
+        return Missing(torch.minimum(estimate.log_value, most))
 
 
 class Temperature(Guided):

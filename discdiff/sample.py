@@ -60,7 +60,8 @@ def sample(
             such pairs for a product. Exact for masked sites with an exact head, as what is known
             shows at once. Elsewhere known entries are drawn afresh from their own law at each
             time, which is approximate: the exact way is ``process.given(known)``, with a head
-            trained on it.
+            trained on it. On reals `inverse.Observed` takes account of what known entries say of
+            the others at each time.
         prior: The law at the first time; the process's own by default.
         context: Handed to the network.
         progress: Whether to count the steps on standard error.

@@ -35,6 +35,7 @@ FLOORS = (
         "engines",
         "grids",
         "guidance",
+        "inverse",
         "loss",
         "reverse",
         "stepper",

@@ -137,6 +137,132 @@ def test_the_true_classifier_of_a_masked_process_is_exact_as_it_is_filled():
     assert bool((samples < K).all())
 
 
+# -- counts ---------------------------------------------------------------------------------------
+
+
+COUNTS = torch.cartesian_prod(torch.arange(4), torch.arange(4)).double()
+
+
+def dying():
+    return dd.Death().on(dd.clock.Logistic(15.0))
+
+
+def arriving():
+    return (dd.Death() + dd.Immigration(1.5)).on(dd.clock.Constant(1.0))
+
+
+class CountTruth:
+    """log p_t(label | x) of counts with a label that each item has with a chance of its own."""
+
+    def __init__(self, process, data, label):
+        self.process, self.data, self.label = process, data, label
+
+    def __call__(self, x, t, context=None):
+        many = COUNTS.repeat(len(x), 1)
+        law = self.process.marginal(many, t.repeat_interleave(len(COUNTS)))
+        p = law.log_prob(x.repeat_interleave(len(COUNTS), 0)).exp().reshape(len(x), -1)
+        return (p @ (self.data * self.label) / (p @ self.data)).log()
+
+
+def counted(make):
+    """A process, its data without and with the label as exact heads, and the true classifier."""
+    process, data, label = make(), law(0, 16), law(1, 16) / law(1, 16).max()
+    given = Exact(process, COUNTS, data * label / (data * label).sum())
+    return process, Exact(process, COUNTS, data), given, CountTruth(process, data, label)
+
+
+@pytest.mark.parametrize("kind", [heads.Missing, heads.Posterior, heads.Ratio])
+def test_the_true_classifier_of_counts_makes_the_conditional_model(kind):
+    process, without, given, truth = counted(dying)
+    guided = guidance.Classifier(without.as_(kind), truth, 1.0, process)
+    t = torch.full((len(COUNTS),), 0.5)
+    found = process.convert(guided(COUNTS, t), COUNTS, 0.5, heads.Missing.kind).log_value
+    goal = given.as_(heads.Missing)(COUNTS, t).log_value
+    torch.testing.assert_close(found, goal, rtol=1e-10, atol=1e-10)
+
+
+def test_the_true_classifier_of_counts_with_arrivals_makes_the_conditional_model():
+    process, without, given, truth = counted(arriving)
+    x, t = torch.cat([COUNTS, COUNTS + 3]), torch.full((2 * len(COUNTS),), 0.5)
+    goal = given.as_(heads.Ratio)(x, t).log_ratio
+    for kind in (heads.Turnover, heads.Posterior, heads.Ratio):
+        guided = guidance.Classifier(without.as_(kind), truth, 1.0, process)
+        found = guided(x, t).log_ratio
+        torch.testing.assert_close(found, goal, rtol=1e-9, atol=1e-9)
+
+
+class Turned(guidance.Changes):
+    """A planted error: one unit less where one more is asked for."""
+
+    def __call__(self, log_prob, x, size):
+        return guidance.EveryChange()(log_prob, x, 2).flip(-1)[..., :size]
+
+
+def test_a_wrong_change_of_counts_is_caught():
+    process, without, given, truth = counted(dying)
+    guided = guidance.Classifier(without.as_(heads.Missing), truth, 1.0, process, Turned())
+    x, t = COUNTS[COUNTS.sum(-1) == 2], torch.full((3,), 0.5)
+    found, goal = guided(x, t).log_value, given.as_(heads.Missing)(x, t).log_value
+    assert float((found - goal).abs().max()) > 0.05
+
+
+def test_guided_counts_leave_infinity_and_reach_the_conditional_data():
+    process, without, given, truth = counted(dying)
+    guided = guidance.Classifier(without.as_(heads.Missing), truth, 1.0, process)
+    torch.manual_seed(0)
+    shape, grid = (4000, 2), torch.linspace(1 - 1e-9, 0, 61)
+    start = process.prior(shape).sample()
+    x = dd.sample(process, guided, shape, grid=grid, start=start)
+    goal = dd.sample(process, given.as_(heads.Missing), shape, grid=grid, start=start)
+    laws = [torch.bincount((4 * v[:, 0] + v[:, 1]).long(), minlength=16) / 4000 for v in (x, goal)]
+    assert float((laws[0] - laws[1]).abs().sum() / 2) < 0.05
+    assert float((laws[0] - without.weights).abs().sum() / 2) > 0.1
+
+
+def test_a_maximum_changes_nothing_that_is_exact_and_holds_what_runs_away():
+    process, without, given, _ = counted(dying)
+    exact, t = given.as_(heads.Missing), torch.full((len(COUNTS),), 0.5)
+    cut = guidance.AtMost(exact, 3, process)(COUNTS, t).log_value
+    torch.testing.assert_close(cut, exact(COUNTS, t).log_value, rtol=1e-12, atol=1e-12)
+    net = lambda x, t, c=None: x.new_full(x.shape, 1.0 if c is None else 3.0)
+    wild = guidance.ClassifierFree(heads.Missing(net), 9.0)
+    torch.manual_seed(0)
+    draw = lambda head: dd.sample(process, head, (200, 2), steps=50, context=torch.ones(200))
+    assert float(draw(wild).max()) > 1000
+    tame = draw(guidance.AtMost(wild, 3, process))
+    assert float((tame > 3).double().mean()) < 0.01 and float(tame.mean()) > 2.5
+
+
+def test_first_order_guidance_of_counts_is_exact_for_a_linear_classifier():
+    weights = torch.tensor([0.5, -2.0], dtype=torch.float64)
+    process, without, *_ = counted(arriving)
+    linear = lambda x, t: x @ weights
+    t = torch.full((len(COUNTS),), 0.5)
+    exact = guidance.Classifier(without.as_(heads.Ratio), linear, GAMMA)
+    taylor = guidance.Classifier(
+        without.as_(heads.Ratio), linear, GAMMA, changes=guidance.FirstOrder()
+    )
+    torch.testing.assert_close(taylor(COUNTS, t).log_ratio, exact(COUNTS, t).log_ratio)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(dying, heads.Missing), (arriving, heads.Ratio), (arriving, heads.Turnover)]
+)
+def test_classifier_free_guidance_of_counts_belongs_to_the_tilted_noisy_law(make, kind):
+    process, without, given, truth = counted(make)
+    head = Labelled(without, given, kind)
+    x = COUNTS[(COUNTS < 3).all(-1)]
+    t = torch.full((len(x),), 0.5)
+    said = guidance.ClassifierFree(head, GAMMA, process=process)(x, t, "label")
+    found = process.convert(said, x, 0.5, Ratio).log_ratio[..., 0]
+    alone = process.convert(without(x, t), x, 0.5, Ratio).log_ratio[..., 0]
+    more = guidance.EveryChange()(lambda y: truth(y, torch.full((len(y),), 0.5)), x, 1)
+    torch.testing.assert_close(found, alone + GAMMA * more[..., 0], rtol=1e-9, atol=1e-9)
+
+
+# -- reals, and what holds everywhere -------------------------------------------------------------
+
+
 def test_first_order_guidance_is_exact_for_a_linear_classifier():
     weights = torch.randn(2, K, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     linear = lambda x, t: weights[torch.arange(2), x].sum(-1)
@@ -208,6 +334,10 @@ def test_guidance_refuses_what_it_does_not_know():
     for make in (lambda: guidance.Temperature(turnover, 0.0), lambda: guidance.TopP(turnover, 2)):
         with pytest.raises(ValueError, match="must"):
             make()
+    with pytest.raises(dd.Unsolved, match="AtMost cuts what is missing"):
+        guidance.AtMost(turnover, 3, replaced())
+    with pytest.raises(ValueError, match="maximum must be"):
+        guidance.AtMost(turnover, -1, dying())
     with pytest.raises(ValueError, match="must say the same"):
         guidance.ClassifierFree(turnover, 2.0, unconditional=heads.Mean(lambda x, t: x))
 

@@ -111,7 +111,8 @@ def test_every_name_of_the_surface_is_there():
         dd.clock: "Constant Linear Cosine LogLinear Logistic Geometric Function Learned Tabulated",
         dd.steppers: "Ancestral Euler Heun Churn TauLeaping Analytic Trapezoidal Corrector Cached "
         "Uniformization FirstHitting Gillespie",
-        dd.guidance: "ClassifierFree Classifier Temperature TopP EveryChange FirstOrder",
+        dd.inverse: "Observed Likelihood Tweedie Covariance",
+        dd.guidance: "ClassifierFree Classifier AtMost Temperature TopP EveryChange FirstOrder",
         dd.enumeration: "states marginal log_prob total_variation",
         dd.weights: "NLL Flat Simple Blackout MinSNR",
         dd.matching: "Log OneAgainstRest Squared",
