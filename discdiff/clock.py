@@ -85,11 +85,17 @@ class Spread:
     def instant(self, t: float) -> Tensor:
         return (self.clock or OwnTime()).instant(t)
 
+    def __call__(self, t: Tensor) -> Tensor:
+        return t if self.clock is None else self.clock(t)
+
+    def inverse(self, integral: Tensor) -> Tensor:
+        return integral if self.clock is None else self.clock.inverse(integral)
+
     def z(self, t: Tensor) -> Tensor:
-        return (t if self.clock is None else self.clock(t)).log()
+        return self(t).log()
 
     def from_z(self, z: Tensor) -> Tensor:
-        return z.exp() if self.clock is None else self.clock.inverse(z.exp())
+        return self.inverse(z.exp())
 
     def slope(self, t: Tensor) -> Tensor:
         return 1 / t if self.clock is None else self.clock.rate(t) / self.clock(t)

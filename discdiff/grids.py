@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .clock import Clock
+from .clock import Clock, Spread
 from .numerics.special import log1pexp
 from .validation import require
 
@@ -23,8 +23,12 @@ class Grid(ABC):
     steps: int
 
     @abstractmethod
-    def times(self, clock: Clock) -> Tensor:
-        """Decreasing times, float64 of shape (steps + 1,), ending at 0."""
+    def times(self, clock: Clock | Spread) -> Tensor:
+        """Decreasing times, float64 of shape (steps + 1,), ending at 0.
+
+        Arguments:
+            clock: The clock, as it is seen by a process: `sample` knows which.
+        """
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class UniformTime(Grid):
 
     steps: int
 
-    def times(self, clock: Clock) -> Tensor:
+    def times(self, clock: Clock | Spread) -> Tensor:
         return torch.linspace(1, 0, self.steps + 1, dtype=torch.float64)
 
 
@@ -53,7 +57,7 @@ class UniformIntegral(Grid):
 
     steps: int
 
-    def times(self, clock: Clock) -> Tensor:
+    def times(self, clock: Clock | Spread) -> Tensor:
         end = clock(torch.ones((), dtype=torch.float64)).detach()
         require(bool(end.isfinite()), "equal steps of Λ need a clock with Λ(1) < ∞")
         share = torch.linspace(1, 0, self.steps + 1, dtype=torch.float64)
@@ -84,7 +88,7 @@ class UniformLogit(Grid):
         logit = torch.linspace(c, -c, self.steps, dtype=torch.float64)
         return torch.cat([log1pexp(logit), torch.zeros(1, dtype=torch.float64)])
 
-    def times(self, clock: Clock) -> Tensor:
+    def times(self, clock: Clock | Spread) -> Tensor:
         last = clock(torch.ones((), dtype=torch.float64)).detach()
         require(
             bool(last >= self.end * (1 - 1e-12)), f"the clock ends at {last:g}, before {self.end}"
@@ -98,8 +102,10 @@ class UniformLogit(Grid):
 class Karras(Grid):
     r"""Noise levels :math:`\sigma` with equal steps of :math:`\sigma^{1/\rho}`.
 
-    :math:`\sigma^2 = e^{\Lambda} - 1` is the noise-to-signal ratio of a variance-preserving
-    process.
+    :math:`\sigma^2 = e^z` with z the natural variable: :math:`e^{\Lambda} - 1`, the
+    noise-to-signal ratio of ``Linear(-0.5) + Noise(1.0)``, or :math:`\Lambda` where noise spreads,
+    as of ``Noise(1.0)``, scaled or not. With other rates :math:`\sigma` is another measure of
+    noise. A clock by itself is that of the first; `sample` knows which it is.
 
     Arguments:
         steps: Number of steps; the last goes to 0.
@@ -116,11 +122,11 @@ class Karras(Grid):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
 
-    def times(self, clock: Clock) -> Tensor:
+    def times(self, clock: Clock | Spread) -> Tensor:
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         sigma = torch.linspace(high, low, self.steps, dtype=torch.float64) ** self.rho
-        end = clock(torch.ones((), dtype=torch.float64)).detach()
-        t = clock.inverse(torch.minimum(torch.log1p(sigma**2), end)).detach().clamp(max=1.0)
+        end = clock.z(torch.ones((), dtype=torch.float64)).detach()
+        t = clock.from_z(torch.minimum(2 * sigma.log(), end)).detach().clamp(max=1.0)
         t = torch.cat([t, torch.zeros(1, dtype=torch.float64)])
         require(
             bool((t.diff() < 0).all()), "the clock ends before sigma_max: choose a smaller one"

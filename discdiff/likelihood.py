@@ -147,8 +147,10 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
     Raises:
         ValueError: If stop is 0 and the integral would diverge for this head, or if it diverges
             at an infinite end of the clock.
+        Unsolved: If no law given the data is known.
     """
     require_head(head)
+    _require_law(process)
     real = stop is None or (isinstance(stop, float | int) and 0 <= stop < 1)
     require(real, f"stop must lie in [0, 1); it is {stop!r}")
     pairs = leaf_heads(process, head)
@@ -170,6 +172,21 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
     )
     require(0 <= stop < 1, f"stop must lie in [0, 1); it is {stop}")
     return stop
+
+
+def _require_law(process: Process) -> None:
+    """Raises ``Unsolved`` where a diffusion has no known law given the data."""
+    for leaf in process.leaves(process.instant(0.5)):
+        try:
+            leaf.core.engine  # noqa: B018
+        except Unsolved as error:
+            if leaf.core.support.is_discrete:
+                raise
+            raise Unsolved(
+                f"a bound needs the law given the data, and none is known for {leaf.core!r}. Ways "
+                "out: implicit_score_matching trains heads.Score, and log_prob(…, prior=) is the "
+                "likelihood of its probability flow; Linear and Noise have bounds"
+            ) from error
 
 
 @torch.no_grad()

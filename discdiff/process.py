@@ -189,8 +189,22 @@ class Process(Declared, ABC):
         try:
             return self._limit(shape)
         except Unsolved:
-            origin = self.origin(shape)
-            return self._marginal(origin, torch.ones(batch_size(origin), dtype=torch.float64))
+            return self._from_origin(shape, torch.ones((), dtype=torch.float64))
+
+    def _from_origin(self, shape: Shape, t: Tensor) -> Distribution:
+        """The law at a time () from zero, for processes without a limit.
+
+        Raises:
+            Unsolved: If none is known.
+        """
+        origin = self.origin(shape)
+        try:
+            return self._marginal(origin, t.expand(batch_size(origin)))
+        except Unsolved as error:
+            raise Unsolved(
+                f"no law is known from which a run could start: give prior=, such as a normal law "
+                f"with the moments of simulate(process, x_0, [{float(t):g}]). {error}"
+            ) from error
 
     def score(self, x_t: State, x_0: State | Estimate, t: float | Tensor) -> Any:
         r"""The score of :math:`p_t(\cdot \mid x_0)`, or what an estimate of x_0 makes of it.
@@ -1045,6 +1059,10 @@ class Pushed(Process):
     What a head says (except the data themselves) concerns :math:`y`; its net sees :math:`x`.
     Losses and bounds are those of y, corrected by :math:`\log |\det \partial T^{-1}|` where a
     density of x is asked for.
+
+    Raises:
+        ValueError: If the transform is none that is invertible, or the process has more than one
+            tensor or auxiliaries.
     """
 
     def __init__(self, process: Process, transform: Transform) -> None:
@@ -1054,6 +1072,12 @@ class Pushed(Process):
             f"push needs an invertible torch Transform; got {transform!r}",
         )
         _require_one_tensor(process, "pushed")
+        lifted = any(isinstance(part, Lifted) for part in process.modules())
+        require(
+            not lifted,
+            "a lifted process cannot be pushed, as its state is more than the data: map the data "
+            "themselves, y = T⁻¹(x), and take T.log_abs_det_jacobian(y, x) off a bound",
+        )
         self.process, self.transform = process, transform
         leaves = process.leaves(process.instant(0.5))
         self.discrete = all(leaf.core.support.is_discrete for leaf in leaves)
@@ -1541,11 +1565,13 @@ def _law_at_end(process: Process, shape: Shape, end: Tensor) -> Distribution:
     if isinstance(process, Product):
         parts = process.parts.items()
         return laws.Joint({name: _law_at_end(part, shape[name], end) for name, part in parts})
+    if isinstance(process, Mixture):
+        parts = [_law_at_end(part, shape["state"], end) for part in process.members]  # type: ignore
+        return laws.Labelled(process.weights, parts)
     try:
         return process._limit(shape)
     except Unsolved:
-        origin = process.origin(shape)
-        return process._marginal(origin, end.expand(batch_size(origin)))
+        return process._from_origin(shape, end)
 
 
 def _drawn(process: Process, x_0: State, t: Tensor) -> tuple[State, Estimate]:

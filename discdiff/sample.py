@@ -26,6 +26,7 @@ from .process import (
 from .solve import Unsolved
 from .stepper import Stepper
 from .steppers import Ancestral
+from .times import natural
 from .validation import require, require_count, require_numbers, shown
 
 State = Any
@@ -55,7 +56,8 @@ def sample(
         steps: Number of equal steps of t from 1 to 0; 100 if no grid is given.
         grid: Decreasing times, or a `dd.grids` object.
         stepper: A `steppers` object; `Ancestral` by default.
-        start: The state at the first time of the grid; drawn from the prior by default.
+        start: The state at the first time of the grid; drawn from the prior by default: the limit,
+            or the law at that time from 0.
         known: The pair (values, mask), mask true where the data are known: infilling. A dict of
             such pairs for a product. Exact for masked sites with an exact head, as what is known
             shows at once. Elsewhere known entries are drawn afresh from their own law at each
@@ -89,7 +91,7 @@ def sample(
     )
     if prior is not None:
         require_law(prior, process.state_shape(shape), "prior")
-    x = start if start is not None else (prior or process.prior(shape)).sample()
+    x = start if start is not None else (prior or process.at(t[:1]).prior(shape)).sample()
     x = process.check_state(_to_device(x, process), "start")
     require_shape(x, process.state_shape(shape), "start")
     _check_known(process, x, known)
@@ -131,7 +133,7 @@ def grid_times(
     """
     require(steps is None or grid is None, "give either steps or grid, not both")
     if isinstance(grid, Grid):
-        clocks = {id(leaf.clock): leaf.clock for leaf in process.leaves(process.instant(1.0))}
+        clocks = {id(leaf.clock): natural(leaf) for leaf in process.leaves(process.instant(1.0))}
         require(len(clocks) == 1, "a grid object needs one clock; give times for several clocks")
         return grid.times(next(iter(clocks.values())))  # type: ignore[arg-type]
     if grid is None:

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discdiff import clock, grids
+from discdiff import Linear, Mixture, Noise, clock, grids, heads, sample, zoo
+from discdiff.sample import grid_times
 
 F64 = torch.float64
 SETTINGS = settings(deadline=None, max_examples=30)
@@ -106,6 +107,36 @@ def test_karras_levels():
         root = 80 ** (1 / 7) + i / (n - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))
         assert float(sigma[i]) == pytest.approx(root**7, rel=1e-10)
     assert float(sigma[-1]) == 0
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        (Linear(-0.5) + Noise(1.0)).on(clock.Linear(0.1, 20.0)),
+        zoo.edm(80.0),
+        zoo.edm(200.0),
+        zoo.rectified_flow(),
+    ],
+    ids=["vp", "edm", "longer edm", "rectified flow"],
+)
+def test_karras_levels_are_noise_to_signal_ratios(process):
+    t = grid_times(process, None, grids.Karras(18))
+    zero, one = torch.zeros(18), torch.ones(18)
+    law, end = process.marginal(zero, t[:-1]), process.marginal(one, t[:-1])
+    found = (law.variance.sqrt() / (end.mean - law.mean)).double()
+    goal = torch.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 18).double() ** 7
+    torch.testing.assert_close(found, goal, rtol=2e-4, atol=0)
+
+
+def test_a_run_starts_from_the_law_at_its_first_time():
+    """Where noise spreads it is not that at t = 1, nor that of a mixture's first part."""
+    seen = []
+    edm, both = zoo.edm(200.0), Mixture([0.0, 1.0], zoo.edm(5.0), zoo.edm(200.0))
+    sample(edm, heads.Mean(lambda x, t: seen.append(x) or 0 * x), (4000, 1), grid=[0.4, 0.0])
+    head = heads.Mean(lambda x, t: seen.append(x["state"]) or 0 * x["state"])
+    sample(both, head, {"state": (4000, 1)}, grid=[0.4, 0.0])
+    for x in seen:
+        assert float(x.std()) == pytest.approx(80.0, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 
+import pyro.distributions as pyro
 import pytest
 import torch
 
@@ -98,3 +99,27 @@ def test_a_bound_that_diverges_where_the_clock_ends_is_refused(process, head, x_
         dd.path_kl(process, head, x_0)
     core = process.process.on(dd.clock.Constant(3.0))
     assert bool(dd.path_kl(core, head, x_0, stop=1e-3).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        dd.Field(lambda x, t: -(x**3)) + dd.Noise(1.0),
+        dd.Linear(-0.5) + dd.StateNoise(lambda x, t: (1 + x**2).sqrt()),
+    ],
+    ids=["field", "state noise"],
+)
+def test_without_a_law_there_are_ways_out(float64, process):
+    """The bound names them, and they work."""
+    process, x = process.on(dd.clock.Constant(1.0)), X[:1].double()
+    head = dd.heads.Score(lambda x, t: 0 * x)
+    for bound in (dd.elbo, dd.path_kl):
+        with pytest.raises(dd.Unsolved, match="implicit_score_matching .* log_prob"):
+            bound(process, head, x)
+    with pytest.raises(dd.Unsolved, match="give prior="):
+        dd.sample(process, head, (1, 3), stepper=dd.steppers.Euler())
+    prior = pyro.Normal(torch.zeros(1, 3), 1.0).to_event(1)
+    assert dd.log_prob(process, head, x, prior=prior, rtol=1e-3).isfinite().all()
+    assert dd.implicit_score_matching(process, head, x, 0.5, steps=4).isfinite().all()
+    kept = dd.sample(process, head, (1, 3), stepper=dd.steppers.Euler(), steps=4, prior=prior)
+    assert kept.shape == (1, 3)

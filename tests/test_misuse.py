@@ -190,6 +190,11 @@ DATA = {
         "A",
         "(2, 3)",
     ),
+    "push over a lift": case(
+        lambda: dd.zoo.cld().scaled(lambda t: 1 - t / 2).push(dd.reals.Logistic()),
+        "lifted process cannot be pushed",
+        "log_abs_det_jacobian",
+    ),
     "outside a push": case(
         lambda: VP.push(torch.distributions.ExpTransform()).marginal(X, 0.5), "x_0", "-1"
     ),
