@@ -25,7 +25,7 @@ from ..nn import (
     Tokens,
     Waves,
 )
-from ..process import Chain, Process, Product
+from ..process import Chain, Process, Product, batch_size
 from ..sample import sample
 from ..steppers import Stepper
 from ..steps import log_jacobian, reconstruction
@@ -137,15 +137,24 @@ class Model(nn.Module):
     def _path(self, x_0: Any, labels: Tensor | None) -> Tensor:
         """What the bound has beside the KL of the prior and the encoding, nats, (B,)."""
         if isinstance(self.process, Chain):
-            k, w = times(self.process, x_0)
-            options: dict[str, Any] = {"stepper": self.stepper, "context": labels}
-            return w * loss(self.process, self.head, x_0, k, **options)
+            return self._chain_path(x_0, labels)
         stop, density = self.timing()
         t, w = times(self.process, x_0, stop=stop, density=density)
         nats = w * loss(self.process, self.head, x_0, t, context=labels)
         if stop == 0:
             return nats
         return nats - reconstruction(self.process, self.head, x_0, stop, labels)
+
+    def _chain_path(self, x_0: Any, labels: Tensor | None) -> Tensor:
+        """The terms of a chain; the first, by far the largest of densities, is never left out."""
+        assert isinstance(self.process, Chain)
+        last, count = len(self.process.times), batch_size(x_0)
+        options: dict[str, Any] = {"stepper": self.stepper, "context": labels}
+        term = lambda k: loss(self.process, self.head, x_0, k, **options)
+        nats = term(torch.ones(count))
+        if last == 1:
+            return nats
+        return nats + (last - 1) * term(torch.randint(2, last + 1, (count,)))
 
     def timing(self) -> tuple[float, Blend | Density]:
         """Where the bound stops and how its times are drawn, anew where numbers are learned."""
