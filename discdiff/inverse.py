@@ -248,20 +248,13 @@ def _on(value: Tensor, x: Tensor) -> Tensor:
     return value.to(x.dtype).reshape(value.shape[:1] + gap + value.shape[1:])
 
 
-def _spectrum(table: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The eigenvalues ≥ 0 and eigenvectors of :math:`\sigma^{-1} A C A^\top \sigma^{-1}`."""
-    scale = variance.rsqrt()
-    scaled = scale.unsqueeze(-1) * (table + table.mT) / 2 * scale
-    values, vectors = torch.linalg.eigh(scaled)
-    return values.clamp(min=0), vectors
-
-
 def _solved(table: Tensor, variance: Tensor, left: Tensor) -> Tensor:
     r""":math:`(A C A^\top + \sigma^2 I)^{-1}` on vectors (B, m), where :math:`A C A^\top > 0`."""
-    values, vectors = _spectrum(table, variance)
-    inside = torch.einsum("bmi,bm->bi", vectors, left * variance.rsqrt())
+    scale = variance.rsqrt()
+    values, vectors = torch.linalg.eigh(scale.unsqueeze(-1) * (table + table.mT) / 2 * scale)
+    inside = torch.einsum("bmi,bm->bi", vectors, left * scale)
     inside = torch.where(values > 0, inside / (1 + values), 0.0)
-    return torch.einsum("bmi,bi->bm", vectors, inside) * variance.rsqrt()
+    return torch.einsum("bmi,bi->bm", vectors, inside) * scale
 
 
 class Likelihood:
@@ -319,16 +312,17 @@ class Likelihood:
             matrix.shape[1] == mean.shape[1],
             f"matrix has {matrix.shape[1]} columns; the state has {mean.shape[1]} entries",
         )
-        variance = self.variance.to(mean)
-        values, vectors = _spectrum((matrix * spread.unsqueeze(1)) @ matrix.mT, variance)
+        covariance = (matrix * spread.unsqueeze(1)) @ matrix.mT + self.variance.to(mean).diag()
+        root = torch.linalg.cholesky(covariance)
         seen = self.values.to(mean).reshape(-1, len(matrix))
         seen = seen.repeat_interleave(
             len(mean) // len(seen), 0
-        )  # states that differ by a change are neighbours
-        left = (seen - mean @ matrix.mT) * variance.rsqrt()
-        inside = torch.einsum("bmi,bm->bi", vectors, left)
-        size = (2 * math.pi * variance).log().sum() + values.log1p().sum(-1)
-        return -(size + (inside.square() / (1 + values)).sum(-1)) / 2
+        )  # changes of a state are neighbours
+        left = (seen - mean @ matrix.mT).unsqueeze(-1)
+        inside = torch.linalg.solve_triangular(root, left, upper=False).squeeze(-1)
+        volume = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        size = len(matrix) * math.log(2 * math.pi) + 2 * volume
+        return -(size + inside.square().sum(-1)) / 2
 
     def _moments(self, x: Tensor, t: Tensor, context: Any) -> tuple[Tensor, Tensor]:
         """Mean and variance of each entry of the data, both (B, *event)."""
