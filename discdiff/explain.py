@@ -250,8 +250,10 @@ def _saying_nothing(kind: type[Estimate], core: Generator, x: Tensor) -> Estimat
         return kind(torch.zeros(*sites, size))
     if kind is Ratio:
         return Ratio(torch.zeros(*sites, size if term.categorical else max(2, len(core.terms))))
+    if kind is Mean:
+        return Mean(torch.zeros_like(core.to_data(x)))
     if kind is Normal:
-        return Normal(Mean(torch.zeros(x.shape)), torch.zeros(x.shape))
+        return Normal(Mean(torch.zeros_like(core.to_data(x))), torch.zeros(x.shape))
     if kind is Turnover:
         return Turnover(torch.zeros(*sites, 2))
     return kind(torch.zeros(x.shape))  # type: ignore[call-arg]

@@ -1315,6 +1315,12 @@ class Given(Process):
         )
         lifted = process.state_shape((1, *values.shape[1:])) != (1, *values.shape[1:])
         require(not lifted, "entries of a lifted state cannot be clamped: use sample(known=)")
+        cores = [leaf.core for leaf in process.leaves(process.instant(0.5))]
+        coupled = [core for core in cores if core.law_axes and not core.support.is_discrete]
+        require(
+            not coupled,
+            f"entries of {coupled} move each other and cannot be clamped: use sample(known=)",
+        )
         origin = process.origin((1, *values.shape)).to(values.dtype)
         process.check_state(torch.where(mask, values, origin), "what is known")
         self.process = process

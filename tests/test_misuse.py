@@ -24,6 +24,8 @@ VP = (dd.Linear(-1 / 2) + dd.Noise(1.0)).on(dd.clock.Linear(0.1, 20.0))
 TO_INFINITY = (dd.Linear(-1 / 2) + dd.Noise(1.0)).on(dd.clock.LogLinear())
 MASKED = dd.Replace(dd.one_hot(MASK, K)).on(dd.clock.LogLinear())
 BLACKOUT = dd.Death().on(dd.clock.Logistic(15.0))
+MATRIX = dd.Langevin([[0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 2.0]], torch.eye(2))
+LOST = (dd.Linear(-torch.eye(2)) + dd.Noise([[0.0], [1.0]])).on(dd.clock.Constant(2.0))
 TABLE = dd.Product(income=VP, job=MASKED)
 
 
@@ -189,6 +191,9 @@ DATA = {
         "last axis of x_0 must have size 2",
         "A",
         "(2, 3)",
+    ),
+    "clamped entries of vectors": case(
+        lambda: MATRIX.given((X[0, :2], torch.tensor([True, False]))), "Langevin", "sample(known=)"
     ),
     "push over a lift": case(
         lambda: dd.zoo.cld().scaled(lambda t: 1 - t / 2).push(dd.reals.Logistic()),
@@ -374,6 +379,33 @@ HEADS = {
         lambda: dd.loss(VP, POSTERIOR, X, 0.5), "Posterior", "Epsilon", error=dd.Unsolved
     ),
     "a network": case(lambda: dd.loss(VP, zeros, X, 0.5), "head", "heads.Epsilon", "function"),
+    "a mean that would be broadcast": case(
+        lambda: dd.loss(VP, dd.heads.Mean(lambda x, t: x[:, 0]), X[:, :1], 0.5),
+        "must have shape (2, 1)",
+        "its shape is (2,)",
+    ),
+    "a mean of another shape in a run": case(
+        lambda: dd.sample(VP, dd.heads.Mean(lambda x, t: x[:, 0]), (4, 1), steps=2),
+        "must have shape (4, 1)",
+    ),
+    "a mean of the auxiliaries": case(
+        lambda: dd.sample(dd.zoo.cld(), dd.heads.Mean(lambda x, t: x), (2, 2), steps=2),
+        "must have shape (2, 2)",
+        "(2, 2, 2)",
+    ),
+    "a mean of the auxiliaries in a loss": case(
+        lambda: dd.loss(dd.zoo.cld(), dd.heads.Mean(lambda x, t: x), X[:, :2], 0.5),
+        "must have shape (2, 2)",
+        "(2, 2, 2)",
+    ),
+    "noise that never reaches a direction": case(
+        lambda: dd.loss(LOST, EPSILON, X[:, :2], 0.5), "noise does not reach", error=dd.Unsolved
+    ),
+    "noise that never reaches the data of a lift": case(
+        lambda: dd.elbo(LOST.lift(torch.distributions.Normal(0.0, 1.0)), EPSILON, X[:, 0]),
+        "noise does not reach",
+        error=dd.Unsolved,
+    ),
     "a word": case(lambda: dd.sample(VP, "epsilon", (2, 3)), "head", "str"),
     "a network for elbo": case(lambda: dd.elbo(VP, torch.nn.Identity(), X), "head", "Identity"),
     "a network to reverse": case(lambda: dd.reverse(VP, zeros), "head", "function"),

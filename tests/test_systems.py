@@ -14,7 +14,7 @@ from torch.distributions import Normal
 import discdiff as dd
 from discdiff.numerics.constant import Constant, digits
 from discdiff.numerics.factors import add_columns, cholesky, lower_inverse, triangular
-from discdiff.numerics.systems import Varying, compose, lyapunov
+from discdiff.numerics.systems import Varying, compose, lyapunov, reached
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -445,3 +445,21 @@ def test_gradients_where_noise_has_not_arrived():
     flow = Constant(A, torch.zeros(2), G, True, digits(A, True))(torch.zeros(1))
     (slope,) = torch.autograd.grad(cholesky(flow.cov).sum() + flow.phi.sum(), A)
     assert bool(slope.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("A", "B", "all_of_them"),
+    [
+        ([[0.0, 1.0], [-1.0, -2.0]], [[0.0], [2.0]], True),
+        ([[-1.0, 0.0], [0.0, -1.0]], [[0.0], [1.0]], False),
+        ([[-1.0, 0.0], [0.0, -1.0]], [[1.0], [1.0]], False),  # equal coordinates stay equal
+        ([[-1.0, 0.0], [0.0, -2.0]], [[1.0], [1.0]], True),
+        ([[0.0, 1e6], [-1e6, -1.0]], [[0.0], [1e-3]], True),
+        ([[0.0, 0.0], [0.0, 0.0]], [[0.0], [0.0]], False),
+    ],
+)
+def test_where_noise_arrives(A, B, all_of_them):
+    """Kalman's rank, whatever the units."""
+    A, B = torch.tensor(A, dtype=torch.float64), torch.tensor(B, dtype=torch.float64)
+    assert reached(A, B @ B.mT) is all_of_them
+    assert reached(torch.stack([A, -torch.eye(2).double()]), torch.stack([B @ B.mT] * 2)) is False

@@ -69,6 +69,7 @@ class Entrywise(Affine):
         return [Entrywise(*row) for row in zip(*columns, strict=True)]
 
     def centre(self, x: Tensor, e: Tensor) -> Tensor:
+        require_said_shape(e, x.shape)
         if isinstance(self.b, float):
             moved = torch.add(x * self.a, e, alpha=self.b)
         else:
@@ -78,6 +79,14 @@ class Entrywise(Affine):
     def draw(self, x: Tensor, e: Tensor) -> Tensor:
         moved = self.centre(x, e)
         return moved if self.c is None else moved + aligned(self.c, x) * torch.randn_like(x)
+
+
+def require_said_shape(e: Tensor, shape: torch.Size) -> None:
+    """Raises ``ValueError`` where what is said would be broadcast against the state."""
+    if e.shape != shape:
+        raise ValueError(
+            f"what the network says must have shape {tuple(shape)}; its shape is {tuple(e.shape)}"
+        )
 
 
 def aligned(value: Any, x: Tensor, more: int = 0) -> Any:
@@ -123,6 +132,7 @@ class Vectorwise(Affine):
         return [Vectorwise(*row, *flat) for row in zip(*columns, strict=True)]  # type: ignore
 
     def centre(self, x: Tensor, e: Tensor) -> Tensor:
+        require_said_shape(e, x.shape[:-1] if self.flat_in else x.shape)
         e = e.unsqueeze(-1) if self.flat_in else e
         moved = act(aligned(self.a, x, 1), x) + act(aligned(self.b, x, 1), e)
         moved = moved if self.d is None else moved + aligned(self.d, x)
@@ -140,6 +150,7 @@ class AffineEngine(Engine, ABC):
 
     deterministic = True
     speaks: ClassVar[tuple[type[Estimate], ...]]  # what determines E[x_0 | x_t], beside the data
+    auxiliaries: Any = None  # what a lift adds to the data on a last axis
 
     @abstractmethod
     def affine(self, kind: type, s: Tensor, t: Tensor, eta: float) -> Affine:
@@ -181,7 +192,10 @@ class AffineEngine(Engine, ABC):
     def mean_of(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\hat x_0`, the statistic, from any estimate that determines it."""
         kind, said = self.said(estimate)
-        return said if issubclass(kind, Data | Mean) else self.reading(kind, t).centre(x, said)
+        if not issubclass(kind, Data | Mean):
+            return self.reading(kind, t).centre(x, said)
+        require_said_shape(said, x.shape if self.auxiliaries is None else x.shape[:-1])
+        return said
 
     def said(self, estimate: Estimate) -> tuple[type, Tensor]:
         """The kind of an estimate, a finite law by its mean, and the tensor that it says."""

@@ -56,7 +56,7 @@ from ..numerics.factors import (
 )
 from ..numerics.rotation import FIRST, Rotation, extent
 from ..numerics.special import log1pexp
-from ..numerics.systems import Flow, Units, Varying, lyapunov, running, staircase
+from ..numerics.systems import Flow, Units, Varying, lyapunov, reached, running, staircase
 from ..params import Versions, changes, once_each
 from ..shapes import act, one_time, span
 from ..solve import Engine, Score, Unsolved, solves
@@ -141,6 +141,7 @@ class MatrixGaussian(AffineEngine):
         zero = self._start()
         with torch.enable_grad():
             A, b, G = self._system(zero)
+        self.reached = self.varying or reached(A[0], G[0])
         self.changes = any(v.requires_grad for v in (A, b, G))
         self.stable = not self.varying and _hurwitz(A)
         self.drifting = self.varying or self.changes or bool(b.ne(0).any())
@@ -169,6 +170,10 @@ class MatrixGaussian(AffineEngine):
         known = values_are_checked(mean) and not mean.requires_grad
         shift = None if known and not bool(mean.any()) else mean
         engine.auxiliaries = Auxiliaries(shift, factor, pad(factor, (0, 0, 1, 0)))
+        if not self.reached:
+            A, _, G = self._system(self._start())
+            columns = engine.auxiliaries.columns
+            engine.reached = reached(A[0], G[0] + columns @ columns.mT)
         engine._asked = None
         return engine
 
@@ -372,6 +377,16 @@ class MatrixGaussian(AffineEngine):
             mean = mean + times_vector(flow.phi[..., 1:], aux.mean)
         return Kernel(flow.phi[..., :1], mean, factor)
 
+    def _inverse(self, factor: Tensor) -> Tensor:
+        """The inverse of a factor of the law given the data, which must have a density."""
+        if not self.reached:
+            raise Unsolved(
+                "noise does not reach every direction of the last axis: the law given the data "
+                "has no density there. Way out: noise or a drift that reaches it, a .lift with "
+                "random auxiliaries, or simulate the process"
+            )
+        return lower_inverse(factor)
+
     def _align(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
         """Numbers (B, *sides, …) with ``axes`` last axes of their own, against a state."""
         return _behind(value, x.dim() + axes - 2)
@@ -477,7 +492,7 @@ class MatrixGaussian(AffineEngine):
             | gDDIM: Generalized denoising diffusion implicit models (Zhang et al., 2023)
         """
         early, late, (flow, spread) = self.kernel(s), self.kernel(t), self.moments(s, t)
-        L, inverse = early.factor, lower_inverse(late.factor)
+        L, inverse = early.factor, self._inverse(late.factor)
         if eta < 1 and self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
             L = self.kernel(s.clamp(min=self._shortest(t))).factor
         shrunk = (inverse @ flow.phi @ L).mT
@@ -519,7 +534,7 @@ class MatrixGaussian(AffineEngine):
             p = torch.linalg.inv(load)
             q = -p @ factor
         else:
-            inverse = lower_inverse(factor)
+            inverse = self._inverse(factor)
             q = -(inverse @ load).mT
             q = q / q.square().sum(-1, keepdim=True)
             p = -q @ inverse
@@ -585,12 +600,12 @@ class MatrixGaussian(AffineEngine):
         if isinstance(estimate, estimates.Score):
             return -self._apply(kernel.factor.mT, estimate.value)
         rest = x - self.centre(self.mean_of(estimate, x, t), kernel)
-        return self._apply(lower_inverse(kernel.factor), rest)
+        return self._apply(self._inverse(kernel.factor), rest)
 
     def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
         if isinstance(estimate, estimates.Score):
             return Score(gradient=estimate.value)
-        inverse = lower_inverse(self.kernel(t).factor)
+        inverse = self._inverse(self.kernel(t).factor)
         return Score(gradient=-self._apply(inverse.mT, self.epsilon_of(estimate, x, t)))
 
     def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
@@ -604,7 +619,7 @@ class MatrixGaussian(AffineEngine):
 
     def _gain(self, t: Tensor) -> Tensor:
         r""":math:`B^\top L^{-\top}`: which noise the loss sees, shape (B, *sides, r, k)."""
-        inverse = lower_inverse(self.kernel(t).factor)
+        inverse = self._inverse(self.kernel(t).factor)
         roots = [noise.scale.sqrt() * noise.matrix(t, self.size) for noise in self.noises]
         roots = [_behind(B, inverse.dim() - 1) for B in roots]
         B = torch.cat([B.expand(len(t), *inverse.shape[1:-1], -1) for B in roots], -1)
@@ -633,7 +648,7 @@ class MatrixGaussian(AffineEngine):
         if self.auxiliaries is None:
             factor = triangular(torch.linalg.inv(kernel.load) @ kernel.factor)
             return self._law(x_0, factor)
-        a = (lower_inverse(kernel.factor) @ kernel.load).squeeze(-1)
+        a = (self._inverse(kernel.factor) @ kernel.load).squeeze(-1)
         std = a.square().sum(-1).rsqrt()
         return normal(x_0, self._fit(std.unsqueeze(-1), x_0.unsqueeze(-1), 1).squeeze(-1))
 
@@ -649,7 +664,7 @@ class MatrixGaussian(AffineEngine):
             noise = kernel.factor.diagonal(dim1=-2, dim2=-1).log().mean(-1)
             level = 2 * (torch.linalg.slogdet(kernel.load)[1] / self.size - noise)
         else:
-            level = (lower_inverse(kernel.factor) @ kernel.load).square().sum((-2, -1)).log()
+            level = (self._inverse(kernel.factor) @ kernel.load).square().sum((-2, -1)).log()
         return torch.where(t > 0, level.reshape(len(t), -1).mean(-1).exp(), torch.inf)
 
     def profile(self, z: Tensor) -> Tensor:

@@ -270,6 +270,28 @@ def staircase(A: Tensor, G: Tensor, ranks: tuple[int, ...] | None = None) -> Sta
     return Stairs(torch.cat(basis, -1), tuple(found))
 
 
+def reached(A: Tensor, G: Tensor) -> bool:
+    """Whether noise of covariance G per time arrives in every direction, all sides alike.
+
+    Arguments:
+        A: Shape (*sides, k, k).
+        G: Shape (*sides, k, k).
+    """
+    A, G = (v.detach() / _norm(v.detach()) for v in torch.broadcast_tensors(A, G))
+    blocks = [G]
+    for _ in range(A.shape[-1] - 1):
+        block = A @ blocks[-1]
+        blocks.append(block / _norm(block))
+    ranks = torch.linalg.matrix_rank(torch.cat(blocks, -1))
+    return bool((ranks == A.shape[-1]).all())
+
+
+def _norm(matrix: Tensor) -> Tensor:
+    """Frobenius norms, one for zero."""
+    norm = torch.linalg.matrix_norm(matrix, keepdim=True)
+    return torch.where(norm > 0, norm, torch.ones_like(norm))
+
+
 def lyapunov(A: Tensor, G: Tensor) -> Tensor:
     r"""The solution S of :math:`A S + S A^\top + G = 0`, for A and G of shape (*sides, k, k)."""
     A, G = torch.broadcast_tensors(A, G)
