@@ -27,6 +27,7 @@ from ..walks import FixedIncrements, FixedReversal, LevyClock
 from .normal_walk import NormalWalk, is_normal
 from .walk import WalkEngine
 
+INSIDE = 1 - 1e-6
 SPREAD = 10.0  # standard deviations that many small increments reach together
 
 
@@ -130,7 +131,8 @@ class ForwardSteps(Summed):
             for v in ((-torch.expm1(self.kept(j, k))).sqrt(), (self.kept(j, k) / 2).exp())
         )
         noise = (x - ratio * self.step_mean(estimate, x, j, k)) / width
-        eta = self.increment.natural(noise)
+        most = INSIDE * self.increment.reach  # a law on an interval has no mean beyond it
+        eta = self.increment.natural(noise.clamp(-most, most))
         loc, scale = x / ratio, (width / ratio).expand_as(x)
         if self.symmetric:
             return self.increment.tilted(loc, scale, -eta).to_event(x.dim() - 1)
