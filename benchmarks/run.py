@@ -42,6 +42,7 @@ from groups import (
     structures,
     uniform,
     vp,
+    walks,
 )
 
 GROUPS = {
@@ -54,6 +55,7 @@ GROUPS = {
     "linear": linear,
     "leaping": leaping,
     "structures": structures,
+    "walks": walks,
 }
 RESULTS = Path(__file__).parent / "results"
 SHORTEST = 0.02

@@ -79,7 +79,8 @@ def sample(
     require_head(head)
     if isinstance(process, Chain):
         require(steps is None and grid is None, "the steps of a chain are its own: give no others")
-        grid, prior = process.grid(), prior or process.prior(shape)
+        grid = process.grid()
+        prior = process.prior(shape) if prior is None and start is None else prior
         process = process.process
     require(process.timed, "sample needs a process on a clock: declare .on(clock)")
     shape = process.data_shape(shape)

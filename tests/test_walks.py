@@ -17,6 +17,7 @@ import discdiff as dd
 from discdiff.engines.marginals import Marginals
 from discdiff.engines.sums import Clocked, ForwardSteps
 from discdiff.estimates import Mean
+from discdiff.increment_laws import Rademacher
 from discdiff.increments import increment
 from discdiff.numerics.fourier import tabulate
 
@@ -406,6 +407,23 @@ def test_what_shifts_lose_and_tilts_do_not(name):
     assert 1.6 < tilt[0] / tilt[1] < 2.3 and 1.7 < tilt[1] / tilt[2] < 2.2
 
 
+def test_a_tilted_normal_law_is_a_shifted_one():
+    walk, x = walk_of("clock", "normal"), torch.linspace(-1, 1, 5).unsqueeze(1)
+    t, s = torch.full((5,), 0.75), torch.full((5,), 0.5)
+    steppers = dd.steppers.Shift(), dd.steppers.Tilt()
+    shift, tilt = (each.law(walk.process, Mean(0.5 * x), x, t, s) for each in steppers)
+    assert torch.equal(shift.mean, tilt.mean) and torch.equal(shift.variance, tilt.variance)
+
+
+@pytest.mark.parametrize("law", [LAWS["uniform"], Rademacher(0.0, 1.0)])
+def test_means_that_no_tilt_has_are_cut_off(law):
+    walk, x = dd.Walk(law, [0.2]), torch.zeros(3, 1)
+    said = dd.estimates.Score(torch.tensor([[-9.0], [0.5], [9.0]]))
+    tilt = dd.steppers.Tilt().law(walk.process, said, x, torch.ones(3), torch.zeros(3))
+    drawn = tilt.sample()
+    assert bool(drawn.isfinite().all()) and drawn[0] < drawn[2]
+
+
 def slopes(errors: dict[int, float]) -> np.ndarray:
     """Orders in 1/N between neighbours."""
     counts, values = np.array(list(errors)), np.array(list(errors.values()))
@@ -449,9 +467,10 @@ def test_the_data_given_the_end_tend_to_the_diffusions(law, order):
         (LAWS["laplace"], 1),
         (LAWS["uniform"], 1),
         (LAWS["logistic"], 1),
+        (Rademacher(0.0, 1.0), 1),
         (td.Exponential(torch.tensor(1.0)), 0.5),
     ],
-    ids=["normal", "laplace", "uniform", "logistic", "exponential"],
+    ids=["normal", "laplace", "uniform", "logistic", "rademacher", "exponential"],
 )
 def test_shifted_walks_back_draw_the_data(law, order):
     """(C10) Wasserstein's distance with the exact score of the diffusion: the same orders."""

@@ -66,6 +66,10 @@ class NormalWalk(WalkEngine):
         scale = along((-torch.expm1(self.kept(s, t))).sqrt(), mean) / ratio
         return pyro.Normal(mean, scale.expand_as(mean), validate_args=False)
 
+    def tilted(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        """A tilted normal law is a shifted one."""
+        return self.shifted(estimate, x, s, t, matched=True)
+
     def step(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, eta: float) -> Distribution:
         r"""DDIM: :math:`\sqrt{\bar\alpha_s} \hat x_0 + \sqrt{1 - \bar\alpha_s - \sigma^2}
         \hat\varepsilon`, with η times the bridge's σ, on any steps."""

@@ -28,7 +28,7 @@ from ..walks import FixedIncrements, FixedReversal, LevyClock
 from .normal_walk import NormalWalk, is_normal
 from .walk import WalkEngine
 
-EDGE = 1e-3  # how near a tilted law's mean may come to the end of its support
+EDGE = 1e-6  # how near a tilted law's mean may come to the end of its support
 SPREAD = 10.0  # standard deviations that many small increments reach together
 
 

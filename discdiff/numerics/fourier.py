@@ -96,8 +96,8 @@ def tabulate(
     density = _series(terms, size) / (2 * reach)
     if error > SHARP * float(density[0].max()):
         raise TooSharp(
-            f"a table of {MOST} frequencies does not resolve a law this sharp: the noise has all "
-            "but an atom; take larger first steps, or a law with a closed form"
+            f"a table of {MOST} frequencies does not resolve a law this sharp: it has atoms, or "
+            "nearly so; take larger first steps, or a law with a density or a closed form"
         )
     inside = (y >= ends[0]) & (y <= ends[1])
     density = torch.where(inside, density, 0.0)
