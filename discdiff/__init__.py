@@ -79,7 +79,7 @@ from .terms import (
 )
 from .times import times
 from .validation import set_validation, validate
-from .walks import LevyWalk, MarginalWalk, ReverseWalk, Walk, linear_betas
+from .walks import LevyWalk, MarginalWalk, MixedWalk, ReverseWalk, StableWalk, Walk, linear_betas
 
 __version__ = "0.1.0"
 
@@ -135,6 +135,8 @@ __all__ = [
     "Walk",
     "LevyWalk",
     "MarginalWalk",
+    "MixedWalk",
+    "StableWalk",
     "ReverseWalk",
     "check",
     "clock",

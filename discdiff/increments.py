@@ -39,11 +39,13 @@ from .increment_laws import (
     LogisticInnovation,
     LogitBeta,
     NegativeLogGamma,
+    PositiveStable,
     Rademacher,
     ShiftedGamma,
     ShiftedPoisson,
     SpikedLaplace,
     StudentT,
+    SymmetricStable,
     ThreePoint,
     TiltedGeneralisedNormal,
     Triangular,
@@ -1065,13 +1067,18 @@ class Stable:
         r""":math:`\varphi(u)`, complex128."""
         return self.log_cf(u).exp()
 
-    def law(self, loc: Any, scale: Any) -> Distribution:
+    def law(self, loc: Any, scale: Any) -> SymmetricStable:
         r"""The law of :math:`m + c X`."""
         loc, scale = tensors(loc, scale)
-        alpha = torch.full_like(loc, self.alpha)
-        return pyro.Stable(
-            alpha, torch.zeros_like(loc), self.scale * scale, loc, validate_args=False
-        )
+        return SymmetricStable(self.alpha, loc, self.scale * scale)
+
+    @property
+    def mixing(self) -> Distribution:
+        r"""The law of A with :math:`X = \sqrt{A} G`, G standard normal."""
+        scale = torch.tensor(2 * self.scale**2, dtype=torch.float64)
+        if self.alpha == 2:
+            return pyro.Delta(scale)
+        return PositiveStable(self.alpha / 2, scale)
 
     def innovation(self, rho: Any, scale: Any) -> Distribution:
         r"""The law of :math:`c (1 - \rho^\alpha)^{1/\alpha} X`: added to ρcX it makes cX."""

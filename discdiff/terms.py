@@ -58,6 +58,7 @@ class Term(Generator):
     arg_constraints = {"scale": factor}
     support: ClassVar[constraints.Constraint] = constraints.real
     categorical: ClassVar[bool] = False
+    event: tuple[int, ...] | None = None  # the shape that a state must have, where there is one
     scale: Tensor
 
     def __init__(self) -> None:

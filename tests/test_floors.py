@@ -26,9 +26,10 @@ FLOORS = (
         "increments",
         "laws",
         "solve",
+        "tabulated",
     },  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
-    {"chains", "terms", "structures", "heads"},  # what a user declares
+    {"chains", "terms", "structures", "heads", "walks"},  # what a user declares
     {
         "drawn",
         "engines",
@@ -54,6 +55,7 @@ FLOORS = (
         "expectation",
         "exponential",
         "explain",
+        "families",
         "first_hitting",
         "flow",
         "implicit",
@@ -73,6 +75,7 @@ FLOORS = (
         "testing",
         "thinning",
         "trapezoidal",
+        "walk_laws",
     },  # the verbs
     {"train"},  # the optional extra
 )

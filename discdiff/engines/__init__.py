@@ -18,6 +18,7 @@ from . import (
     replacement,
     ring,
     simulated,
+    stable,
     sums,
     tree,
     truncated,
@@ -43,5 +44,6 @@ __all__ = [
     "products",
     "replacement",
     "simulated",
+    "stable",
     "truncated",
 ]

@@ -85,12 +85,15 @@ class WalkEngine(Engine):
     def _from(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.noise(along((self.kept(s, t) / 2).exp(), x) * x, s, t)
 
+    def spread(self, k: Tensor, x: Tensor) -> Tensor:
+        r"""The scale of the noise at step k, against x."""
+        return along((-torch.expm1(self.log_kept[k])).sqrt(), x)
+
     # -- estimates -----------------------------------------------------------------------------
 
     def mean(self, estimate: Any, x: Tensor, k: Tensor) -> Tensor:
         r""":math:`\mathbb{E}[x_0 \mid x_k]` from what is said of it."""
-        log_kept = self.log_kept[k]
-        a, d = along((log_kept / 2).exp(), x), along((-torch.expm1(log_kept)).sqrt(), x)
+        a, d = along((self.log_kept[k] / 2).exp(), x), self.spread(k, x)
         if isinstance(estimate, Data | Mean):
             return estimate.value
         if isinstance(estimate, Atoms):
@@ -106,8 +109,7 @@ class WalkEngine(Engine):
         if kind is ScoreEstimate:
             return ScoreEstimate(self.score(estimate, x, t).gradient)
         mean = self.mean(estimate, x, k)
-        log_kept = self.log_kept[k]
-        a, d = along((log_kept / 2).exp(), x), along((-torch.expm1(log_kept)).sqrt(), x)
+        a, d = along((self.log_kept[k] / 2).exp(), x), self.spread(k, x)
         if kind is Mean:
             return Mean(mean)
         if kind is Epsilon:
@@ -198,8 +200,8 @@ class WalkEngine(Engine):
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         k = self.index(t)
         x_0 = self.mean(estimate, x, k)
-        width = (torch.expm1(-self.log_kept[k])).sqrt()
-        law = self.mirrored(x_0, along(width, x).expand_as(x_0))
+        width = self.spread(k, x) / along((self.log_kept[k] / 2).exp(), x)
+        law = self.mirrored(x_0, width.expand_as(x_0))
         return law.to_event(x.dim() - 1)
 
     def mirrored(self, loc: Tensor, scale: Tensor) -> Distribution:
@@ -308,19 +310,19 @@ class Bridge(laws._Law):
     def _rows(self, first: int, last: int) -> Bridge:
         """The law of some batch elements."""
         rows = (v[first:last] for v in (self.x_0, self.x, self.s, self.t))
-        return Bridge(self.engine, *rows)
+        return type(self)(self.engine, *rows)
 
     def _at_once(self) -> Tensor:
         """Draws of all entries, of the part without atom."""
         y, p = (v.movedim(0, -1).double().contiguous() for v in self._grid())
-        h = (y[..., 1] - y[..., 0]).unsqueeze(-1)
-        cells = (p[..., 1:] + p[..., :-1]) / 2
+        h = y.diff(dim=-1)
+        cells = h * (p[..., 1:] + p[..., :-1]) / 2
         cdf = cells.cumsum(-1)
-        u = torch.rand_like(h) * cdf[..., -1:]
+        u = torch.rand_like(h[..., :1]) * cdf[..., -1:]
         cell = torch.searchsorted(cdf, u).clamp(max=cells.shape[-1] - 1)
         rest = u - cdf.gather(-1, cell) + cells.gather(-1, cell)
-        left, right = p.gather(-1, cell), p.gather(-1, cell + 1)
-        # rest = left w + (right − left) w² / 2
+        left, right, h = p.gather(-1, cell), p.gather(-1, cell + 1), h.gather(-1, cell)
+        rest = rest / h  # = left w + (right − left) w² / 2
         root = (left**2 + 2 * (right - left) * rest).clamp(min=0).sqrt()
         w = (2 * rest / (left + root)).nan_to_num(0.5).clamp(0, 1)
         return (y.gather(-1, cell) + h * w).squeeze(-1).to(self.x.dtype)

@@ -1,7 +1,7 @@
 """Published processes by their papers' names; each is a declaration of a few lines.
 
 On reals: `ddpm`, `ddpm_chain`, `cosine`, `vp`, `sub_vp`, `ve`, `vdm`, `edm`, `rectified_flow`,
-`blurring`. With auxiliary variables: `cld`, `psld`, `alda`, `malda`, `mdm`. On categories:
+`blurring`, `dlpm`. With auxiliary variables: `cld`, `psld`, `alda`, `malda`, `mdm`. On categories:
 `d3pm_uniform`, `d3pm_absorbing`, `mdlm`, `md4`, `udlm`. On counts: `blackout`. Where a schedule is
 one of several in use, the function takes a clock.
 """
@@ -11,6 +11,7 @@ from .blurring import blurring
 from .cld import cld
 from .d3pm import d3pm_absorbing, d3pm_uniform
 from .ddpm import cosine, ddpm, ddpm_chain
+from .dlpm import dlpm
 from .edm import edm
 from .masked import md4, mdlm
 from .mdm import alda, malda, mdm
@@ -30,6 +31,7 @@ __all__ = [
     "d3pm_uniform",
     "ddpm",
     "ddpm_chain",
+    "dlpm",
     "edm",
     "malda",
     "md4",
