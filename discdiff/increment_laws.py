@@ -26,7 +26,7 @@ from torch.nn.functional import logsigmoid
 from .laws import _Law, draw_categories
 from .numerics.fourier import quintic
 from .numerics.quadrature import real_line
-from .numerics.special import expm1_ratio, log_poisson_pmf
+from .numerics.special import expm1_ratio, log_binomial_pmf, log_poisson_pmf
 from .numerics.stable import STEP, log_density_table
 from .numerics.stable import width as stable_width
 from .numerics.transcendental import (
@@ -209,6 +209,8 @@ class Lattice(_Law):
         loc: m.
         scale: s > 0.
     """
+
+    atoms = True
 
     def __init__(self, points: Tensor, log_probs: Tensor, loc: Any, scale: Any) -> None:
         loc, scale = tensors(loc, scale)
@@ -930,6 +932,8 @@ class ShiftedPoisson(_Law):
         scale: s > 0.
     """
 
+    atoms = True
+
     def __init__(self, rate: Any, loc: Any, scale: Any) -> None:
         self.rate, self.loc, self.scale = tensors(rate, loc, scale)
         super().__init__(self.loc.shape)
@@ -968,6 +972,57 @@ class ShiftedPoisson(_Law):
         inside = most > 0
         safe = torch.where(inside, most, torch.ones_like(most))
         return torch.where(inside, torch.special.gammaincc(safe, rate), torch.zeros_like(rate))
+
+
+class ThinnedCount(_Law):
+    r"""The law of :math:`m + s K`, :math:`K \sim \mathrm{Binomial}(n, p)`, a lattice.
+
+    Arguments:
+        count: n, up to rounding; where it is no count ≥ 0 draws are NaN and the log-probability
+            is −∞.
+        chance: p, in (0, 1).
+        loc: m.
+        scale: s > 0.
+
+    Example:
+        >>> ThinnedCount(3.0, 0.5, 1.0, 2.0).log_prob(torch.tensor([3.0, 4.0])).exp()
+        tensor([0.3750, 0.0000])
+    """
+
+    atoms = True
+
+    def __init__(self, count: Any, chance: Any, loc: Any, scale: Any) -> None:
+        count, self.chance, self.loc, self.scale = tensors(count, chance, loc, scale)
+        self.count = count.round()
+        slack = 1e-3 if count.dtype == torch.float32 else 1e-6
+        self.possible = ((count - self.count).abs() <= slack * (1 + count.abs())) & (count > -0.5)
+        self.count = torch.where(self.possible, self.count, 0.0)
+        super().__init__(self.loc.shape)
+
+    @property
+    def support(self) -> Any:
+        return constraints.real
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc + self.scale * self.count * self.chance
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale**2 * self.count * self.chance * (1 - self.chance)
+
+    def _draw(self, shape: Size) -> Tensor:
+        shape = shape + self.batch_shape
+        drawn = torch.binomial(self.count.expand(shape), self.chance.expand(shape))
+        return torch.where(self.possible, self.loc + self.scale * drawn, math.nan)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        k = (x - self.loc) / self.scale
+        near = k.detach().round()
+        hit = self.possible & ((k - near).abs() <= 1e-3) & (near >= 0) & (near <= self.count)
+        inside = torch.where(hit, near, 0.0)
+        value = log_binomial_pmf(inside, self.count, self.chance.log(), (-self.chance).log1p())
+        return torch.where(hit, value, -math.inf)
 
 
 class SymmetricStable(_Drawn):

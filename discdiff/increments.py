@@ -46,6 +46,7 @@ from .increment_laws import (
     SpikedLaplace,
     StudentT,
     SymmetricStable,
+    ThinnedCount,
     ThreePoint,
     TiltedGeneralisedNormal,
     Triangular,
@@ -91,6 +92,7 @@ class Increment(ABC):
             infinite or their series diverges.
         fisher: The Fisher information of its location, ∞ where the density has a jump or worse.
         domain: The open interval where :math:`K` is finite; (0, 0) if there is none.
+        means: The open interval of the means of tilted laws: the convex hull of the support.
         entropy: The differential entropy in nats, −∞ for laws with atoms.
     """
 
@@ -103,6 +105,7 @@ class Increment(ABC):
     fisher: float
     domain: tuple[float, float]
     entropy: float
+    means: tuple[float, float] = REALS
 
     def __repr__(self) -> str:
         return f"<increment {self.name}>"
@@ -445,7 +448,7 @@ class Uniform(Increment):
 
     name, divisible, decomposable = "uniform", False, False
     reach, radius, fisher, domain = math.sqrt(3), math.pi / math.sqrt(3), math.inf, REALS
-    entropy = math.log(2 * math.sqrt(3))
+    entropy, means = math.log(2 * math.sqrt(3)), (-math.sqrt(3), math.sqrt(3))
 
     def __init__(self, law: Distribution | None = None) -> None: ...
 
@@ -552,6 +555,7 @@ class Gamma(Increment):
     def __init__(self, law: torch.distributions.Gamma) -> None:
         self.shape = k = float(law.concentration)
         self.root = math.sqrt(k)
+        self.means = (-self.root, math.inf)
         self.name = f"gamma ({k:g})"
         self.radius, self.domain = self.root, (-math.inf, self.root)
         self.fisher = k / (k - 2) if k > 2 else math.inf
@@ -660,7 +664,7 @@ class Coin(Increment):
 
     name, divisible, decomposable, lattice = "Rademacher", False, False, True
     reach, radius, fisher, domain = 1.0, math.pi / 2, math.inf, REALS
-    entropy = -math.inf
+    entropy, means = -math.inf, (-1.0, 1.0)
 
     def __init__(self, law: Distribution | None = None) -> None: ...
 
@@ -920,6 +924,11 @@ class Poisson(Increment):
 
     def _tilted(self, loc: Tensor, scale: Tensor, eta: Tensor) -> Distribution:
         return self._shifted(self.rate * (eta / self.root).exp(), loc, scale)
+
+    def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        r"""Given how many units have come, each has come before s with chance s / t."""
+        count = self.root * total + self.rate * t
+        return ThinnedCount(count, s / t, -self.root * s, 1 / self.root)
 
     def _levy(self, tau: Tensor, scale: Tensor) -> Distribution:
         return ShiftedPoisson(self.rate * tau, -scale * self.root * tau, scale / self.root)

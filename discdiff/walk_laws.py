@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from torch.distributions import Distribution
 
 from .process import Chain
 from .report import Row, measured
+from .solve import Unsolved
 from .walks import Contracting, FixedReversal, StableIncrements, Steps
 
 ROUGH = 2e-3
@@ -126,7 +128,10 @@ def _at(law: Callable[[Tensor], Distribution], x: float, count: int) -> Distribu
 def _seen(law: Law, center: float, width: float) -> tuple[Tensor, Tensor]:
     """Points and weights of the law of one number: of its density, or draws where it has atoms."""
     y = center + width * torch.linspace(-WIDE, WIDE, GRID, dtype=torch.float64)
-    p = law(y).log_prob(y.unsqueeze(1)).exp() * (y[1] - y[0])
+    try:
+        p = law(y).log_prob(y.unsqueeze(1)).exp() * (y[1] - y[0])
+    except Unsolved:
+        p = torch.ones(1)  # it can be drawn from only
     if abs(float(p.sum()) - 1) < ROUGH and float(p.max()) < STEEP:
         return y, p
     draws = law(torch.zeros(DRAWS)).sample()[:, 0]
@@ -229,7 +234,8 @@ def _bridge(chain: Chain, steps: Steps, s: int, t: int) -> float:
     gap = float(torch.where(tame, p - joint, 0.0).abs().sum()) * step / 2
     if not bool(tame.all()):
         return gap
-    still = getattr(chain.bridge(start[:1], end[:1], s, t).base_dist, "still", None)
+    law: Any = chain.bridge(start[:1], end[:1], s, t)
+    still = getattr(getattr(law, "base_dist", law), "still", None)
     atom = 0.0 if still is None else float(still())
     return max(gap, abs(float(p.sum()) * step + atom - 1))
 

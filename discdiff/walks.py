@@ -424,7 +424,7 @@ def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """DDPM's schedule: equidistant β, float64.
 
     Example:
-        >>> linear_betas(3)
-        tensor([0.0001, 0.0100, 0.0200], dtype=torch.float64)
+        >>> linear_betas(3, 0.1, 0.3)
+        tensor([0.1000, 0.2000, 0.3000], dtype=torch.float64)
     """
     return as_numbers(torch.linspace(first, last, steps, dtype=torch.float64), "betas")

@@ -56,7 +56,7 @@ class NormalWalk(WalkEngine):
         kept = self.log_kept[k]
         return (x + along(-torch.expm1(kept), x) * estimate.value) / along((kept / 2).exp(), x)
 
-    def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+    def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Any:
         kept_s, between, whole = self.log_kept[s], self.kept(s, t), self.log_kept[t]
         variance = torch.expm1(kept_s) * torch.expm1(between) / -torch.expm1(whole)
         scale = along(variance.sqrt(), x).expand_as(x)

@@ -19,22 +19,24 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .. import laws
+from ..increments import Increment
 from ..numerics.fourier import Grid, tabulate
 from ..shapes import along
-from ..solve import Engine, solves
+from ..solve import Engine, Unsolved, solves
 from ..tabulated import Book, Tabulated
 from ..walks import FixedIncrements, FixedReversal, LevyClock
 from .normal_walk import NormalWalk, is_normal
 from .walk import WalkEngine
 
+EDGE = 1e-3  # how near a tilted law's mean may come to the end of its support
 SPREAD = 10.0  # standard deviations that many small increments reach together
 
 
 class Either(laws._Law):
-    """One of two laws per entry, as a mask says."""
+    """One of two laws per entry: the first where a mask says so."""
 
-    def __init__(self, mask: Tensor, one: Distribution, other: Distribution) -> None:
-        self.mask, self.one, self.other = mask, one, other
+    def __init__(self, first: Tensor, one: Distribution, other: Distribution) -> None:
+        self.first, self.one, self.other = first, one, other
         super().__init__(other.batch_shape)
 
     @property
@@ -43,20 +45,61 @@ class Either(laws._Law):
 
     @property
     def mean(self) -> Tensor:
-        return torch.where(self.mask, self.one.mean, self.other.mean)
+        return torch.where(self.first, self.one.mean, self.other.mean)
 
     @property
     def variance(self) -> Tensor:
-        return torch.where(self.mask, self.one.variance, self.other.variance)
+        return torch.where(self.first, self.one.variance, self.other.variance)
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return torch.where(self.mask, self.one.log_prob(x), self.other.log_prob(x))
+        return torch.where(self.first, self.one.log_prob(x), self.other.log_prob(x))
 
     def cdf(self, x: Tensor) -> Tensor:
-        return torch.where(self.mask, self.one.cdf(x), self.other.cdf(x))
+        return torch.where(self.first, self.one.cdf(x), self.other.cdf(x))
 
     def _draw(self, shape: torch.Size) -> Tensor:
-        return torch.where(self.mask, self.one.sample(shape), self.other.sample(shape))
+        return torch.where(self.first, self.one.sample(shape), self.other.sample(shape))
+
+
+class Drawn(laws._Law):
+    r"""The law of :math:`\mathrm{loc} + \sum_i c_i \xi_i` for increments with atoms: draws only.
+
+    Arguments:
+        loc: Any shape (B, *event).
+        coefficients: The :math:`c_i`, (B, T), of which some may be 0.
+        increment: The law of :math:`\xi`.
+    """
+
+    def __init__(self, loc: Tensor, coefficients: Tensor, increment: Increment) -> None:
+        self.loc, self.coefficients, self.increment = loc, coefficients, increment
+        super().__init__(loc.shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return along(self.coefficients.square().sum(1), self.loc).expand_as(self.loc)
+
+    def _draw(self, shape: torch.Size) -> Tensor:
+        total = self.loc.expand(shape + self.loc.shape)
+        for c in self.coefficients.T:
+            if bool((c != 0).any()):
+                xi = self.increment.sample(total.shape, total.dtype, total.device)
+                total = total + along(c, self.loc) * xi
+        return total
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        raise Unsolved(
+            f"a sum of several {self.increment.name} increments in a contracting walk has no "
+            "density: its atoms double with each step. It can be drawn from; a single step is "
+            "known, and a LevyWalk of an infinitely divisible law, or a law with a density"
+        )
 
 
 class Summed(WalkEngine):
@@ -76,11 +119,18 @@ class Summed(WalkEngine):
         reach = SPREAD + self.increment.reach * float(c.max())
         return tabulate(lambda u: self.increment.log_cf(c * u.double()).sum(0), reach)
 
+    def _padded(self, c: Tensor) -> Tensor:
+        return torch.nn.functional.pad(c.detach(), (0, self.count + 1 - len(c)))
+
     def summed(
         self, loc: Tensor, scale: Tensor, s: Tensor, t: Tensor, single: Tensor
     ) -> Distribution:
         """The law of loc + noise, of this scale; one increment where ``single``."""
         scale = along(scale, loc)
+        if self.increment.lattice and not bool(single.all()):
+            pairs, row = torch.stack([s, t], 1).unique(dim=0, return_inverse=True)
+            c = [self._padded(self.coefficients(*pair)) for pair in pairs.tolist()]
+            return Drawn(loc, torch.stack(c).to(loc.device)[row], self.increment)
         if bool(single.all()):
             return self.increment.law(loc, scale.expand_as(loc).to(loc.dtype))
         pairs = torch.stack([s, t], 1)
@@ -107,6 +157,9 @@ class ForwardSteps(Summed):
     def plan(cls, terms: tuple[Any, ...]) -> Engine:
         return NormalWalk(terms) if is_normal(terms) else cls(terms)
 
+    def branch(self) -> str:
+        return "atoms: several steps are drawn only" if self.increment.lattice else ""
+
     def coefficients(self, s: int, t: int) -> Tensor:
         kept = self.log_kept[t] - self.log_kept[s + 1 : t + 1]
         return (self.term.betas[s:t] * kept.exp()).sqrt()
@@ -130,10 +183,12 @@ class ForwardSteps(Summed):
             for v in ((-torch.expm1(self.kept(j, k))).sqrt(), (self.kept(j, k) / 2).exp())
         )
         noise = (x - ratio * self.step_mean(estimate, x, j, k)) / width
-        eta = self.increment.natural(noise)
+        low, high = self.increment.means
+        eta = self.increment.natural(noise.clamp(low + EDGE, high - EDGE))
         loc, scale = x / ratio, (width / ratio).expand_as(x)
         if self.symmetric:
-            return self.increment.tilted(loc, scale, -eta).to_event(x.dim() - 1)
+            law: Any = self.increment.tilted(loc, scale, -eta)
+            return law.to_event(x.dim() - 1)
         law = self.increment.tilted(torch.zeros_like(x), torch.ones_like(x), eta)
         return laws.Affine(law, loc, -scale).to_event(x.dim() - 1)
 
@@ -174,6 +229,11 @@ class Clocked(Summed):
         zero = torch.zeros_like(s)
         early, late = (along(self.tau(zero, k), x).expand_as(x) for k in (s, t))
         law = self.increment.levy_bridge(x / a_t - x_0, early, late)
+        if law is None and self.increment.lattice:
+            raise Unsolved(
+                f"the bridge of a Lévy process of {self.increment.name} increments mixes atoms "
+                "and a density, which its total does not tell apart; add noise to the jumps"
+            )
         if law is None:
             return super()._between(x_0, x, s, t)
         return laws.Affine(law, a_s * x_0, a_s)
@@ -210,7 +270,7 @@ class BackwardSteps(Summed):
         carried = ((spent[:-1] - variance) / spent[1:]).clamp(min=0).log() / 2  # −∞ into the data
         self.scales = torch.cat([variance, spent[-1:]]).sqrt()  # of the noise that makes x_k
         self.log_carried = torch.cat([torch.zeros(2).double(), carried[1:].cumsum(0)])
-        self.spent = spent
+        self.spent: Tensor = spent
 
     def carried(self, s: Tensor, t: Tensor) -> Tensor:
         r""":math:`\prod_{k=s+1}^t g_k`, what of :math:`r_t` is left in :math:`r_s`."""

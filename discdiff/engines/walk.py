@@ -22,10 +22,10 @@ from ..estimates import Score as ScoreEstimate
 from ..increments import Increment
 from ..numerics.autodiff import gradient
 from ..shapes import along
-from ..solve import Engine, Score
+from ..solve import Engine, Score, Unsolved
 from ..validation import shown, values_are_checked
-from ..walks import Steps
 
+Law = Any  # a distribution with entries as batch dimensions
 POINTS, ZOOMS = 513, 2  # of the grid of a bridge, and how often it is narrowed
 MANY = 1 << 20  # numbers at once
 NEAR = 1e-6  # a time is the number of a step up to what a division by T loses
@@ -36,9 +36,9 @@ class WalkEngine(Engine):
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
-        if len(terms) > 1:
+        if len(terms) != 1:
             raise self.unsolved("a sum with other terms")
-        self.term: Steps = terms[0]
+        self.term: Any = terms[0]
         self.increment: Increment = self.term.increment
         self.log_kept = self.term.log_kept
         self.count = len(self.log_kept) - 1
@@ -63,7 +63,7 @@ class WalkEngine(Engine):
         r""":math:`\log (\bar\alpha_t / \bar\alpha_s)`, for numbers of steps (B,)."""
         return self.log_kept[t] - self.log_kept[s]
 
-    def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
+    def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Law:
         """The law of loc + noise from step s to t, entry by entry."""
         raise self.unsolved("transition")
 
@@ -82,7 +82,7 @@ class WalkEngine(Engine):
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self._from(x, self.index(s), self.index(t)).to_event(x.dim() - 1)
 
-    def _from(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+    def _from(self, x: Tensor, s: Tensor, t: Tensor) -> Law:
         return self.noise(along((self.kept(s, t) / 2).exp(), x) * x, s, t)
 
     def spread(self, k: Tensor, x: Tensor) -> Tensor:
@@ -149,8 +149,13 @@ class WalkEngine(Engine):
             return laws.point(x_0)
         return self._between(x_0, x, j, k).to_event(x.dim() - 1)
 
-    def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+    def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Law:
         """The law of x_s given x_0 and x_t, entry by entry."""
+        if self.increment.lattice:
+            raise Unsolved(
+                f"the bridge of a walk of {self.increment.name} increments has as many atoms as "
+                "there are paths; take an increment with a density"
+            )
         return Bridge(self, x_0, x, s, t)
 
     def linear(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -192,7 +197,7 @@ class WalkEngine(Engine):
             mean = x / ratio + (mean - x / ratio) / self.increment.fisher
         return self.reflected(mean, ratio, j, k).to_event(x.dim() - 1)
 
-    def reflected(self, mean: Tensor, ratio: Tensor, s: Tensor, t: Tensor) -> Distribution:
+    def reflected(self, mean: Tensor, ratio: Tensor, s: Tensor, t: Tensor) -> Law:
         """The law of mean − noise / ratio."""
         noise = self.noise(torch.zeros_like(mean), s, t)
         return laws.Affine(noise, mean, -1 / ratio)
@@ -204,7 +209,7 @@ class WalkEngine(Engine):
         law = self.mirrored(x_0, width.expand_as(x_0))
         return law.to_event(x.dim() - 1)
 
-    def mirrored(self, loc: Tensor, scale: Tensor) -> Distribution:
+    def mirrored(self, loc: Tensor, scale: Tensor) -> Law:
         r"""The law of :math:`\mathrm{loc} - \mathrm{scale} \cdot \xi`."""
         if self.symmetric:
             return self.increment.law(loc, scale)
@@ -254,6 +259,7 @@ class Bridge(laws._Law):
 
     def _log_atom(self) -> Tensor:
         """The log-probability that the noise from s to t is zero, given both ends."""
+        assert self.log_still is not None
         zero = torch.zeros_like(self.s)
         start = self.engine._from(self.x_0, zero, self.s).log_prob(self.x / self.ratio)
         still = along(self.log_still, self.x)

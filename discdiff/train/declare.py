@@ -17,20 +17,26 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from pyro.distributions import Gamma, Laplace, Logistic, Normal
 from torch import Tensor, nn
 
 from .. import clock, heads
-from ..likelihood import elbo
+from ..increments import NOWHERE
+from ..likelihood import elbo, vlb
 from ..nn import Precondition
-from ..process import Mixture, Process, Product, batch_size
+from ..process import Chain, Mixture, Process, Product, batch_size
 from ..solve import Unsolved
+from ..stepper import Stepper
+from ..steppers import Shift, Tilt
 from ..terms import Death, Linear, Noise, Replace, one_hot
+from ..walks import Walk, linear_betas
 from .data import Categories, Counts, Kind, Reals
 from .describe import Description
 from .encoding import AsCategories, AsCounts, AsDensity, AsReals, AsTable, Encoding
 
 State = Any
-NAMES = ("blackout", "masked", "uniform", "vp")
+NAMES = ("blackout", "masked", "uniform", "vp", "ddpm", "laplace", "logistic", "gamma")
+STEPS = 200  # of the chains; their β are DDPM's, times 1000 / STEPS
 LOGITS = 1024  # a network does not say more per entry of counts
 
 
@@ -54,9 +60,12 @@ def process_named(name: str, data: Description) -> Process:
         _require_kind(name, kind, (Counts, Categories), "integers")
         assert not isinstance(kind, Reals)
         return _masked(kind.levels) if name == "masked" else _uniform(kind.levels)
+    if name in NAMES:
+        _require_kind(name, kind, (Counts, Reals), "numbers")
+        return _chain(name)
     if ":" in name:
         process = process_from_file(name)
-        if not process.timed:
+        if not (process.timed or isinstance(process, Chain)):
             raise ValueError(f"--process {name}: it has no clock; declare it with .on(clock)")
         return process
     raise ValueError(f"--process {name}: expected {', '.join(NAMES)} or PATH:NAME")
@@ -130,6 +139,8 @@ def preconditioned(process: Process, encoding: Encoding, data: Description) -> b
     """Whether moments tell a network the best affine guess of these data (`nn.Precondition`)."""
     if not isinstance(encoding, AsReals | AsDensity) or isinstance(process, Product):
         return False
+    if isinstance(process, Chain):
+        return preconditioned(process.process, encoding, data)
     state = torch.zeros(process.state_shape((1, *data.event)))
     half = torch.full((1,), 0.5, dtype=torch.float64)
     try:
@@ -199,6 +210,28 @@ def states_for(process: Process) -> State:
         except ValueError:
             continue
     raise ValueError(f"no example states are known for {process!r}; give some by --data")
+
+
+def _chain(name: str) -> Chain:
+    """A walk to normal noise in `STEPS` steps."""
+    betas = linear_betas(STEPS, 0.1 / STEPS, 20 / STEPS)
+    laws = {
+        "ddpm": Normal(0.0, 1.0),
+        "laplace": Laplace(0.0, 1.0),
+        "logistic": Logistic(0.0, 1.0),
+        "gamma": Gamma(4.0, 1.0),
+    }
+    return Walk(laws[name], betas)
+
+
+def stepper_for(process: Process) -> Stepper | None:
+    """How the model steps back along a chain: in the shape of its increments, if they have one.
+
+    Tilted steps lose nothing in the limit of many; laws without exponential moments are shifted.
+    """
+    if not isinstance(process, Walk) or process.steps.increment.name == "normal":
+        return None
+    return Shift() if process.steps.increment.domain == NOWHERE else Tilt()
 
 
 def _masked(levels: int) -> Process:
@@ -313,13 +346,20 @@ class _Zeros(nn.Module):
         return torch.zeros(*self.of(x).shape, *self.outputs)
 
 
+def _bound(process: Process, head: heads.Head, x_0: State) -> Tensor:
+    if not isinstance(process, Chain):
+        return elbo(process, head, x_0)
+    return vlb(process, head, x_0, stepper=stepper_for(process), draws=1).nats
+
+
 def _refusal(
     process: Process, encoding: Encoding, head: heads.Head, data: Description
 ) -> str | None:
     """Why a head does not suit a process; None if it does."""
     head.net = _Zeros(process, head, outputs_of(head, encoding, data.kind))
+    x_0 = encoding.encode(examples(data))
     try:
-        bound = elbo(process, head, encoding.encode(examples(data)))
+        bound = _bound(process, head, x_0)
     except (Unsolved, ValueError, NotImplementedError) as error:
         return str(error)
     finally:

@@ -25,14 +25,21 @@ from ..nn import (
     Tokens,
     Waves,
 )
-from ..process import Process, Product
+from ..process import Chain, Process, Product
 from ..sample import sample
 from ..steppers import Stepper
 from ..steps import log_jacobian, reconstruction
 from ..times import Blend, Density, require_reach, time_density, times
 from ..validation import validate
 from .data import Reals
-from .declare import encoding_for, examples, head_for, outputs_of, preconditioned
+from .declare import (
+    encoding_for,
+    examples,
+    head_for,
+    outputs_of,
+    preconditioned,
+    stepper_for,
+)
 from .describe import Description
 from .encoding import AsCategories, AsCounts, AsDensity, AsReals, AsTable, Encoding
 from .settings import Settings
@@ -61,6 +68,8 @@ class Model(nn.Module):
     def __init__(self, process: Process, data: Description, settings: Settings) -> None:
         super().__init__()
         self.process, self.data = process, data
+        self.core = process.process if isinstance(process, Chain) else process
+        self.stepper = stepper_for(process)
         self.encoding = encoding_for(process, data)
         self.head = head_for(process, self.encoding, data)
         self.classes = len(data.classes) if settings.labels else 0
@@ -105,7 +114,7 @@ class Model(nn.Module):
         """
         for some in values.split(CHUNK):
             validate(self.process, self.encoding.encode(some))
-        require_reach(self.process, self.encoding.encode(values[:CHUNK]))
+        require_reach(self.core, self.encoding.encode(values[:CHUNK]))
 
     def loss(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """An unbiased estimate of the bound, shape (B,).
@@ -115,18 +124,22 @@ class Model(nn.Module):
         x_0 = self.encoding.encode(values)
         nats = self._path(x_0, labels)
         if learns(self.process):
-            nats = nats + prior_kl(self.process, x_0)
+            nats = nats + prior_kl(self.core, x_0)
         return (nats - self.encoding.log_scale(self.data.event)) / self.unit
 
     def bits(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """A one-draw estimate of the bound, bits/dim, shape (B,)."""
         x_0 = self.process.check_data(self.encoding.encode(values), "x_0")
         bound = log_jacobian(self.process, x_0) - self._path(x_0, labels)
-        bound = bound.double() - prior_kl(self.process, x_0)
+        bound = bound.double() - prior_kl(self.core, x_0)
         return -(bound + self.encoding.log_scale(self.data.event)) / self.unit
 
     def _path(self, x_0: Any, labels: Tensor | None) -> Tensor:
         """What the bound has beside the KL of the prior and the encoding, nats, (B,)."""
+        if isinstance(self.process, Chain):
+            k, w = times(self.process, x_0)
+            options: dict[str, Any] = {"stepper": self.stepper, "context": labels}
+            return w * loss(self.process, self.head, x_0, k, **options)
         stop, density = self.timing()
         t, w = times(self.process, x_0, stop=stop, density=density)
         nats = w * loss(self.process, self.head, x_0, t, context=labels)
@@ -159,9 +172,10 @@ class Model(nn.Module):
     ) -> Tensor:
         """Values of generated items, shape (count, *event)."""
         shape = self.encoding.shape(count, self.data.event)
-        state = sample(
-            self.process, self.head, shape, steps=steps, stepper=stepper, context=labels
-        )
+        chain = isinstance(self.process, Chain)  # whose steps are its own
+        options: dict[str, Any] = {} if chain else {"steps": steps}
+        options |= {"stepper": stepper or self.stepper, "context": labels}
+        state = sample(self.process, self.head, shape, **options)
         return self.encoding.decode(state)
 
     def _network(self, settings: Settings) -> nn.Module:
@@ -203,11 +217,11 @@ class Model(nn.Module):
         trunk = MLP(event, (*event, waves.features), **size)
         nn.init.zeros_(trunk.last.weight)
         nn.init.zeros_(trunk.last.bias)
-        return Precondition(Local(trunk, waves), self.process, mean, std)
+        return Precondition(Local(trunk, waves), self.core, mean, std)
 
     def _standardised(self, trunk: nn.Module, mean: float, std: float) -> nn.Module:
         """The network with its inputs on one scale, where the marginals at 0 and 1 are known."""
-        net = Standardise(trunk, self.process, mean, std)
+        net = Standardise(trunk, self.core, mean, std)
         x = self.encoding.encode(examples(self.data))
         try:
             net.moments(x, torch.full((len(x),), 0.5, dtype=torch.float64))
