@@ -21,6 +21,7 @@ from . import (
     params,
     reals,
     steppers,
+    tweedie,
     weights,
     zoo,
 )
@@ -33,6 +34,7 @@ from .flow import Followed, log_prob, probability_flow
 from .heads import Exact
 from .implicit import implicit_score_matching
 from .increments import Increment, increment
+from .levy import Levy
 from .likelihood import elbo, path_kl, vlb
 from .loss import loss
 from .matching import ratio_matching
@@ -114,6 +116,7 @@ __all__ = [
     "Increment",
     "Jump",
     "Langevin",
+    "Levy",
     "Lifted",
     "Linear",
     "Mixture",
@@ -176,6 +179,7 @@ __all__ = [
     "stationary",
     "steppers",
     "times",
+    "tweedie",
     "validate",
     "vlb",
     "weights",

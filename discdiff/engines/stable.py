@@ -119,7 +119,7 @@ class StableBridge(Bridge):
 
     def _grid(self) -> tuple[Tensor, Tensor]:
         engine: Any = self.engine
-        a_s = along((engine.log_kept[self.s] / 2).exp(), self.x)
+        a_s = along((engine.left(self.s) / 2).exp(), self.x)
         peak = engine.increment.scale * width(engine.alpha)
         near = peak * engine.spread(self.s, self.x)
         far = peak * along(engine.grown(self.s, self.t), self.x) / self.ratio

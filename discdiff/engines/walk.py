@@ -85,15 +85,19 @@ class WalkEngine(Engine):
     def _from(self, x: Tensor, s: Tensor, t: Tensor) -> Law:
         return self.noise(along((self.kept(s, t) / 2).exp(), x) * x, s, t)
 
+    def left(self, k: Tensor) -> Tensor:
+        r""":math:`\log \bar\alpha_k`, (B,)."""
+        return self.kept(torch.zeros_like(k), k)
+
     def spread(self, k: Tensor, x: Tensor) -> Tensor:
         r"""The scale of the noise at step k, against x."""
-        return along((-torch.expm1(self.log_kept[k])).sqrt(), x)
+        return along((-torch.expm1(self.left(k))).sqrt(), x)
 
     # -- estimates -----------------------------------------------------------------------------
 
     def mean(self, estimate: Any, x: Tensor, k: Tensor) -> Tensor:
         r""":math:`\mathbb{E}[x_0 \mid x_k]` from what is said of it."""
-        a, d = along((self.log_kept[k] / 2).exp(), x), self.spread(k, x)
+        a, d = along((self.left(k) / 2).exp(), x), self.spread(k, x)
         if isinstance(estimate, Data | Mean):
             return estimate.value
         if isinstance(estimate, Atoms):
@@ -109,7 +113,7 @@ class WalkEngine(Engine):
         if kind is ScoreEstimate:
             return ScoreEstimate(self.score(estimate, x, t).gradient)
         mean = self.mean(estimate, x, k)
-        a, d = along((self.log_kept[k] / 2).exp(), x), self.spread(k, x)
+        a, d = along((self.left(k) / 2).exp(), x), self.spread(k, x)
         if kind is Mean:
             return Mean(mean)
         if kind is Epsilon:
@@ -160,8 +164,8 @@ class WalkEngine(Engine):
 
     def linear(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         r"""The best linear guess of :math:`x_s`: for many walks its mean given both ends."""
-        kept_s, between = self.log_kept[s], self.kept(s, t)
-        whole = torch.expm1(self.log_kept[t])
+        kept_s, between = self.left(s), self.kept(s, t)
+        whole = torch.expm1(self.left(t))
         to_data = (kept_s / 2).exp() * torch.expm1(between) / whole
         to_state = (between / 2).exp() * torch.expm1(kept_s) / whole
         return along(to_data, x) * x_0 + along(to_state, x) * x
@@ -205,7 +209,7 @@ class WalkEngine(Engine):
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         k = self.index(t)
         x_0 = self.mean(estimate, x, k)
-        width = self.spread(k, x) / along((self.log_kept[k] / 2).exp(), x)
+        width = self.spread(k, x) / along((self.left(k) / 2).exp(), x)
         law = self.mirrored(x_0, width.expand_as(x_0))
         return law.to_event(x.dim() - 1)
 

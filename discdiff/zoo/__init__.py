@@ -1,9 +1,9 @@
 """Published processes by their papers' names; each is a declaration of a few lines.
 
 On reals: `ddpm`, `ddpm_chain`, `cosine`, `vp`, `sub_vp`, `ve`, `vdm`, `edm`, `rectified_flow`,
-`blurring`, `ddgm`, `dlpm`. With auxiliary variables: `cld`, `psld`, `alda`, `malda`, `mdm`. On
-categories: `d3pm_uniform`, `d3pm_absorbing`, `mdlm`, `md4`, `udlm`. On counts: `blackout`, `jump`.
-Where a schedule is one of several in use, the function takes a clock.
+`blurring`, `ddgm`, `dlpm`, `lim`. With auxiliary variables: `cld`, `psld`, `alda`, `malda`,
+`mdm`. On categories: `d3pm_uniform`, `d3pm_absorbing`, `mdlm`, `md4`, `udlm`. On counts:
+`blackout`, `jump`. Where a schedule is one of several in use, the function takes a clock.
 """
 
 from .blackout import blackout
@@ -15,6 +15,7 @@ from .ddpm import cosine, ddpm, ddpm_chain
 from .dlpm import dlpm
 from .edm import edm
 from .jump import jump
+from .lim import lim
 from .masked import md4, mdlm
 from .mdm import alda, malda, mdm
 from .psld import psld
@@ -37,6 +38,7 @@ __all__ = [
     "dlpm",
     "edm",
     "jump",
+    "lim",
     "malda",
     "md4",
     "mdlm",
