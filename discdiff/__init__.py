@@ -23,6 +23,7 @@ from . import (
     params,
     reals,
     steppers,
+    tweedie,
     weights,
     zoo,
 )
@@ -35,6 +36,7 @@ from .flow import Followed, log_prob, probability_flow
 from .heads import Exact
 from .implicit import implicit_score_matching
 from .increments import Increment, increment
+from .levy import Levy
 from .likelihood import elbo, path_kl, vlb
 from .loss import loss
 from .matching import ratio_matching
@@ -81,7 +83,16 @@ from .terms import (
 )
 from .times import times
 from .validation import set_validation, validate
-from .walks import LevyWalk, MarginalWalk, ReverseWalk, Walk, linear_betas, log_snr_betas
+from .walks import (
+    LevyWalk,
+    MarginalWalk,
+    MixedWalk,
+    ReverseWalk,
+    StableWalk,
+    Walk,
+    linear_betas,
+    log_snr_betas,
+)
 
 __version__ = "0.1.0"
 
@@ -116,6 +127,7 @@ __all__ = [
     "Increment",
     "Jump",
     "Langevin",
+    "Levy",
     "Lifted",
     "Linear",
     "Mixture",
@@ -137,6 +149,8 @@ __all__ = [
     "Walk",
     "LevyWalk",
     "MarginalWalk",
+    "MixedWalk",
+    "StableWalk",
     "ReverseWalk",
     "check",
     "clock",
@@ -179,6 +193,7 @@ __all__ = [
     "stationary",
     "steppers",
     "times",
+    "tweedie",
     "validate",
     "vlb",
     "weights",

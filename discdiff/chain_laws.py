@@ -36,8 +36,8 @@ from .sites import Entries, Site, apart, chi_square, few, returned, site
 from .solve import Unsolved
 from .steps import has_density
 from .times import times
-from .walk_laws import walk_rows
-from .walks import Steps
+from .walk_laws import stable_rows, walk_rows
+from .walks import StableIncrements, Steps
 
 State = Any
 RETURNS = 600  # states that are sent forward and back
@@ -57,6 +57,8 @@ def chain_rows(chain: Chain, x: State, head: Head | None) -> list[Row]:
         term = leaf.core.terms[0]
         if isinstance(term, Steps):
             rows.extend(walk_rows(chain, term))
+        elif isinstance(term, StableIncrements):
+            rows.extend(stable_rows(chain, term))
         else:
             rows.extend(_leaf_rows(chain, leaf, leaf.get(x)))
     data = few(x, 3)
@@ -110,10 +112,10 @@ def _one_step(at: Site) -> float:
     for k in range(round(float(at.s[0])) + 1, round(float(at.t[0])) + 1):
         late = torch.full_like(at.t, k)
         law = at.law(at.x, late - 1, late)
-        y, log_p = at.points(law)
+        y, _ = at.points(law)
         declared = term.step(at.x, late)
         goal = getattr(declared, "base_dist", declared).log_prob(y)
-        worst = max(worst, apart(log_p.exp(), goal.exp()))
+        worst = max(worst, apart(law.log_prob(y).exp(), goal.exp()))
     return worst
 
 

@@ -130,8 +130,8 @@ class CompoundPoisson(_Law):
             if self.smooth:
                 calm = pyro.Normal(0.0, self.noise.double(), validate_args=False).log_prob(s)
                 value = torch.logaddexp(value, none + calm)
-            else:
-                value = torch.where(x == self.loc, none, value)
+            else:  # an atom has no Jacobian
+                value = torch.where(x == self.loc, none + self.scale.double().log(), value)
         return (value - self.scale.double().log()).to(self.loc.dtype)
 
     def cdf(self, value: Tensor) -> Tensor:

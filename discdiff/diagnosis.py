@@ -236,6 +236,9 @@ def _variance(leaf: Leaf, origin: Tensor, end: Tensor) -> float:
 
 def shape_of(terms: tuple) -> tuple[int, ...]:
     """The shape of one state of the fewest entries."""
+    for term in terms:
+        if term.event is not None:
+            return (1, *term.event)
     widths = {size for term in terms for size in term.widths().values()}
     vectors = any(getattr(term, "event_axes", 0) for term in terms)
     return (1, *sides(terms), *(widths or {1} if vectors else widths))

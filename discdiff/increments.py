@@ -39,12 +39,15 @@ from .increment_laws import (
     LogisticInnovation,
     LogitBeta,
     NegativeLogGamma,
+    PositiveStable,
     Rademacher,
     Share,
     ShiftedGamma,
     ShiftedPoisson,
     SpikedLaplace,
     StudentT,
+    SymmetricStable,
+    ThinnedCount,
     ThreePoint,
     TiltedGeneralisedNormal,
     Triangular,
@@ -923,6 +926,11 @@ class Poisson(Increment):
     def _tilted(self, loc: Tensor, scale: Tensor, eta: Tensor) -> Distribution:
         return self._shifted(self.rate * (eta / self.root).exp(), loc, scale)
 
+    def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        r"""Given how many units have come, each has come before s with chance s / t."""
+        count = self.root * total + self.rate * t
+        return ThinnedCount(count, s / t, -self.root * s, 1 / self.root)
+
     def _levy(self, tau: Tensor, scale: Tensor) -> Distribution:
         return ShiftedPoisson(self.rate * tau, -scale * self.root * tau, scale / self.root)
 
@@ -1069,13 +1077,18 @@ class Stable:
         r""":math:`\varphi(u)`, complex128."""
         return self.log_cf(u).exp()
 
-    def law(self, loc: Any, scale: Any) -> Distribution:
+    def law(self, loc: Any, scale: Any) -> SymmetricStable:
         r"""The law of :math:`m + c X`."""
         loc, scale = tensors(loc, scale)
-        alpha = torch.full_like(loc, self.alpha)
-        return pyro.Stable(
-            alpha, torch.zeros_like(loc), self.scale * scale, loc, validate_args=False
-        )
+        return SymmetricStable(self.alpha, loc, self.scale * scale)
+
+    @property
+    def mixing(self) -> Distribution:
+        r"""The law of A with :math:`X = \sqrt{A} G`, G standard normal."""
+        scale = torch.tensor(2 * self.scale**2, dtype=torch.float64)
+        if self.alpha == 2:
+            return pyro.Delta(scale)
+        return PositiveStable(self.alpha / 2, scale)
 
     def innovation(self, rho: Any, scale: Any) -> Distribution:
         r"""The law of :math:`c (1 - \rho^\alpha)^{1/\alpha} X`: added to ρcX it makes cX."""

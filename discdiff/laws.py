@@ -37,6 +37,7 @@ class _Law(TorchDistribution):
     """A law without torch's argument checks; samples carry no gradient."""
 
     arg_constraints: dict[str, constraints.Constraint] = {}
+    atoms = False  # whether ``log_prob`` is that of points, though the state is real
 
     def __init__(self, batch_shape: Size, event_shape: Size = Size()) -> None:
         super().__init__(Size(batch_shape), Size(event_shape), validate_args=False)
@@ -227,6 +228,7 @@ class Affine(_Law):
 
     def __init__(self, law: Distribution, loc: Tensor, factor: Tensor) -> None:
         self.law, self.loc, self.factor = law, loc, factor
+        self.atoms = getattr(getattr(law, "base_dist", law), "atoms", False)
         super().__init__(torch.broadcast_shapes(law.batch_shape, loc.shape, factor.shape))
 
     @property
@@ -252,7 +254,8 @@ class Affine(_Law):
         return self.loc + self.factor * self.law.sample(shape)
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self.law.log_prob((x - self.loc) / self.factor) - self.factor.abs().log()
+        value = self.law.log_prob((x - self.loc) / self.factor)
+        return value if self.atoms else value - self.factor.abs().log()
 
     def cdf(self, x: Tensor) -> Tensor:
         r""":math:`P(m + c y \le x)`."""

@@ -34,7 +34,7 @@ from .process import (
     require_shape,
 )
 from .shapes import sum_event
-from .solve import Score
+from .solve import Score, Unsolved
 from .stepper import Stepper, require_stepper
 from .steps import Steps
 from .terms import Diffusion, Drift, Jump
@@ -224,6 +224,11 @@ def rule(term: Any, score: Score, score_hat: Score, x: Tensor, t: Tensor) -> Ten
         return diffusion_rule(term, score, score_hat, x, t)
     if isinstance(term, Jump):
         return jump_rule(term, score, score_hat, x, t)
+    if not term.local:
+        raise Unsolved(
+            f"the loss of {term!r} would compare rates at a continuum of points: take the loss or "
+            "the vlb of the chain process.at(times)"
+        )
     raise TypeError(f"{type(term).__name__} is neither a drift, a diffusion nor a jump")
 
 

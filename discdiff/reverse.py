@@ -56,6 +56,8 @@ class Reverse:
     def _seen(self, x: State, t: float | Tensor) -> tuple[State, Any, list[Leaf]]:
         x = self.process.check_state(x, "x")
         t = self.process.check_time(t, x, "t")
+        for leaf in self.process.leaves(t):
+            require_local(leaf)
         if values_are_checked(t):
             require(bool((t > 0).all()), "the reversal needs t > 0: at t = 0 nothing is noisy")
         return x, self.head(x, t, self.context), list(self.process.leaves(t))
@@ -86,10 +88,21 @@ def drift_of(leaf: Leaf, estimate: Any, x: Tensor, noise: float = 1.0) -> Tensor
     """
     if not any(isinstance(term, Drift | Diffusion) for term in leaf.core.terms):
         return None
+    require_local(leaf)
     score = leaf.score(estimate, x)
     share = (1 + noise**2) / 2
     drifts = [drift_rule(term, score, share, x, leaf.time) for term in leaf.core.terms]
     return torch.stack([d for d in drifts if d is not None]).sum(0)
+
+
+def require_local(leaf: Leaf) -> None:
+    """Raises `Unsolved` where a term jumps to a continuum of points."""
+    for term in leaf.core.terms:
+        if not term.local:
+            raise Unsolved(
+                f"the reversal of {term!r} jumps to a continuum of points, at rates that the "
+                "score does not determine: step by steppers.Ancestral, whose bridges are exact"
+            )
 
 
 def drift_rule(term: Any, score: Score, share: float, x: Tensor, t: Tensor) -> Tensor | None:

@@ -13,7 +13,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
 from .laws import _Law
-from .numerics.fourier import CELLS, TAIL, Cubic, Grid
+from .numerics.fourier import CELLS, TAIL, Cubic, Grid, quintic
 
 NODES = 257  # of the quadrature of divergences
 
@@ -112,7 +112,7 @@ class Tabulated(_Law):
         at = (inside - low) / h
         cell = at.detach().floor().long()
         cell = torch.minimum(torch.maximum(cell, first[row]), last[row] - 1)
-        f, slope = _quintic(density, start + cell, at - cell, h)
+        f, slope = quintic(density, start + cell, at - cell, h)
         beyond = (y - inside) * (slope / f).detach()
         value = f.clamp(min=torch.finfo(f.dtype).tiny).log() + beyond
         return (value - self.scale.double().log()).to(self.loc.dtype)
@@ -161,18 +161,3 @@ def _kl_tabulated(p: Tabulated, q: Distribution) -> Tensor:
         y = p.at(at.expand(p.batch_shape).to(p.loc.dtype))
         total = total + w * (p.log_prob(y) - q.log_prob(y))
     return total.to(p.loc.dtype)
-
-
-def _quintic(table: Tensor, index: Tensor, w: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and slopes, per unit, of the polynomial that meets f, f', f'' at both ends."""
-    f0, g0, c0 = table[0, index], h * table[1, index], h**2 * table[2, index] / 2
-    f1, g1, c1 = table[0, index + 1], h * table[1, index + 1], h**2 * table[2, index + 1] / 2
-    a = f1 - f0 - g0 - c0
-    b = g1 - g0 - 2 * c0
-    c = 2 * c1 - 2 * c0
-    k3 = 10 * a - 4 * b + c / 2
-    k4 = -15 * a + 7 * b - c
-    k5 = 6 * a - 3 * b + c / 2
-    value = f0 + w * (g0 + w * (c0 + w * (k3 + w * (k4 + w * k5))))
-    slope = g0 + w * (2 * c0 + w * (3 * k3 + w * (4 * k4 + w * 5 * k5)))
-    return value, slope / h

@@ -58,6 +58,8 @@ class Term(Generator):
     arg_constraints = {"scale": factor}
     support: ClassVar[constraints.Constraint] = constraints.real
     categorical: ClassVar[bool] = False
+    local: ClassVar[bool] = True  # whether it moves along a field, by white noise or to few points
+    event: tuple[int, ...] | None = None  # the shape that a state must have, where there is one
     scale: Tensor
 
     def __init__(self) -> None:

@@ -7,8 +7,9 @@ that of the noise between two indices, forward and backward
     \Phi_{0,t}(u) = \Phi_{0,s}(a u)\, \Phi_{s,t}(u), \quad a^2 = \bar\alpha_t / \bar\alpha_s,
     \qquad \Phi_{0,s}(u) = \Phi_{0,t}(g u)\, \Phi_{s | 0, t}(u).
 
-They are integrated on a grid, so that kinks and jumps of densities cost up to `ROUGH`, or averaged
-over draws where a law has atoms.
+They are integrated on a grid, so that kinks and jumps of densities cost up to `ROUGH`, or are
+averaged over draws where a law has atoms. Stable laws, whose tails are powers, are seen in the
+arsinh of the state.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from torch.distributions import Distribution
 
 from .process import Chain
 from .report import Row, measured
-from .walks import FixedReversal, Steps
+from .solve import Unsolved
+from .walks import Contracting, FixedReversal, StableIncrements, Steps
 
 SINGLE = 1e-6  # laws are often declared in float32
 ROUGH = 2e-3
 STEEP, SINGULAR = 0.02, 20.0  # mass at one point, density of a bridge
 SINGLE = 1e-6  # parameters may be single precision
 GRID, WIDE = 40_001, 40.0  # points, and standard deviations to either side
+FAR, FAST = 30.0, 300.0  # in the arsinh of states; where waves are still seen on its grid
 DRAWS = 20_000
 QUANTILE = 5.5
 WAVES = (0.4, 0.8, 1.3)  # in standard deviations of the noise
@@ -51,6 +54,69 @@ def walk_rows(chain: Chain, steps: Steps) -> list[Row]:
     ]
 
 
+def stable_rows(chain: Chain, steps: StableIncrements) -> list[Row]:
+    """The laws of the noise between the indices of a stable walk."""
+    pairs = _pairs(len(chain.times))
+    of = lambda error: lambda: max(error(chain, steps, s, t) for s, t in pairs)
+    return [
+        measured("one step", "", 1e-8, lambda: _one_step(chain, steps)),
+        measured("sums of noise", "", 1e-6, of(_stable_sums)),
+        measured("bridge", "", 1e-4, of(_stable_bridge)),
+        measured("agreement", "", QUANTILE, of(_stable_agreement)),
+    ]
+
+
+def _wide(law: Law, center: float, width: float) -> tuple[Tensor, Tensor]:
+    """Points and weights of the law of one number, in the arsinh of its distance to a center."""
+    z = torch.linspace(-FAR, FAR, GRID, dtype=torch.float64)
+    y = center + width * z.sinh()
+    return y, law(y).log_prob(y.unsqueeze(1)).exp() * width * z.cosh() * (z[1] - z[0])
+
+
+def _stable_sums(chain: Chain, steps: StableIncrements, s: int, t: int) -> float:
+    """Scales of the noise add up by their powers, and its law is the declared one."""
+    alpha, kept = steps.increment.alpha, _kept(steps, s, t)
+    y, p = _wide(lambda y: _at(lambda x: chain.transition(x, s, t), 0.0, len(y)), 0.0, 1.0)
+    u = torch.tensor(WAVES, dtype=torch.float64)
+    near = y.abs() < FAST  # beyond, the waves outrun the grid
+    tail = float(p[~near].sum())
+    gap = _wave(y[near], p[near], u) - steps.increment.cf((1 - kept) ** (1 / alpha) * u)
+    return max(0.0, float(gap.abs().max()) - 2 * tail, abs(float(p.sum()) - 1))
+
+
+def _stable_bridge(chain: Chain, steps: StableIncrements, s: int, t: int) -> float:
+    """Its density integrates to one."""
+    x_0, x_t = 0.2, 2.6
+
+    def law(y: Tensor) -> Distribution:
+        start, end = (torch.full((len(y), 1), v, dtype=torch.float64) for v in (x_0, x_t))
+        return chain.bridge(start, end, s, t)
+
+    y, p = _wide(law, x_0, 0.3)
+    return abs(float(p.sum()) - 1)
+
+
+def _stable_agreement(chain: Chain, steps: StableIncrements, s: int, t: int) -> float:
+    """Draws of the noise and of the bridge follow their densities (Kolmogorov–Smirnov)."""
+
+    def bridge(y: Tensor) -> Distribution:
+        start, end = (torch.full((len(y), 1), v, dtype=torch.float64) for v in (0.2, 2.6))
+        return chain.bridge(start, end, s, t)
+
+    marginal = lambda y: _at(lambda x: chain.marginal(x, t), 0.0, len(y))
+    each = (*_wide(marginal, 0.0, 1.0), marginal, 5000), (*_wide(bridge, 0.2, 0.3), bridge, 500)
+    return max(_farthest(*one) for one in each)
+
+
+def _farthest(y: Tensor, p: Tensor, law: Law, count: int) -> float:
+    """√n times the largest gap of the distribution functions, in units of 0.4."""
+    draws = law(torch.zeros(count)).sample()[:, 0].sort().values
+    cdf = p.cumsum(0)
+    at = cdf[(torch.searchsorted(y, draws, right=True) - 1).clamp(min=0)]
+    empirical = torch.arange(1, count + 1) / count
+    return float((at - empirical).abs().max()) * math.sqrt(count) / 0.4
+
+
 def _pairs(count: int) -> list[tuple[int, int]]:
     """Some pairs of indices 1 ≤ s < t."""
     found = {(1, 2), (1, count), (count // 2, count), (count - 1, count)}
@@ -64,14 +130,17 @@ def _at(law: Callable[[Tensor], Distribution], x: float, count: int) -> Distribu
 def _seen(law: Law, center: float, width: float) -> tuple[Tensor, Tensor]:
     """Points and weights of the law of one number: of its density, or draws where it has atoms."""
     y = center + width * torch.linspace(-WIDE, WIDE, GRID, dtype=torch.float64)
-    p = law(y).log_prob(y.unsqueeze(1)).exp() * (y[1] - y[0])
+    try:
+        p = law(y).log_prob(y.unsqueeze(1)).exp() * (y[1] - y[0])
+    except Unsolved:
+        p = torch.ones(1)  # it can be drawn from only
     if abs(float(p.sum()) - 1) < ROUGH and float(p.max()) < STEEP:
         return y, p
     draws = law(torch.zeros(DRAWS)).sample()[:, 0]
     return draws, torch.full_like(draws, 1 / DRAWS)
 
 
-def _kept(steps: Steps, s: int, t: int) -> float:
+def _kept(steps: Contracting, s: int, t: int) -> float:
     log_kept = steps.log_kept.detach()
     return float((log_kept[t] - log_kept[s]).exp())
 
@@ -98,7 +167,7 @@ def _allowed(*seen: Tensor) -> float:
     )
 
 
-def _one_step(chain: Chain, steps: Steps) -> float:
+def _one_step(chain: Chain, steps: Contracting) -> float:
     """Neighbouring indices are a declared step apart."""
     worst = 0.0
     x = torch.linspace(-1, 1, 5, dtype=torch.float64).unsqueeze(1)

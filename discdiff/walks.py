@@ -19,24 +19,27 @@ the moments of DDPM; the walks differ in where the shape of the law of :math:`\x
 ==================  ====================================================================
 
 For a normal law all of them are DDPM. As the steps shrink all of finite variance tend to the same
-diffusion. `StableWalk` has increments of infinite variance and another scaling.
+diffusion. `StableWalk` has increments of infinite variance and another scaling; given its latent
+variances it is a chain of normal steps, a `MixedWalk`.
 
 References:
     | Non-Normal Diffusion Models (Li, 2024)
+    | Denoising Lévy Probabilistic Models (Shariatian et al., 2025)
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import pyro.distributions as pyro
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
 
 from . import laws
-from .chains import Stepped, Stepwise
-from .increments import Increment, increment
+from .chains import Stepped, Stepwise, every
+from .increments import Increment, Stable, increment
 from .params import as_numbers, declare
 from .process import Chain
 from .shapes import along
@@ -44,7 +47,31 @@ from .solve import Unsolved
 from .validation import require, shown
 
 
-class Steps(Stepwise):
+class Contracting(Stepwise):
+    r"""Steps with a share of noise: :math:`\beta_1 \dots \beta_T`, each in (0, 1)."""
+
+    arg_constraints = {"betas": constraints.unit_interval}
+    betas: Tensor
+
+    def __init__(self, betas: Tensor | list[float]) -> None:
+        super().__init__()
+        declare(self, "betas", betas)
+        beta = self.betas.detach()
+        fits = beta.dim() == 1 and len(beta) > 0 and bool(((beta > 0) & (beta < 1)).all())
+        require(fits, f"betas must be numbers in (0, 1), one per step; they are {shown(beta, 8)}")
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        return len(self.betas)
+
+    @property
+    def log_kept(self) -> Tensor:
+        r""":math:`\log \bar\alpha_k` for k = 0 … T."""
+        kept = torch.log1p(-self.betas).cumsum(0)
+        return torch.cat([torch.zeros_like(kept[:1]), kept])
+
+
+class Steps(Contracting):
     r"""A walk as a term whose own time is the number of the step.
 
     Arguments:
@@ -55,30 +82,14 @@ class Steps(Stepwise):
         ValueError: If a β lies elsewhere, or the law has no finite variance.
     """
 
-    arg_constraints = {"betas": constraints.unit_interval}
     increment: Increment
-    betas: Tensor
 
     def __init__(self, law: Distribution, betas: Tensor | list[float]) -> None:
-        super().__init__()
+        super().__init__(betas)
         self.law, self.increment = law, increment(law)
-        declare(self, "betas", betas)
-        b = self.betas.detach()
-        fits = b.dim() == 1 and len(b) > 0 and bool(((b > 0) & (b < 1)).all())
-        require(fits, f"betas must be numbers in (0, 1), one per step; they are {shown(b, 8)}")
-
-    @property
-    def count(self) -> int:  # type: ignore[override]
-        return len(self.betas)
 
     def step(self, x: Tensor, k: Tensor) -> Distribution:
         raise Unsolved("this walk is not declared by its steps forward")
-
-    @property
-    def log_kept(self) -> Tensor:
-        r""":math:`\log \bar\alpha_k` for k = 0 … T."""
-        kept = torch.log1p(-self.betas).cumsum(0)
-        return torch.cat([torch.zeros_like(kept[:1]), kept])
 
     def extra_repr(self) -> str:
         return f"{self.increment.name}, {shown(self.betas, 3)}"
@@ -127,21 +138,88 @@ class FixedReversal(Steps):
         self.eta = float(eta)
 
 
-class _Walk(Chain):
+class StableIncrements(Contracting):
+    r""":math:`x_k = (1 - \beta_k)^{1/\alpha} x_{k-1} + \beta_k^{1/\alpha} \varepsilon_k`.
+
+    Arguments:
+        alpha: α, in (0, 2].
+        betas: :math:`\beta_1 \dots \beta_T`, each in (0, 1).
+        scale: s > 0, of :math:`\varphi(u) = e^{-|su|^\alpha}`.
+    """
+
+    def __init__(self, alpha: float, betas: Tensor | list[float], scale: float = 1.0) -> None:
+        super().__init__(betas)
+        self.increment = Stable(alpha, scale)
+
+    def step(self, x: Tensor, k: Tensor) -> Distribution:
+        beta, root = along(self.betas[k.long() - 1], x), 1 / self.increment.alpha
+        law = self.increment.law((1 - beta) ** root * x, (beta**root).expand_as(x))
+        return law.to_event(x.dim() - 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.increment.alpha:g}, {shown(self.betas, 3)}"
+
+
+class MixedIncrements(Contracting):
+    r""":math:`x_k = \gamma_k x_{k-1} + \sigma_k \sqrt{A_k}\, G_k`, with the :math:`A_k` given.
+
+    Arguments:
+        stable: The steps without the :math:`A_k`.
+        mixing: :math:`A_1 \dots A_T > 0`, shape (T, *event) or (T, B, *event).
+
+    Raises:
+        ValueError: If they are not as many as the steps, or not positive.
+    """
+
+    mixing: Tensor
+
+    def __init__(self, stable: StableIncrements, mixing: Tensor) -> None:
+        super().__init__(stable.betas.detach())
+        self.increment = stable.increment
+        fits = mixing.dim() > 0 and len(mixing) == self.count
+        rule = f"mixing must have {self.count} rows, one for each step"
+        require(fits, f"{rule}; its shape is {tuple(mixing.shape)}")
+        rule = "mixing must be positive and finite"
+        require(bool(((mixing > 0) & mixing.isfinite()).all()), f"{rule}; it is {shown(mixing)}")
+        self.register_buffer("mixing", mixing)
+        self.event = tuple(mixing.shape[1:])
+
+    def summed(self, weights: Tensor, x: Tensor) -> Tensor:
+        r""":math:`\sum_i w_i A_i` for weights (B, T), of the shape of x, float64.
+
+        Raises:
+            ValueError: If the :math:`A_i` fit no state of this shape.
+        """
+        mixing, own = self.mixing.double(), self.mixing.dim() == x.dim() + 1
+        shape = tuple(x.shape) if own else tuple(x.shape[1:])
+        rule = f"mixing of {self.count} steps of shape {tuple(mixing.shape[1:])} fits no state of"
+        require(tuple(mixing.shape[1:]) == shape, f"{rule} shape {tuple(x.shape)}")
+        if own:
+            return torch.einsum("bt,tb...->b...", weights, mixing)
+        return (weights @ mixing.flatten(1)).reshape(x.shape)
+
+    def step(self, x: Tensor, k: Tensor) -> Distribution:
+        beta, root = along(self.betas[k.long() - 1], x), 1 / self.increment.alpha
+        chosen = torch.nn.functional.one_hot(k.long() - 1, self.count).double()
+        scale = beta**root * self.summed(chosen, x).to(x).sqrt()
+        law = pyro.Normal((1 - beta) ** root * x, scale, validate_args=False)
+        return law.to_event(x.dim() - 1)
+
+    def extra_repr(self) -> str:
+        shape = tuple(self.mixing.shape[1:])
+        return f"{self.increment.alpha:g}, {shown(self.betas, 3)}, variances of shape {shape}"
+
+
+class _Stepping(Chain):
     """A walk as a chain: index k is its k-th step, 0 the data."""
 
-    kind: ClassVar[type[Steps]]
-
-    def __init__(self, law: Distribution, betas: Tensor | list[float], **options: Any) -> None:
-        steps = self.kind(law, betas, **options)
-        times = torch.arange(1, steps.count + 1, dtype=torch.float64) / steps.count
-        super().__init__(Stepped(steps), times)
-        self.law = law
+    def __init__(self, steps: Contracting) -> None:
+        super().__init__(Stepped(steps), every(steps.count))
 
     @property
-    def steps(self) -> Steps:
+    def steps(self) -> Any:
         """The walk as a term in the number of the step."""
-        return self.process.process  # type: ignore[return-value]
+        return self.process.process
 
     @property
     def betas(self) -> Tensor:
@@ -149,6 +227,16 @@ class _Walk(Chain):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.steps.extra_repr()})"
+
+
+class _Walk(_Stepping):
+    """A walk of increments with finite variance."""
+
+    kind: ClassVar[type[Steps]]
+
+    def __init__(self, law: Distribution, betas: Tensor | list[float], **options: Any) -> None:
+        super().__init__(self.kind(law, betas, **options))
+        self.law = law
 
 
 class Walk(_Walk):
@@ -239,6 +327,98 @@ class ReverseWalk(_Walk):
 
     def __init__(self, law: Distribution, betas: Tensor | list[float], eta: float = 1.0) -> None:
         super().__init__(law, betas, eta=eta)
+
+
+class StableWalk(_Stepping):
+    r"""A walk with symmetric α-stable increments, of infinite variance for α < 2.
+
+    .. math::
+        x_k = \gamma_k x_{k-1} + \sigma_k \varepsilon_k, \qquad
+        \gamma_k^\alpha = 1 - \beta_k, \quad \sigma_k^\alpha = \beta_k, \qquad
+        x_k \mid x_0 \sim \bar\gamma_k x_0 + \bar\sigma_k \varepsilon, \quad
+        \bar\gamma_k^\alpha = \bar\alpha_k, \quad \bar\sigma_k^\alpha = 1 - \bar\alpha_k
+
+    with :math:`\mathbb{E} e^{iu\varepsilon} = e^{-|su|^\alpha}`: not variances add up but α-th
+    powers of scales. It has moments below the α-th only, so that errors of the noise are squared
+    in vain: take their absolute value. Each coordinate has noise of its own. Steps are
+    normal given latent variances, :math:`\varepsilon_k = \sqrt{A_k}\, G_k`: see `mixed`.
+
+    Arguments:
+        alpha: α, in (0, 2]; at 2 the noise is normal, and with scale :math:`2^{-1/2}` DDPM's.
+        betas: :math:`\beta_1 \dots \beta_T`, each in (0, 1).
+        scale: s > 0.
+
+    Raises:
+        ValueError: If α, β or s lies outside.
+
+    References:
+        | Denoising Lévy Probabilistic Models (Shariatian et al., 2025)
+
+    Example:
+        >>> walk = StableWalk(1.5, [0.1, 0.2, 0.3])
+        >>> walk.marginal(torch.ones(1, 1), 3).base_dist.scale  # (1 − 0.9 · 0.8 · 0.7)^(2/3)
+        tensor([[0.6266]])
+    """
+
+    def __init__(self, alpha: float, betas: Tensor | list[float], scale: float = 1.0) -> None:
+        super().__init__(StableIncrements(alpha, betas, scale))
+
+    @property
+    def alpha(self) -> float:
+        return self.steps.increment.alpha
+
+    def mixing(self, shape: Any) -> Tensor:
+        r"""Draws of :math:`A_1 \dots A_T`, independent in all entries, float64.
+
+        Arguments:
+            shape: The shape of one step: that of the data, or of one datum for a whole batch.
+
+        Returns:
+            Shape (T, *shape).
+        """
+        return self.steps.increment.mixing.sample(torch.Size([self.steps.count, *shape]))
+
+    def mixed(self, mixing: Tensor) -> MixedWalk:
+        """The walk given its latent variances, a chain of normal steps.
+
+        Arguments:
+            mixing: Shape (T, *event), one for all of a batch, or (T, B, *event).
+        """
+        return MixedWalk(self, mixing)
+
+
+class MixedWalk(_Stepping):
+    r"""A stable walk given its latent variances, in which all steps are normal.
+
+    .. math::
+        x_k \mid x_0, A \sim \mathcal{N}(\bar\gamma_k x_0, \Sigma_k), \qquad
+        \Sigma_k = \gamma_k^2 \Sigma_{k-1} + \sigma_k^2 A_k
+
+    With A drawn anew for each sample its runs are those of DLPM, with ``Ancestral(eta=0.0)`` the
+    deterministic ones. Heads mean what they mean for the stable walk: `Epsilon` is
+    :math:`(x_k - \bar\gamma_k x_0) / \bar\sigma_k`, of infinite variance, so that one network
+    serves all A.
+
+    Arguments:
+        walk: The stable walk.
+        mixing: :math:`A_1 \dots A_T > 0`, shape (T, *event), one for all of a batch, or
+            (T, B, *event): then every state must have B rows, and finite laws of the data, whose
+            atoms are paired with every row, are refused.
+
+    Raises:
+        ValueError: If the shape does not fit the steps, or later a state, or an A is not positive.
+
+    References:
+        | Denoising Lévy Probabilistic Models (Shariatian et al., 2025)
+
+    Example:
+        >>> walk = StableWalk(1.5, [0.1, 0.2]).mixed(torch.tensor([[2.0], [3.0]]))
+        >>> walk.marginal(torch.ones(4, 1), 1).variance[0]  # 0.1^(4/3) · 2
+        tensor([0.0928])
+    """
+
+    def __init__(self, walk: StableWalk, mixing: Tensor) -> None:
+        super().__init__(MixedIncrements(walk.steps, mixing))
 
 
 def linear_betas(steps: int, first: float = 1e-4, last: float = 0.02) -> Tensor:

@@ -341,6 +341,9 @@ def steps(count: int, size: int, seed: int) -> torch.Tensor:
 
 
 RUN = [0.2, 0.5, 1.0]
+BETAS = [0.1, 0.2, 0.3, 0.25]
+heavy = dd.StableWalk(1.5, BETAS)
+latent = torch.tensor([[2.0, 0.5], [30.0, 1.0], [0.1, 4.0], [1.0, 1.0]], dtype=torch.float64)
 DENSE = "continuous states are not enumerated: a decoder ends their bound"
 FROM_DATA = "a single step leads from data, which have no density"
 dense = {"bound": DENSE}
@@ -375,6 +378,9 @@ CHAINS = {
     "damped lift": Entry(damped.on(dd.clock.Constant(4.0)).lift(aside).at(RUN), reals, dense),
     "masked": Entry(mask.on(fast).at(RUN), codes),
     "rate matrix": Entry(chain.on(fast).at(RUN), codes),
+    "stable": Entry(heavy, reals, dense),
+    "stable, normal": Entry(dd.StableWalk(2.0, BETAS), reals, dense),
+    "stable, given variances": Entry(heavy.mixed(latent), pairs, {**dense, **no_limit}),
     "blackout": Entry(dd.Death().on(dd.clock.Logistic(15.0)).at(RUN), counts),
     "queue": Entry(queue.on(dd.clock.Constant(2.0)).at(RUN), counts),
     "table": Entry(

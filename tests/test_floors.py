@@ -29,7 +29,7 @@ FLOORS = (
         "tabulated",
     },  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
-    {"chains", "terms", "structures", "heads", "walks"},  # what a user declares
+    {"chains", "terms", "structures", "heads", "levy", "walks"},  # what a user declares
     {
         "drawn",
         "engines",
@@ -77,6 +77,7 @@ FLOORS = (
         "testing",
         "thinning",
         "trapezoidal",
+        "tweedie",
         "walk_laws",
     },  # the verbs
     {"train"},  # the optional extra

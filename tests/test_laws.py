@@ -98,6 +98,8 @@ BRANCHES = {
     "BackwardSteps": [r"\d+ steps, Laplace"],
     "Marginals": [r"\d+ steps, logistic"],
     "Clocked": [r"\d+ steps, .*, closed form", r"\d+ steps, .*, Fourier table"],
+    "StableSteps": [""],
+    "GivenVariances": [""],
     "Truncated": ["one entry at a time", r"\d+ species"],
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ def same(law, mean, variance, rtol=1e-12, atol=0.0):
 
 def test_everything_is_listed():
     assert all(callable(getattr(dd.zoo, name)) for name in zoo.__all__)
-    assert len(zoo.__all__) == len(set(zoo.__all__)) == 21
+    assert len(zoo.__all__) == len(set(zoo.__all__)) == 25
 
 
 # -- reals ----------------------------------------------------------------------------------------
@@ -397,3 +397,45 @@ def test_each_is_trained_and_sampled(name):
     x = dd.sample(process, exact, (6,), steps=30)
     assert float((x[:, None] - x_0).abs().amin(1).max()) < 1e-3
     assert name in ("vdm", "mdm") or not list(process.parameters())
+
+
+# -- other noise ----------------------------------------------------------------------------------
+
+
+def test_ddgm_is_the_papers_gamma_law():
+    theta, betas = 0.3, [0.1, 0.2, 0.3]
+    walk, kept = zoo.ddgm(theta, betas), 0.9 * 0.8 * 0.7
+    shape = (1 - kept) / kept / theta**2
+    scale = math.sqrt(kept) * theta
+    x = torch.linspace(-0.3, 2.5, 9, dtype=F64)[:, None]
+    law = torch.distributions.Gamma(torch.tensor(shape, dtype=F64), 1 / scale)
+    goal = law.log_prob(x - math.sqrt(kept) + shape * scale)
+    found = walk.marginal(torch.ones_like(x), 3).log_prob(x)
+    assert torch.allclose(found, goal[:, 0], rtol=1e-11)
+    assert float(walk.marginal(X, 3).variance.max()) == pytest.approx(1 - kept, rel=1e-12)
+
+
+def test_the_bridge_of_ddgm_is_a_share_of_beta_law():
+    """(C8) Bayes' rule with the paper's three gamma laws."""
+    walk = zoo.ddgm(0.3, [0.1, 0.2, 0.3])
+    x_0, x_t = torch.full((7, 1), 0.2, dtype=F64), torch.full((7, 1), 0.6, dtype=F64)
+    y = torch.linspace(0.1, 0.7, 7, dtype=F64)[:, None]
+    bayes = walk.marginal(x_0, 1).log_prob(y) + walk.transition(y, 1, 3).log_prob(x_t)
+    found = walk.bridge(x_0, x_t, 1, 3).log_prob(y)
+    assert torch.allclose(found, bayes - walk.marginal(x_0, 3).log_prob(x_t), atol=1e-9)
+
+
+def test_jump_thins_poisson_counts_to_poisson_counts():
+    """(C8) z_s given z_t and the mean is z_t + Poisson, by Bayes' rule on z_0."""
+    mean, s, t = 6.0, 0.3, 0.7
+    n = torch.arange(60.0, dtype=F64)
+    prior = torch.distributions.Poisson(torch.tensor(mean, dtype=F64)).log_prob(n)
+    seen = torch.full_like(n, 2.0)
+    likely = zoo.jump().marginal(n, t).log_prob(seen)
+    weights = (prior + likely).softmax(0)
+    law = zoo.jump()
+    for k in (2.0, 3.0, 5.0):
+        bridge = law.bridge(n.clamp(min=2), seen, s, t).log_prob(torch.full_like(n, k))
+        found = float((weights * bridge.exp()).sum())
+        more = torch.distributions.Poisson(torch.tensor((t - s) * mean, dtype=F64))
+        assert found == pytest.approx(float(more.log_prob(torch.tensor(k - 2.0)).exp()), rel=1e-9)

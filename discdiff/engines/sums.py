@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .. import laws
-from ..increments import REALS
+from ..increments import REALS, Increment
 from ..numerics.fourier import Grid, TooSharp, tabulate
 from ..shapes import along
 from ..solve import Engine, Unsolved, solves
@@ -61,6 +61,47 @@ class Either(laws._Law):
         return torch.where(self.first, self.one.sample(shape), self.other.sample(shape))
 
 
+class Drawn(laws._Law):
+    r"""The law of :math:`\mathrm{loc} + \sum_i c_i \xi_i` for increments with atoms: draws only.
+
+    Arguments:
+        loc: Any shape (B, *event).
+        coefficients: The :math:`c_i`, (B, T), of which some may be 0.
+        increment: The law of :math:`\xi`.
+    """
+
+    def __init__(self, loc: Tensor, coefficients: Tensor, increment: Increment) -> None:
+        self.loc, self.coefficients, self.increment = loc, coefficients, increment
+        super().__init__(loc.shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return along(self.coefficients.square().sum(1), self.loc).expand_as(self.loc)
+
+    def _draw(self, shape: torch.Size) -> Tensor:
+        total = self.loc.expand(shape + self.loc.shape)
+        for c in self.coefficients.T:
+            if bool((c != 0).any()):
+                xi = self.increment.sample(total.shape, total.dtype, total.device)
+                total = total + along(c, self.loc) * xi
+        return total
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        raise Unsolved(
+            f"a sum of several {self.increment.name} increments in a contracting walk has no "
+            "density: its atoms double with each step. It can be drawn from; a single step is "
+            "known, and a LevyWalk of an infinitely divisible law, or a law with a density"
+        )
+
+
 class Summed(WalkEngine):
     """A walk with a book of tables, one for each pair of steps that was asked for."""
 
@@ -84,11 +125,18 @@ class Summed(WalkEngine):
         reach = SPREAD + self.increment.reach * float(c.max())
         return tabulate(lambda u: self.increment.log_cf(c * u.double()).sum(0), reach)
 
+    def _padded(self, c: Tensor) -> Tensor:
+        return torch.nn.functional.pad(c.detach(), (0, self.count + 1 - len(c)))
+
     def summed(
         self, loc: Tensor, scale: Tensor, s: Tensor, t: Tensor, single: Tensor
     ) -> Distribution:
         """The law of loc + noise, of this scale; one increment where ``single``."""
         scale = along(scale, loc)
+        if self.increment.lattice and not bool(single.all()):
+            pairs, row = torch.stack([s, t], 1).unique(dim=0, return_inverse=True)
+            c = [self._padded(self.coefficients(*pair)) for pair in pairs.tolist()]
+            return Drawn(loc, torch.stack(c).to(loc.device)[row], self.increment)
         if bool(single.all()):
             return self.increment.law(loc, scale.expand_as(loc).to(loc.dtype))
         pairs = torch.stack([s, t], 1)
@@ -114,6 +162,9 @@ class ForwardSteps(Summed):
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:
         return NormalWalk(terms) if is_normal(terms) else cls(terms)
+
+    def branch(self) -> str:
+        return "atoms: several steps are drawn only" if self.increment.lattice else ""
 
     def coefficients(self, s: int, t: int) -> Tensor:
         kept = self.log_kept[t] - self.log_kept[s + 1 : t + 1]
@@ -192,6 +243,11 @@ class Clocked(Summed):
         zero = torch.zeros_like(s)
         early, late = (along(self.tau(zero, k), x).expand_as(x) for k in (s, t))
         law = self.increment.levy_bridge(x / a_t - x_0, early, late)
+        if law is None and self.increment.lattice:
+            raise Unsolved(
+                f"the bridge of a Lévy process of {self.increment.name} increments mixes atoms "
+                "and a density, which its total does not tell apart; add noise to the jumps"
+            )
         if law is None:
             return super()._between(x_0, x, s, t)
         return laws.Affine(law, a_s * x_0, a_s)

@@ -22,7 +22,7 @@ from ..estimates import Score as ScoreEstimate
 from ..increments import Increment
 from ..numerics.autodiff import gradient
 from ..shapes import along
-from ..solve import Engine, Score
+from ..solve import Engine, Score, Unsolved
 from ..validation import shown, values_are_checked
 
 Law = Any  # a distribution with entries as batch dimensions
@@ -88,12 +88,19 @@ class WalkEngine(Engine):
     def _from(self, x: Tensor, s: Tensor, t: Tensor) -> Law:
         return self.noise(along((self.kept(s, t) / 2).exp(), x) * x, s, t)
 
+    def left(self, k: Tensor) -> Tensor:
+        r""":math:`\log \bar\alpha_k`, (B,)."""
+        return self.kept(torch.zeros_like(k), k)
+
+    def spread(self, k: Tensor, x: Tensor) -> Tensor:
+        r"""The scale of the noise at step k, against x."""
+        return along((-torch.expm1(self.left(k))).sqrt(), x)
+
     # -- estimates -----------------------------------------------------------------------------
 
     def mean(self, estimate: Any, x: Tensor, k: Tensor) -> Tensor:
         r""":math:`\mathbb{E}[x_0 \mid x_k]` from what is said of it."""
-        log_kept = self.log_kept[k]
-        a, d = along((log_kept / 2).exp(), x), along((-torch.expm1(log_kept)).sqrt(), x)
+        a, d = along((self.left(k) / 2).exp(), x), self.spread(k, x)
         if isinstance(estimate, Data | Mean):
             return estimate.value
         if isinstance(estimate, Atoms):
@@ -109,8 +116,7 @@ class WalkEngine(Engine):
         if kind is ScoreEstimate:
             return ScoreEstimate(self.score(estimate, x, t).gradient)
         mean = self.mean(estimate, x, k)
-        log_kept = self.log_kept[k]
-        a, d = along((log_kept / 2).exp(), x), along((-torch.expm1(log_kept)).sqrt(), x)
+        a, d = along((self.left(k) / 2).exp(), x), self.spread(k, x)
         if kind is Mean:
             return Mean(mean)
         if kind is Epsilon:
@@ -152,12 +158,17 @@ class WalkEngine(Engine):
 
     def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Law:
         """The law of x_s given x_0 and x_t, entry by entry."""
+        if self.increment.lattice:
+            raise Unsolved(
+                f"the bridge of a walk of {self.increment.name} increments has as many atoms as "
+                "there are paths; take an increment with a density"
+            )
         return Bridge(self, x_0, x, s, t)
 
     def linear(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         r"""The best linear guess of :math:`x_s`: for many walks its mean given both ends."""
-        kept_s, between = self.log_kept[s], self.kept(s, t)
-        whole = torch.expm1(self.log_kept[t])
+        kept_s, between = self.left(s), self.kept(s, t)
+        whole = torch.expm1(self.left(t))
         to_data = (kept_s / 2).exp() * torch.expm1(between) / whole
         to_state = (between / 2).exp() * torch.expm1(kept_s) / whole
         return along(to_data, x) * x_0 + along(to_state, x) * x
@@ -201,8 +212,8 @@ class WalkEngine(Engine):
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         k = self.index(t)
         x_0 = self.mean(estimate, x, k)
-        width = (torch.expm1(-self.log_kept[k])).sqrt()
-        law = self.mirrored(x_0, along(width, x).expand_as(x_0))
+        width = self.spread(k, x) / along((self.left(k) / 2).exp(), x)
+        law = self.mirrored(x_0, width.expand_as(x_0))
         return law.to_event(x.dim() - 1)
 
     def mirrored(self, loc: Tensor, scale: Tensor) -> Law:
@@ -312,19 +323,19 @@ class Bridge(laws._Law):
     def _rows(self, first: int, last: int) -> Bridge:
         """The law of some batch elements."""
         rows = (v[first:last] for v in (self.x_0, self.x, self.s, self.t))
-        return Bridge(self.engine, *rows)
+        return type(self)(self.engine, *rows)
 
     def _at_once(self) -> Tensor:
         """Draws of all entries, of the part without atom."""
         y, p = (v.movedim(0, -1).double().contiguous() for v in self._grid())
-        h = (y[..., 1] - y[..., 0]).unsqueeze(-1)
-        cells = (p[..., 1:] + p[..., :-1]) / 2
+        h = y.diff(dim=-1)
+        cells = h * (p[..., 1:] + p[..., :-1]) / 2
         cdf = cells.cumsum(-1)
-        u = torch.rand_like(h) * cdf[..., -1:]
+        u = torch.rand_like(h[..., :1]) * cdf[..., -1:]
         cell = torch.searchsorted(cdf, u).clamp(max=cells.shape[-1] - 1)
         rest = u - cdf.gather(-1, cell) + cells.gather(-1, cell)
-        left, right = p.gather(-1, cell), p.gather(-1, cell + 1)
-        # rest = left w + (right − left) w² / 2
+        left, right, h = p.gather(-1, cell), p.gather(-1, cell + 1), h.gather(-1, cell)
+        rest = rest / h  # = left w + (right − left) w² / 2
         root = (left**2 + 2 * (right - left) * rest).clamp(min=0).sqrt()
         w = (2 * rest / (left + root)).nan_to_num(0.5).clamp(0, 1)
         return (y.gather(-1, cell) + h * w).squeeze(-1).to(self.x.dtype)

@@ -167,3 +167,18 @@ class Cubic:
             slope = self.slope(w)
             w = torch.where(slope > 0, w - (self(w) - value) / slope, w).clamp(0.0, 1.0)
         return w
+
+
+def quintic(table: Tensor, index: Tensor, w: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and slopes, per unit, of the polynomial that meets f, f', f'' at both ends."""
+    f0, g0, c0 = table[0, index], h * table[1, index], h**2 * table[2, index] / 2
+    f1, g1, c1 = table[0, index + 1], h * table[1, index + 1], h**2 * table[2, index + 1] / 2
+    a = f1 - f0 - g0 - c0
+    b = g1 - g0 - 2 * c0
+    c = 2 * c1 - 2 * c0
+    k3 = 10 * a - 4 * b + c / 2
+    k4 = -15 * a + 7 * b - c
+    k5 = 6 * a - 3 * b + c / 2
+    value = f0 + w * (g0 + w * (c0 + w * (k3 + w * (k4 + w * k5))))
+    slope = g0 + w * (2 * c0 + w * (3 * k3 + w * (4 * k4 + w * 5 * k5)))
+    return value, slope / h
