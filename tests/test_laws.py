@@ -93,6 +93,7 @@ BRANCHES = {
     "TwoStates": [r"\d+ units"],
     "Particles": [r"\d+ species, no arrivals", r"\d+ species, with arrivals"],
     "Products": [r"\d+ steps of one kernel, \d+ states", r"\d+ steps of a kernel each, .*"],
+    "LevyNoise": ["stable"],
     "StableSteps": [""],
     "GivenVariances": [""],
     "Truncated": ["one entry at a time", r"\d+ species"],
