@@ -342,6 +342,8 @@ def steps(count: int, size: int, seed: int) -> torch.Tensor:
 
 RUN = [0.2, 0.5, 1.0]
 BETAS = [0.1, 0.2, 0.3, 0.25]
+bursts = dd.compound.CompoundPoisson(2.0, torch.distributions.Laplace(0.0, 1.0), 0.5)
+jumping = dd.Linear(-0.7) + dd.Levy(bursts)
 heavy = dd.StableWalk(1.5, BETAS)
 latent = torch.tensor([[2.0, 0.5], [30.0, 1.0], [0.1, 4.0], [1.0, 1.0]], dtype=torch.float64)
 DENSE = "continuous states are not enumerated: a decoder ends their bound"
@@ -378,6 +380,7 @@ CHAINS = {
     "damped lift": Entry(damped.on(dd.clock.Constant(4.0)).lift(aside).at(RUN), reals, dense),
     "masked": Entry(mask.on(fast).at(RUN), codes),
     "rate matrix": Entry(chain.on(fast).at(RUN), codes),
+    "jump diffusion": Entry(jumping.on(dd.clock.Constant(2.0)).at(RUN), reals, dense),
     "stable": Entry(heavy, reals, dense),
     "stable, normal": Entry(dd.StableWalk(2.0, BETAS), reals, dense),
     "stable, given variances": Entry(heavy.mixed(latent), pairs, {**dense, **no_limit}),

@@ -98,8 +98,9 @@ BRANCHES = {
     "BackwardSteps": [r"\d+ steps, Laplace"],
     "Marginals": [r"\d+ steps, logistic"],
     "Clocked": [r"\d+ steps, .*, closed form", r"\d+ steps, .*, Fourier table"],
-    "StableSteps": [""],
-    "GivenVariances": [""],
+    "LevyNoise": ["stable"],
+    "StableSteps": [r"\d+ steps, .*"],
+    "GivenVariances": [r".*"],
     "Truncated": ["one entry at a time", r"\d+ species"],
 }  # fmt: skip
 
