@@ -373,3 +373,21 @@ def test_prepared_draws_from_bridges_are_the_same_draws(name):
 
 def _tensors(x):
     return list(x.values()) if isinstance(x, dict) else [x]
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_a_chain_along_no_axis_steps_as_along_the_axes(float64, eta):
+    """Noise comes to two coordinates through a third: in turned coordinates the same."""
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))[0]
+    Q = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    D = torch.diag(torch.tensor([0.0, 0.0, 1.0]))
+    plain = dd.Langevin(Q, D, torch.eye(3))
+    turned = dd.Langevin(turn @ Q @ turn.T, turn @ D @ turn.T, torch.eye(3))
+    x, s, t = torch.randn(4, 3), torch.full((4,), 0.3), torch.full((4,), 2.0)
+    said = dd.estimates.Mean(torch.randn(4, 3))
+    goal = plain._bridge(said, x, s, t, eta).mean @ turn.T
+    found = turned._bridge(dd.estimates.Mean(said.value @ turn.T), x @ turn.T, s, t, eta).mean
+    if eta == 0.5:  # between the ends a step is the one nearest to a blend, in a frame
+        assert bool(found.isfinite().all())
+    else:
+        torch.testing.assert_close(found, goal, rtol=1e-8, atol=1e-8)

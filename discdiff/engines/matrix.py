@@ -492,7 +492,7 @@ class MatrixGaussian(AffineEngine):
             | gDDIM: Generalized denoising diffusion implicit models (Zhang et al., 2023)
         """
         early, late, (flow, spread) = self.kernel(s), self.kernel(t), self.moments(s, t)
-        L, inverse = early.factor, self._inverse(late.factor)
+        L, inverse = self._root(early, s), self._inverse_root(late, t)
         if eta < 1 and self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
             L = self.kernel(s.clamp(min=self._shortest(t))).factor
         shrunk = (inverse @ flow.phi @ L).mT
@@ -510,6 +510,28 @@ class MatrixGaussian(AffineEngine):
         mean = early.mean - times_vector(gain + rest @ p, late.mean) if self._shifts() else None
         flat = self.auxiliaries is not None and issubclass(kind, Data | Mean)
         return Vectorwise(gain + rest @ p, rest @ q, mean, noise, flat_in=flat)
+
+    def _root(self, kernel: Kernel, t: Tensor) -> Tensor:
+        """A factor of the covariance given the data, in the frame of the rotation."""
+        turn, factor = self._turned(t)
+        return kernel.factor if turn is None else turn @ factor
+
+    def _inverse_root(self, kernel: Kernel, t: Tensor) -> Tensor:
+        """The inverse of `_root`."""
+        turn, factor = self._turned(t)
+        if turn is None:
+            return self._inverse(kernel.factor)
+        return self._inverse(factor) @ turn.mT
+
+    def _turned(self, t: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Coordinates in which noise arrives block after block, and the lower factor in them.
+
+        Short of them a chain along no axis has a factor whose entries are equal to rounding.
+        """
+        if not self.ranks or self.auxiliaries is not None:
+            return None, t
+        flows, turn, _ = self._tables()
+        return turn, flows.law(t)[1]
 
     def reading(self, kind: type, t: Tensor) -> Vectorwise:
         r""":math:`\hat x_0` from the state and what the network says of it."""
@@ -584,6 +606,10 @@ class MatrixGaussian(AffineEngine):
         """A, G and the lower factor given the data at increasing times (n,)."""
         A, _, G = self._system(t)
         zero = torch.zeros_like(t)
+        turn, factor = self._turned(t)
+        if turn is not None:
+            A, G = staircase(A[0], G[0], self.ranks).systems(A, G)
+            return A, G, factor
         if not self.varying:
             return A, G, self._given(*self.moments(zero, t)).factor
         starts = torch.cat([zero[:1], t[:-1]])
