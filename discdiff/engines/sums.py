@@ -164,7 +164,8 @@ class ForwardSteps(Summed):
         return NormalWalk(terms) if is_normal(terms) else cls(terms)
 
     def branch(self) -> str:
-        return "atoms: several steps are drawn only" if self.increment.lattice else ""
+        atoms = "; atoms: several steps are drawn only" if self.increment.lattice else ""
+        return super().branch() + atoms
 
     def coefficients(self, s: int, t: int) -> Tensor:
         kept = self.log_kept[t] - self.log_kept[s + 1 : t + 1]
