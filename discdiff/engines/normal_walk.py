@@ -66,9 +66,16 @@ class NormalWalk(WalkEngine):
         scale = along((-torch.expm1(self.kept(s, t))).sqrt(), mean) / ratio
         return pyro.Normal(mean, scale.expand_as(mean), validate_args=False)
 
-    def tilted(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        """A tilted normal law is a shifted one."""
-        return self.shifted(estimate, x, s, t, matched=True)
+    def tilted(
+        self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, posterior: bool
+    ) -> Distribution:
+        """A tilted normal law is a shifted one; its noise may be the bridge's."""
+        j, k = self.index(s), self.index(t)
+        if not posterior or not bool((j > 0).all()):
+            return self.shifted(estimate, x, s, t, matched=True)
+        law = self._between(x, x, j, k)
+        mean = self.step_mean(estimate, x, j, k)
+        return pyro.Normal(mean, law.scale, validate_args=False).to_event(x.dim() - 1)
 
     def step(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, eta: float) -> Distribution:
         r"""DDIM: :math:`\sqrt{\bar\alpha_s} \hat x_0 + \sqrt{1 - \bar\alpha_s - \sigma^2}

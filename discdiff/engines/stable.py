@@ -62,7 +62,9 @@ class _ScaledByPowers(WalkEngine):
         r"""The :math:`\bar\gamma` of indices, against x."""
         return [along((self.log_kept[k] / 2).exp(), x) for k in indices]
 
-    def tilted(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
+    def tilted(
+        self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, posterior: bool
+    ) -> Distribution:
         raise Unsolved(
             "a stable law has no exponential moments, so it cannot be tilted: take Shift or "
             "Ancestral"
