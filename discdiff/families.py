@@ -38,6 +38,7 @@ class _Family(ByLaw):
     """A stepper of walks, by the name of what it asks their engine."""
 
     verb: ClassVar[str]
+    ends_in_noise: ClassVar[bool] = True
 
     def law(self, process: Process, estimate: Any, x: State, t: Tensor, s: Tensor) -> Distribution:
         late, early = only_leaf(process, x, t, s)

@@ -328,8 +328,8 @@ def vlb(
     Returns:
         `Terms` with fields ``prior, steps, reconstruction``; ``nats`` is their sum. One draw of
         each :math:`x_{t_k}` is used; the KL of a step is that of its draw where no closed form
-        is known. The last step is the stepper's where states are discrete; where a part is
-        continuous, on which it would leave no noise, it is the normalised decoder of `elbo`.
+        is known. The last step is the stepper's where it has a density, as where states are
+        discrete; else it is the normalised decoder of `elbo`.
 
     Raises:
         ValueError: If the times do not increase to 1, are missing or are given twice.

@@ -33,6 +33,7 @@ class Stepper(ABC):
     """One step of a reverse run."""
 
     order: ClassVar[float] = 1
+    ends_in_noise: ClassVar[bool] = False  # whether a step into real data has a density
 
     def prepared(self, process: Process, times: Tensor) -> Stepper:
         """The stepper for a run over decreasing times (n + 1,); by default itself."""

@@ -115,12 +115,20 @@ class Steps:
         """One draw of the log-likelihood of the data in the last step, from t, shape (B,)."""
         process, x_0 = self.process, self.x_0
         if has_density(process):
-            log_p = reconstruction(process, self.head, x_0, float(t[0]), self.context)
+            noisy = self.noisy(t)
+            x = laws.draw(noisy)
+            log_p = with_draw(process, noisy, x, self.log_last(self.said(x, t), x, t))
             return log_p + log_jacobian(process, x_0).to(log_p.dtype)
         noisy = self.noisy(t)
         x = laws.draw(noisy)
         last = self.model(self.said(x, t), x, t, torch.zeros_like(t))
         return with_draw(process, noisy, x, last.log_prob(x_0))
+
+    def log_last(self, estimate: Estimate, x: State, t: Tensor) -> Tensor:
+        """The log-density of the data after the last step: the stepper's own, or a decoder's."""
+        if self.stepper is not None and self.stepper.ends_in_noise:
+            return self.model(estimate, x, t, torch.zeros_like(t)).log_prob(self.x_0)
+        return decoded(self.process, estimate, self.x_0, x, t)
 
     def term(
         self, chain: Chain, k: Tensor, x: State, estimate: Estimate, x_s: State | None = None
@@ -133,7 +141,7 @@ class Steps:
         if not has_density(self.process):
             return self.kl(estimate, x, chain.time(k), chain.time(k - 1))
         x_0, first = self.x_0, chain.times[:1].expand(k.shape)
-        last = -decoded(self.process, estimate, x_0, x, first)
+        last = -self.log_last(estimate, x, first)
         last = last - log_jacobian(self.process, x_0).to(last.dtype)
         if len(chain.times) == 1:
             return last
