@@ -126,9 +126,10 @@ class Logits(Estimate):
 
     @property
     def masked_logits(self) -> Tensor:
-        """The logits, −∞ at absent states; NaN is looked for here if the head has not done so."""
-        if not torch.is_grad_enabled() and values_are_checked(self.logits):
+        """The logits, −∞ at absent states; NaN is looked for here, once."""
+        if values_are_checked(self.logits) and "looked" not in vars(self):
             require_numbers(self.logits, type(self).__name__)
+            vars(self)["looked"] = True
         return without(self.logits, self.absent)
 
     @property

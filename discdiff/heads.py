@@ -123,13 +123,16 @@ def require_possible(process: Process, head: Head, x_0: State) -> None:
     if not values_are_checked(first_tensor(x_0)) or not _excludes(head):
         return
     for leaf, part in leaf_heads(process, head):
-        data, absent = leaf.get(x_0), torch.tensor(getattr(part, "absent", ()))
-        bad = leaf.still(torch.isin(data, absent.to(data)).double(), x_0) > 0
+        data, absent = leaf.get(x_0), getattr(part, "absent", ())
+        if not any(bool((data == state).any()) for state in absent):
+            continue
+        found = torch.isin(data, torch.tensor(absent).to(data))
+        bad = leaf.still(found.double(), x_0) > 0
         where = f" of {leaf.name!r}" if leaf.name else ""
         require(
             not bool(bad.any()),
             f"x_0{where} contains {shown(data[bad])}, which the head says data cannot take: "
-            f"absent={tuple(absent.tolist())}",
+            f"absent={tuple(absent)}",
         )
 
 
@@ -517,8 +520,8 @@ def _numbers(output: Any, head: type[Head], whole: bool = True) -> Tensor:
     if not output.is_floating_point():
         rule = f"the network of {head.__name__} must return a floating tensor"
         raise ValueError(f"{rule}; it returned {output.dtype}")
-    later = head.of_reals or issubclass(head, _Categorical)
-    hidden = whole and (torch.is_grad_enabled() or not later)
+    whole = whole and not issubclass(head, _Categorical)
+    hidden = whole and (torch.is_grad_enabled() or not head.of_reals)
     if hidden and values_are_checked(output):
         require_numbers(output, head.__name__)
     return output

@@ -42,7 +42,7 @@ from ..numerics.special import log1mexp, log_add, safe_log, times_log
 from ..shapes import along, one_time, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import Replace
-from ..validation import values_are_checked
+from ..validation import require_numbers, values_are_checked
 from .belief import Belief, Certain, Spread
 from .replacement_loss import AllSay, OthersSay, RatiosSay
 
@@ -457,6 +457,8 @@ class Replacement(Engine):
         logits = estimate.logits.reshape(-1, self.size).index_select(0, rows)
         logits = remove(logits, estimate.absent)
         loss = self._row_loss(logits, estimate.absent, x_0.reshape(-1).index_select(0, rows))
+        if values_are_checked(loss):
+            require_numbers(estimate.logits, type(estimate).__name__, loss)
         zeros = torch.zeros(x.numel(), dtype=loss.dtype)
         return zeros.index_put((rows,), loss).reshape(x.shape)
 
