@@ -15,7 +15,7 @@ from torch import Tensor
 from ..estimates import remove, without
 from ..laws import draw_categories
 from ..numerics.special import log_sum
-from ..validation import require_numbers, values_are_checked
+from ..validation import require_numbers
 
 
 class Belief(ABC):
@@ -92,6 +92,8 @@ class Spread(Belief):
 
     def draw(self, rows: Tensor) -> Tensor:
         logits = self.logits.reshape(-1, self.logits.shape[-1]).index_select(0, rows)
-        if values_are_checked(logits):
-            require_numbers(self.logits, self.kind, logits)
-        return draw_categories(remove(logits, self.absent))
+        try:
+            return draw_categories(remove(logits, self.absent))
+        except ValueError:
+            require_numbers(self.logits, self.kind)  # says which rows
+            raise
