@@ -30,6 +30,7 @@ import numpy as np
 import pyro.distributions as pyro
 import torch
 import torch.distributions as td
+from learning import machine
 from torch import Tensor
 
 import discdiff as dd
@@ -202,6 +203,8 @@ def main() -> None:
     floor, total = sum(map(moved, exact)) / 20, energy()
     rows = [row for name in options.laws for row in rows_of(name, options.size, total, floor)]
     with (RESULTS / "increments.csv").open("w", newline="") as file:
+        command = f"python benchmarks/increments.py --size {options.size} --seed {options.seed}"
+        file.writelines(f"# {line}\n" for line in (command, f"seed {options.seed}", machine()))
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -8,8 +8,8 @@ At times :math:`0 = t_0 < t_1 < \dots < t_n` the k-th term is
     L_0 = -\mathbb{E} \log p_\theta(x_0 \mid x_{t_1}).
 
 Where states are discrete the second is the first at k = 1: there the process's own step leads to
-:math:`x_0` for certain. Where a part is continuous that step has no density, and a normalised
-decoder takes its place.
+:math:`x_0` for certain. Where a part is continuous that step has no density; the model's last step
+is then the stepper's own if it leaves noise, and a normalised decoder if it does not.
 """
 
 from __future__ import annotations
