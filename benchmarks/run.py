@@ -3,7 +3,9 @@ r"""Times every row of every case against a floor written by hand in plain torch
 In each round all rows of a case run once, in random order, so that whatever else the machine does
 falls on all of them alike. On the CPU the time is that of the process, in one thread; on a GPU it
 is the wall clock, synchronised. A row shorter than ``SHORTEST`` is repeated within its turn.
-Reported are the median over rounds, its ratio to the floor's and the quartiles.
+Reported are the median over rounds, its ratio to the floor's and the quartiles. Memory that is
+freed stays with the process, as on a GPU: else the system may take it back after every call, and
+what is timed, of floors and of rows, is how it hands out empty pages.
 
 Rows of libraries that are not installed are skipped. The extra ``bench`` leaves out azula and
 torchcfm, which need torchvision: its wheels on the default index are built for CUDA and break
@@ -17,12 +19,14 @@ Usage::
 
 import argparse
 import csv
+import ctypes
 import importlib
 import inspect
 import math
 import platform
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +62,7 @@ GROUPS = {
     "walks": walks,
 }
 RESULTS = Path(__file__).parent / "results"
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 SHORTEST = 0.02
 WARM_UP = 3
 
@@ -87,6 +92,14 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         parts.insert(0, torch.cuda.get_device_name(device))
     return ", ".join(parts + [f"Python {platform.python_version()}"])
+
+
+def keep_memory() -> None:
+    """Has glibc, where it is the allocator, return nothing to the system."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def stopwatch(device: torch.device) -> Callable[[], float]:
@@ -187,6 +200,7 @@ def main() -> None:
     names = options.groups or list(GROUPS)
     device = torch.device(options.device)
     torch.set_num_threads(1)
+    keep_memory()
     torch.manual_seed(options.seed)
     random.seed(options.seed)
     command = f"python benchmarks/run.py {' '.join(names)} --rounds {options.rounds}"

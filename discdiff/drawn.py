@@ -21,9 +21,8 @@ def full_precision(x_0: State) -> torch.autocast:
 
 def learns(process: Process) -> bool:
     """Whether a declared number requires grad."""
-    return any(p.requires_grad for p in process.parameters()) or any(
-        b.requires_grad for b in process.buffers()
-    )
+    held = (v for m in process.modules() for v in (*m._parameters.values(), *m._buffers.values()))
+    return any(v is not None and v.requires_grad for v in held)
 
 
 def with_draw(process: Process, law: Distribution, x: State, value: Tensor) -> Tensor:

@@ -139,9 +139,10 @@ def _term(
 
 def _check_noisy_time(process: Process, t: Tensor) -> Tensor:
     """The times, after it was checked that there is noise, and a finite rate, at each."""
-    if values_are_checked(t):
-        require(bool((t > 0).all()), "loss needs t > 0: at t = 0 nothing is noisy")
-        if bool((t == 1).any()):
+    if values_are_checked(t) and t.numel():
+        least, most = t.detach().aminmax()
+        require(float(least) > 0, "loss needs t > 0: at t = 0 nothing is noisy")
+        if float(most) >= 1:
             ends = all(bool(leaf.time.isfinite().all()) for leaf in process.leaves(t))
             require(ends, "loss needs t < 1 on this clock: at t = 1 its rate is infinite")
     return t
@@ -189,8 +190,9 @@ def integrand(
     weight = weight or NLL()
     total = None
     for leaf in process.leaves(t):
+        scale = leaf.speed * weight(leaf)
         rate = kl_rate(leaf, leaf.read(target), leaf.read(estimate), x_t)
-        rate = rate * (leaf.speed * weight(leaf)).to(rate.dtype)
+        rate = rate * scale.to(rate.dtype)
         total = rate if total is None else total + rate
     assert total is not None
     return total
@@ -204,6 +206,7 @@ def kl_rate(leaf: Leaf, target: Estimate, estimate: Estimate, x_t: State) -> Ten
     if closed is not None:
         values, factor = closed
         values = sum_event(leaf.still(values, x_t))
+        factor = leaf.coefficient if factor is None else factor
         return values * factor.to(values.dtype)
     return sum_over_terms(leaf, target, estimate, x_t)
 

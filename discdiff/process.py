@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ State = Any
 Shape = Any
 
 
-@dataclass(frozen=True)
+@dataclass
 class Leaf:
     """A sum of terms inside a process, and how it is seen from outside at one time.
 
@@ -85,6 +85,7 @@ class Leaf:
     path: tuple[str, ...] = ()
     clock: Clock | None = None
     steady: bool = True
+    _coefficient: Tensor | None = field(default=None, init=False)
 
     @property
     def name(self) -> str:
@@ -105,6 +106,13 @@ class Leaf:
             read=lambda e: self.read(read(e)),
             moving=tuple(_after(get, mask) for mask in self.moving),
         )
+
+    @property
+    def coefficient(self) -> Tensor:
+        """The factor of the closed loss integrand that depends on time alone, shape (B,)."""
+        if self._coefficient is None:
+            self._coefficient = self.core.engine.coefficient(self.time)
+        return self._coefficient
 
     def score(self, estimate: Estimate, x: Tensor) -> Readings:
         """The score at a state of this sum; an estimate that is the score needs no engine."""

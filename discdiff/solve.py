@@ -127,10 +127,11 @@ class Engine:
 
     def kl_rate(
         self, target: Any, estimate: Any, x: Tensor, t: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
+    ) -> tuple[Tensor, Tensor | None] | None:
         """The closed form of the loss integrand: per entry, and a factor of shape (B,) apart.
 
-        None where there is none: the sum over terms is used.
+        No factor stands for `coefficient`. None where there is no such form: the sum over terms
+        is used.
         """
         return None
 

@@ -56,7 +56,7 @@ class Simple(Weight):
     """
 
     def __call__(self, leaf: Leaf) -> Tensor:
-        return 1 / (leaf.core.engine.coefficient(leaf.time) * leaf.speed)
+        return 1 / (leaf.coefficient * leaf.speed)
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,11 @@ def rate_turned(verb, target, estimate, x, t):
 
 
 def rate_late(verb, target, estimate, x, t):
-    return verb(target, estimate, x, NUDGE * t)
+    found = verb(target, estimate, x, NUDGE * t)
+    if found is None:
+        return None
+    values, factor = found
+    return values, verb.__self__.coefficient(NUDGE * t) if factor is None else factor
 
 
 def kernel_late(verb, t):

@@ -191,13 +191,13 @@ class PureDeath(_Units):
 
     def kl_rate(
         self, target: Any, estimate: Any, x: Tensor, t: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
+    ) -> tuple[Tensor, Tensor | None] | None:
         if isinstance(target, Data):
             missing = target.value - x
         else:
             missing = self.missing_of(target, x, t)
         loss = bregman_log(missing, self.log_missing_of(estimate, x, t))
-        return loss, self.coefficient(t)
+        return loss, None
 
     def decays(self, head: Any) -> bool:
         return head.kind in (Atoms, Data, Missing)

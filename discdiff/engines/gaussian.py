@@ -152,13 +152,16 @@ class Gaussian(AffineEngine):
             return value.expand(t.shape) if value.dim() == 0 else value
         return value.reshape(1, *value.shape)
 
-    def moments(self, s: Tensor, t: Tensor) -> Moments:
-        """The moments of the transition from s to t.
+    def moments(self, s: Tensor | None, t: Tensor) -> Moments:
+        """The moments of the transition from s to t; of the marginal where s is None.
 
         Raises:
             Unsolved: If there are none: what does not contract has no law at infinity.
         """
-        moments = self._integrated(s, t) if self.varying else self._closed(span(s, t), t)
+        if self.varying:
+            moments = self._integrated(torch.zeros_like(t) if s is None else s, t)
+        else:
+            moments = self._closed(t if s is None else span(s, t), t)
         if not self.stable and values_are_checked(t):
             size = moments.phi.abs() + moments.variance
             if not bool(size.isfinite().all()):
@@ -169,6 +172,13 @@ class Gaussian(AffineEngine):
                     "finite end, such as clock.Constant, Linear or Geometric"
                 )
         return moments
+
+    def _variance(self, t: Tensor) -> Tensor:
+        """That of the marginal given the data."""
+        if not self.stable or self.diagonal:
+            return self.moments(None, t).variance
+        a, _, g2 = self._rates(t)
+        return g2 * self._ratio(2 * a, t)
 
     def _closed(self, tau: Tensor, t: Tensor) -> Moments:
         """The moments for rates that do not vary."""
@@ -271,7 +281,7 @@ class Gaussian(AffineEngine):
 
     def perturb(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Estimate]:
         """A draw, with the noise itself as the target: what the data say of it at x_t."""
-        moments = self.moments(torch.zeros_like(t), t)
+        moments = self.moments(None, t)
         noise = torch.randn_like(x_0)
         x = self._fit(moments.variance.sqrt(), x_0) * noise
         return x.add_(self._centre(x_0, moments)), Epsilon(noise)
@@ -318,13 +328,13 @@ class Gaussian(AffineEngine):
     def _from_zero(self, s: Tensor, t: Tensor) -> tuple[Moments, Moments]:
         """The moments from 0 to s and to t, found together."""
         both = torch.cat([s, t])
-        moments = self.moments(torch.zeros_like(both), both)
+        moments = self.moments(None, both)
         parts = [v.tensor_split([len(s)]) for v in vars(moments).values()]
         return Moments(*(v for v, _ in parts)), Moments(*(v for _, v in parts))
 
     def reading(self, kind: type, t: Tensor) -> Entrywise:
         r""":math:`\hat x_0` from the state and what the network says of it."""
-        moments = self.moments(torch.zeros_like(t), t)
+        moments = self.moments(None, t)
         p, q = self._reading(kind, moments)
         return Entrywise(p, q, -p * moments.mean if self.drifting else None)
 
@@ -375,7 +385,7 @@ class Gaussian(AffineEngine):
             return self.epsilon_of(estimate.mean, x, t)
         if isinstance(estimate, Epsilon):
             return estimate.value
-        moments = self.moments(torch.zeros_like(t), t)
+        moments = self.moments(None, t)
         std = self._fit(moments.variance.sqrt(), x)
         if isinstance(estimate, estimates.Score):
             return -std * estimate.value
@@ -390,7 +400,7 @@ class Gaussian(AffineEngine):
             return self.score(estimate.mean, x, t)
         if isinstance(estimate, estimates.Score):
             return Score(gradient=estimate.value)
-        moments = self.moments(torch.zeros_like(t), t)
+        moments = self.moments(None, t)
         return Score(
             gradient=-self.epsilon_of(estimate, x, t) / self._fit(moments.variance.sqrt(), x)
         )
@@ -407,7 +417,7 @@ class Gaussian(AffineEngine):
         if kind is estimates.Score:
             return estimates.Score(self.score(estimate, x, t).gradient)
         if kind is Velocity:
-            moments = self.moments(torch.zeros_like(t), t)
+            moments = self.moments(None, t)
             phi, std = self._fit(moments.phi, x), self._fit(moments.variance.sqrt(), x)
             x_0, epsilon = self.mean_of(estimate, x, t), self.epsilon_of(estimate, x, t)
             return Velocity(phi * epsilon - std * x_0)
@@ -415,11 +425,11 @@ class Gaussian(AffineEngine):
 
     def kl_rate(
         self, target: Any, estimate: Any, x: Tensor, t: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
+    ) -> tuple[Tensor, Tensor | None] | None:
         if self.diagonal:
             return None
         epsilon, goal = self.epsilon_of(estimate, x, t), self.epsilon_of(target, x, t)
-        return mse_loss(epsilon, goal, reduction="none"), self.coefficient(t)
+        return mse_loss(epsilon, goal, reduction="none"), None
 
     def coefficient(self, t: Tensor) -> Tensor:
         r""":math:`g^2 / 2 v`; of a diagonal, the mean over its coordinates."""
@@ -429,24 +439,24 @@ class Gaussian(AffineEngine):
         return self._fit(self._share(t), x).expand(x.shape)
 
     def _share(self, t: Tensor) -> Tensor:
-        return self._rates(t)[2] / (2 * self.moments(torch.zeros_like(t), t).variance)
+        return self._rates(t)[2] / (2 * self._variance(t))
 
     def snr(self, t: Tensor) -> Tensor:
         r""":math:`\varphi^2 / v`."""
-        moments = self.moments(torch.zeros_like(t), t)
+        moments = self.moments(None, t)
         return moments.phi**2 / moments.variance
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         r""":math:`\mathcal{N}(\hat x_0, v / \varphi^2)`, or the law that is said."""
         if isinstance(estimate, Normal):
             return normal(self.mean_of(estimate, x, t), estimate.variance.sqrt())
-        moments = self.moments(torch.zeros_like(t), t)
+        moments = self.moments(None, t)
         std = self._fit(moments.variance.sqrt() / moments.phi.abs(), x)
         return normal(self.mean_of(estimate, x, t), std)
 
     def survival(self, t: Tensor) -> Tensor:
         r""":math:`\varphi^2`, which is :math:`e^{-\Lambda}` for variance-preserving noise."""
-        return _over(self.moments(torch.zeros_like(t), t).phi ** 2, t)
+        return _over(self.moments(None, t).phi ** 2, t)
 
     def profile(self, z: Tensor) -> Tensor:
         # A network's loss is flat in z where noise is low, and falls as e^{-z} where it is high.
