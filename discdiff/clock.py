@@ -23,7 +23,7 @@ from torch.distributions import constraints
 from .numerics.autodiff import gradient
 from .numerics.special import log1pexp, logexpm1
 from .params import Declared, declare, fixed, increasing, nonnegative
-from .validation import require, shown
+from .validation import described, require, shown
 
 Number = float | Tensor
 LAST = 1 - 2.0**-53  # the end of the open interval: the last time before 1
@@ -574,7 +574,7 @@ class Learned(Clock):
         whole = isinstance(panels, int) and panels >= 1 and panels is not True
         require(whole, f"panels must be an integer ≥ 1; it is {panels}")
         clock = base is None or isinstance(base, Clock)
-        require(clock, f"base must be a Clock; it is a {type(base).__name__}")
+        require(clock, f"base must be a Clock; it is {described(base)}")
         self.base = base if base is not None else LogLinear()
         self.panels = panels
         self.logits = nn.Parameter(torch.zeros(panels, dtype=torch.float64))

@@ -34,7 +34,7 @@ from .shapes import along
 from .solve import Unsolved
 from .stepper import Model, Stepper, carried, kernel_of, law_matrix
 from .times import require_reach
-from .validation import require
+from .validation import described, require
 
 State = Any
 LIMIT = 1 << 20  # states
@@ -183,9 +183,8 @@ def marginal(
         tensor([0.7491, 0.2509], dtype=torch.float64)
     """
     require_head(head)
-    kind = type(stepper).__name__
     right = stepper is None or isinstance(stepper, Stepper)
-    require(right, f"stepper must be of dd.steppers; it is a {kind}")
+    require(right, f"stepper must be of dd.steppers; it is {described(stepper)}")
     require(process.timed, "a model needs a process on a clock: declare .on(clock)")
     space = _space(process, shape)
     size = len(space.probs)

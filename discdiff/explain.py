@@ -36,7 +36,7 @@ from .loss import sum_over_terms
 from .process import Chain, Generator, Leaf, Process, kinds_of, moving_terms
 from .solve import Engine, Unsolved, covering, engine_for
 from .terms import Term
-from .validation import require, shown
+from .validation import described, require, shown
 
 KINDS: tuple[type[Estimate], ...] = (
     Mean,
@@ -153,7 +153,7 @@ def explain(process: Process) -> Explanation:
     """
     require(
         isinstance(process, Process),
-        f"process must be a Process; it is a {type(process).__name__}",
+        f"process must be a Process; it is {described(process)}",
     )
     if isinstance(process, Chain):
         late, early = process.grid()[:2].split(1)

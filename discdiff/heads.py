@@ -20,7 +20,7 @@ from .estimates import Atoms, Estimate, Parts
 from .numerics.special import log_softplus
 from .process import Chain, Process, batch_size, first_tensor, map_state, require_process
 from .shapes import along
-from .validation import require, require_numbers, shown, values_are_checked
+from .validation import described, require, require_numbers, shown, values_are_checked
 
 State = Any
 
@@ -98,8 +98,8 @@ def require_head(head: Head) -> None:
     """
     require(
         isinstance(head, Head),
-        f"head must be a head around a network, such as heads.Epsilon(net); it is a "
-        f"{type(head).__name__}",
+        f"head must be a head around a network, such as heads.Epsilon(net); it is "
+        f"{described(head)}",
     )
 
 

@@ -38,7 +38,7 @@ from .solve import Score, Unsolved
 from .stepper import Stepper, require_stepper
 from .steps import Steps
 from .terms import Diffusion, Drift, Jump
-from .validation import require, shown, values_are_checked
+from .validation import described, require, shown, values_are_checked
 from .weights import NLL, Weight
 
 State = Any
@@ -95,8 +95,7 @@ def loss(
         return _term(process, head, x_0, t, stepper, context, x_t)
     require(stepper is None, "a stepper is for the steps of a chain: see process.at(times)")
     weight = weight or NLL()
-    kind = type(weight).__name__
-    require(isinstance(weight, Weight), f"weight must be of dd.weights; it is a {kind}")
+    require(isinstance(weight, Weight), f"weight must be of dd.weights; it is {described(weight)}")
     x_0 = process.check_data(x_0, "x_0")
     require_possible(process, head, x_0)
     t = _check_noisy_time(process, process.check_time(t, x_0, "t"))

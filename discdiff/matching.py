@@ -33,7 +33,7 @@ from .objective import categories, noisy_state, prepared, summed
 from .process import Leaf, Process
 from .shapes import sum_event
 from .solve import Unsolved
-from .validation import require
+from .validation import described, require
 from .weights import Weight
 
 State = Any
@@ -136,8 +136,7 @@ def ratio_matching(
         tensor([5.5452])
     """
     rule = rule or Log()
-    kind = type(rule).__name__
-    require(isinstance(rule, Rule), f"rule must be of dd.matching; it is a {kind}")
+    require(isinstance(rule, Rule), f"rule must be of dd.matching; it is {described(rule)}")
     x_0, t, weight = prepared(process, head, x_0, t, weight)
     x, law = noisy_state(process, x_0, t, x_t, steps)
     estimate = head(x, t, context)

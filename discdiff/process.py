@@ -45,6 +45,7 @@ from .solve import Score as Readings
 from .validation import (
     as_shape,
     as_time,
+    described,
     require,
     require_countable,
     require_order,
@@ -553,7 +554,7 @@ class Timed(Process):
 
     def __init__(self, process: Process, clock: Clock) -> None:
         super().__init__()
-        require(isinstance(clock, Clock), f"clock must be a Clock; it is a {type(clock).__name__}")
+        require(isinstance(clock, Clock), f"clock must be a Clock; it is {described(clock)}")
         require(not process.timed, "the process already runs on a clock")
         self.process, self.clock = process, clock
 
@@ -681,8 +682,7 @@ class Lifted(Process):
 
     def _declare(self, law: Distribution) -> None:
         count = self.size - 1
-        kind = type(law).__name__
-        require(isinstance(law, Distribution), f"lift needs a normal law; it is a {kind}")
+        require(isinstance(law, Distribution), f"lift needs a normal law; it is {described(law)}")
         fits = law.event_shape in ((), (count,)) and law.batch_shape in ((), (1,), (count,))
         require(
             isinstance(law.mean, Tensor) and fits,
@@ -826,9 +826,9 @@ class Product(Process):
 
     def __init__(self, parts: Mapping[str, Process] | None = None, /, **named: Process) -> None:
         super().__init__()
-        kind = type(parts).__name__
         named_so = parts is None or isinstance(parts, Mapping)
-        require(named_so, f"the parts of a product must be named, by a dict; it is a {kind}")
+        rule = "the parts of a product must be named, by a dict"
+        require(named_so, f"{rule}; it is {described(parts)}")
         twice = set(parts or {}) & set(named)
         require(not twice, f"parts named twice: {sorted(twice)}")
         both = {**(parts or {}), **named}
@@ -1408,7 +1408,7 @@ def as_pair(known: Any) -> tuple[Tensor, Tensor]:
         ValueError: If it is none.
     """
     pair = isinstance(known, tuple) and len(known) == 2
-    require(pair, f"known must be a pair (values, mask); it is a {type(known).__name__}")
+    require(pair, f"known must be a pair (values, mask); it is {described(known)}")
     kinds = [type(v).__name__ for v in known]
     require(kinds == ["Tensor"] * 2, f"known must be a pair of tensors; it holds {kinds}")
     return known
@@ -1423,14 +1423,14 @@ def _require_one_tensor(process: Process, verb: str) -> None:
 
 def require_process(process: Any) -> None:
     """Raises ``ValueError`` unless this is a process."""
-    kind = type(process).__name__
-    require(isinstance(process, Process), f"process must be a Process; it is a {kind}")
+    rule = "process must be a Process"
+    require(isinstance(process, Process), f"{rule}; it is {described(process)}")
 
 
 def require_law(law: Any, shape: Shape, name: str) -> None:
     """Raises ``ValueError`` unless this is a law of states of this shape."""
-    kind = type(law).__name__
-    require(isinstance(law, Distribution), f"{name} must be a distribution; it is a {kind}")
+    rule = f"{name} must be a distribution"
+    require(isinstance(law, Distribution), f"{rule}; it is {described(law)}")
     if isinstance(shape, Mapping):
         return
     batch, event = tuple(law.batch_shape), tuple(law.event_shape)

@@ -27,7 +27,7 @@ from .solve import Unsolved
 from .stepper import Stepper
 from .steppers import Ancestral
 from .times import natural
-from .validation import require, require_count, require_numbers, shown
+from .validation import described, require, require_count, require_numbers, shown
 
 State = Any
 
@@ -88,7 +88,7 @@ def sample(
     stepper = stepper or Ancestral()
     require(
         isinstance(stepper, Stepper),
-        f"stepper must be of dd.steppers; it is a {type(stepper).__name__}",
+        f"stepper must be of dd.steppers; it is {described(stepper)}",
     )
     if prior is not None:
         require_law(prior, process.state_shape(shape), "prior")

@@ -22,7 +22,7 @@ from .process import Leaf, Process, batch_size, map_state
 from .shapes import span
 from .solve import Unsolved
 from .terms import Diffusion
-from .validation import require
+from .validation import described, require
 
 State = Any
 Model = Callable[[State, Tensor], Estimate]
@@ -124,8 +124,8 @@ class LeafRun(Stepper):
 
 def require_stepper(stepper: Stepper | None) -> None:
     """Raises ``ValueError`` unless this is a stepper, or none was given."""
-    kind, right = type(stepper).__name__, stepper is None or isinstance(stepper, Stepper)
-    require(right, f"stepper must be of dd.steppers; it is a {kind}")
+    right = stepper is None or isinstance(stepper, Stepper)
+    require(right, f"stepper must be of dd.steppers; it is {described(stepper)}")
 
 
 def only_leaf(process: Process, x: State, t: Tensor, s: Tensor) -> tuple[Leaf, Leaf]:

@@ -59,7 +59,7 @@ def validate(process: HasStates, x_0: Any) -> None:
     """
     global _everywhere
     able = hasattr(process, "check_data")
-    require(able, f"process must be a Process; it is a {type(process).__name__}")
+    require(able, f"process must be a Process; it is {described(process)}")
     before, _everywhere = _everywhere, True
     try:
         process.check_data(x_0, "x_0")
@@ -116,9 +116,21 @@ def require_finite(sums: Tensor, what: str) -> None:
         )
 
 
+def described(value: Any) -> str:
+    """What an argument is that should be something else; a class lacks its brackets.
+
+    Example:
+        >>> described(3.0), described(float)
+        ('a float', 'the class float, not one of its kind: call it')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}, not one of its kind: call it"
+    return f"a {type(value).__name__}"
+
+
 def require_tensor(x: Any, name: str) -> None:
     """Raises unless this is a tensor with a batch dimension that holds something."""
-    require(isinstance(x, Tensor), f"{name} must be a tensor; it is a {type(x).__name__}")
+    require(isinstance(x, Tensor), f"{name} must be a tensor; it is {described(x)}")
     require(x.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
     require(x.numel() > 0, f"{name} must not be empty; its shape is {tuple(x.shape)}")
     require(x.layout == torch.strided, f"{name} must be a dense tensor; it is {x.layout}")

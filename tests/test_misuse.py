@@ -710,6 +710,18 @@ NEWCOMER = {
     "propensity per species": case(
         lambda: dd.Reaction([-1, 0], lambda n: n).out(N[:, :2]), "one rate per state", "(2, 2)"
     ),
+    "a clock without brackets": case(
+        lambda: dd.Death().on(dd.clock.Logistic), "the class Logistic", "call it"
+    ),
+    "a head without brackets": case(
+        lambda: dd.loss(VP, dd.heads.Epsilon, X, 0.5), "the class Epsilon", "call it"
+    ),
+    "a stepper without brackets": case(
+        lambda: dd.sample(VP, EPSILON, (2, 3), stepper=dd.steppers.Heun), "the class Heun"
+    ),
+    "a weight without brackets": case(
+        lambda: dd.loss(VP, EPSILON, X, 0.5, weight=dd.weights.Simple), "the class Simple"
+    ),
     "half an index": case(lambda: dd.one_hot(1.5, 3), "integers", "1.5"),
     "matrices that do not fit": case(
         lambda: dd.stationary([[-1.0, 0.0]], [[1.0]]), "A must be (k, k)", "(1, 2)"
