@@ -14,7 +14,8 @@ from torch.distributions import Normal
 import discdiff as dd
 from discdiff.numerics.constant import Constant, digits
 from discdiff.numerics.factors import add_columns, cholesky, lower_inverse, triangular
-from discdiff.numerics.systems import Varying, compose, lyapunov, reached
+from discdiff.numerics.staircase import reached
+from discdiff.numerics.systems import Varying, compose, lyapunov
 
 pytestmark = pytest.mark.usefixtures("float64")
 
