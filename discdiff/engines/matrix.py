@@ -64,7 +64,7 @@ from ..solve import Engine, Score, Unsolved, solves
 from ..terms import LinearDrift, WhiteNoise
 from ..validation import shown, values_are_checked
 from .affine import AffineEngine, Vectorwise
-from .correlated import Correlated
+from .correlated import Correlated, require_density
 from .gaussian import Gaussian, normal
 from .horizon import horizon, require_near
 
@@ -421,12 +421,7 @@ class MatrixGaussian(AffineEngine):
 
     def _inverse(self, factor: Tensor) -> Tensor:
         """The inverse of a factor of the law given the data, which must have a density."""
-        if not self.reached:
-            raise Unsolved(
-                "noise does not reach every direction of the last axis: the law given the data "
-                "has no density there. Way out: noise or a drift that reaches it, a .lift with "
-                "random auxiliaries, or simulate the process"
-            )
+        require_density(self.reached)
         return lower_inverse(factor)
 
     def _align(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
@@ -455,14 +450,14 @@ class MatrixGaussian(AffineEngine):
         centre = self._apply(flow.phi, x)
         if self.drifting:
             centre = centre + self._fit(flow.mean, x, 1)
-        return self._law(centre, factor)
+        return self._law(centre, factor, self.full)
 
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
         kernel = self.kernel(t)
-        return self._law(self.centre(x_0, kernel), kernel.factor)
+        return self._law(self.centre(x_0, kernel), kernel.factor, self.reached)
 
-    def _law(self, centre: Tensor, factor: Tensor) -> Distribution:
-        law = Correlated(centre, self._align(factor, centre, 2))
+    def _law(self, centre: Tensor, factor: Tensor, dense: bool) -> Distribution:
+        law = Correlated(centre, self._align(factor, centre, 2), dense)
         return law.to_event(centre.dim() - 2)
 
     def perturb(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Estimate]:
@@ -475,9 +470,9 @@ class MatrixGaussian(AffineEngine):
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         mean, S = self._stationary()
         like = torch.zeros(shape, dtype=torch.get_default_dtype(), device=mean.device)
-        factor = cholesky(S).unsqueeze(0)
+        factor = cholesky(S, singular=not self.full).unsqueeze(0)
         centre = self._fit(mean.unsqueeze(0), like, 1).expand(shape)
-        return self._law(centre, factor.expand(shape[0], *factor.shape[1:]))
+        return self._law(centre, factor.expand(shape[0], *factor.shape[1:]), self.full)
 
     def _stationary(self) -> tuple[Tensor, Tensor]:
         """The mean and the covariance of the limit law."""
@@ -497,7 +492,8 @@ class MatrixGaussian(AffineEngine):
         mean, _ = self._stationary()
         flow = self._mirror(self._numbers(), self._backwards)(one_time(t, s) - one_time(s, t))
         centre = self._fit(mean.unsqueeze(0), x, 1)
-        return self._law(centre + self._apply(flow.phi, x - centre), cholesky(flow.cov))
+        factor = cholesky(flow.cov, singular=not self.full)
+        return self._law(centre + self._apply(flow.phi, x - centre), factor, self.full)
 
     def _backwards(self) -> Constant:
         A, _, G = (v[0] for v in self._system(self._start()))
@@ -518,7 +514,7 @@ class MatrixGaussian(AffineEngine):
         raise self.unsolved("a step averaged over a normal law of the data")
 
     def around(self, centre: Tensor, c: Tensor) -> Distribution:
-        return self._law(centre, c)
+        return self._law(centre, c, self.full)
 
     def affine(self, kind: type, s: Tensor, t: Tensor, eta: float) -> Vectorwise:
         r"""The step to s that keeps the marginal, with noise :math:`\eta` times the bridge's.
@@ -723,7 +719,7 @@ class MatrixGaussian(AffineEngine):
         x_0 = self.mean_of(estimate, x, t)
         if self.auxiliaries is None:
             factor = triangular(torch.linalg.inv(kernel.load) @ kernel.factor)
-            return self._law(x_0, factor)
+            return self._law(x_0, factor, self.reached)
         a = (self._inverse(kernel.factor) @ kernel.load).squeeze(-1)
         std = a.square().sum(-1).rsqrt()
         return normal(x_0, self._fit(std.unsqueeze(-1), x_0.unsqueeze(-1), 1).squeeze(-1))
