@@ -477,7 +477,8 @@ class MatrixGaussian(AffineEngine):
     def _stationary(self) -> tuple[Tensor, Tensor]:
         """The mean and the covariance of the limit law."""
         A, b, G = (v[0] for v in self._system(self._start()))
-        if self.varying or not _hurwitz(A):
+        looked = self.changes and not torch.compiler.is_compiling()
+        if not (_hurwitz(A) if looked and not self.varying else self.stable):
             raise Unsolved(
                 "there is no limit law: the drift matrix has an eigenvalue of real part ≥ 0 (or "
                 "varies in time)"
