@@ -674,10 +674,19 @@ def kl(p: Distribution, q: Distribution) -> Tensor:
         return torch.stack([kl(p.parts[k], q.parts[k]) for k in p.parts]).sum(0)
     if isinstance(p, Joint) and isinstance(q, Labelled):
         return _labelled_kl(p.parts["state"], q)
+    if torch.compiler.is_compiling():
+        _look_up_normals()
     try:
         return kl_divergence(p, q)
     except NotImplementedError:
         return sum_event(_summed_kl(p, q))
+
+
+@torch.compiler.assume_constant_result
+def _look_up_normals() -> None:
+    """Has torch find and keep its rule for normal laws, which no graph can choose."""
+    law = pyro.Normal(torch.zeros(()), torch.ones(()), validate_args=False)
+    kl_divergence(law, law)
 
 
 def _summed_kl(p: Distribution, q: Distribution) -> Tensor:

@@ -154,17 +154,17 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
     real = stop is None or (isinstance(stop, float | int) and 0 <= stop < 1)
     require(real, f"stop must lie in [0, 1); it is {stop!r}")
     pairs = leaf_heads(process, head)
-    for leaf, part in pairs:
-        ends = leaf.clock is None or bool(leaf.clock(leaf.clock.instant(1.0)).isfinite())
-        require(
-            ends or leaf.core.engine.settles(part),
-            f"{type(part).__name__} has no finite bound for {leaf.core!r} on {leaf.clock!r}: "
-            "where Λ = ∞ nothing short of the truth keeps the integral finite. Take a clock with "
-            "a finite end, such as clock.Linear or Constant, or a head that says what x_0 is",
-        )
+    for (leaf, part), ends in zip(pairs, _ends(process), strict=True):
+        if not (ends or leaf.core.engine.settles(part)):
+            raise ValueError(
+                f"{type(part).__name__} has no finite bound for {leaf.core!r} on {leaf.clock!r}: "
+                "where Λ = ∞ nothing short of the truth keeps the integral finite. Take a clock "
+                "with a finite end, such as clock.Linear or Constant, or a head that says what "
+                "x_0 is"
+            )
     finite = all(leaf.core.engine.decays(part) for leaf, part in pairs)
     if stop is None:
-        return 0.0 if finite else max(STOP, *(_clear(leaf) for leaf, _ in pairs))
+        return 0.0 if finite else _clear(process)
     require(
         stop > 0 or finite,
         f"stop = 0: the integral diverges like log(1/t) for {type(head).__name__} here; "
@@ -174,8 +174,12 @@ def stop_for(process: Process, head: Head, stop: float | None) -> float:
     return stop
 
 
+@torch.compiler.assume_constant_result
 def _require_law(process: Process) -> None:
-    """Raises ``Unsolved`` where a diffusion has no known law given the data."""
+    """Raises ``Unsolved`` where a diffusion has no known law given the data.
+
+    A compiled graph plans the engines here, from the numbers as they are when it is compiled.
+    """
     for leaf in process.leaves(process.instant(0.5)):
         try:
             leaf.core.engine  # noqa: B018
@@ -189,8 +193,21 @@ def _require_law(process: Process) -> None:
             ) from error
 
 
+@torch.compiler.assume_constant_result
 @torch.no_grad()
-def _clear(leaf: Leaf) -> float:
+def _ends(process: Process) -> list[bool]:
+    """Whether the own time of each leaf ends; in a compiled graph as it was when compiled."""
+    return [not bool(leaf.time.isinf().all()) for leaf in process.leaves(process.instant(1.0))]
+
+
+@torch.compiler.assume_constant_result
+def _clear(process: Process) -> float:
+    """Where the data of all leaves are noisy; in a compiled graph as it was when compiled."""
+    return max(_noisy(leaf) for leaf in process.leaves(process.instant(0.5)))
+
+
+@torch.no_grad()
+def _noisy(leaf: Leaf) -> float:
     """The time, not before `STOP`, at which a lift's data carry noise that float32 can see.
 
     Noise comes to the data through the auxiliaries, as a power of t; a signal-to-noise ratio of
@@ -216,7 +233,7 @@ def prior_kl(process: Process, x_0: State, prior: Distribution | None = None) ->
         return torch.stack([value.to(dtype_of(first_tensor(x_0))) for value in each]).sum(0)
     first, shape = first_tensor(x_0), map_state(lambda v: v.shape, x_0)
     t = torch.ones(first.shape[0], dtype=torch.float64, device=first.device)
-    if prior is None and _ends_in_limit(process, t[:1], shape):
+    if prior is None and _ends_in_limit(process, shape):
         return torch.zeros(first.shape[0], dtype=dtype_of(first), device=first.device)
     law = process._marginal(x_0, t)
     if prior is None:
@@ -226,11 +243,11 @@ def prior_kl(process: Process, x_0: State, prior: Distribution | None = None) ->
     return divergence(process, law, prior).to(dtype_of(first))
 
 
-def _ends_in_limit(process: Process, end: Tensor, shape: Any) -> bool:
+def _ends_in_limit(process: Process, shape: Any) -> bool:
     """Whether the law at the end is the limit, whatever the data."""
-    if torch.compiler.is_compiling() or any(isinstance(m, Mixture) for m in process.modules()):
+    if any(isinstance(m, Mixture) for m in process.modules()):
         return False  # the label of a mixture stays for ever
-    if not all(bool(leaf.time.isinf().all()) for leaf in process.leaves(end)):
+    if any(_ends(process)):
         return False
     try:
         process._limit(shape)

@@ -533,6 +533,7 @@ class Sum(Generator):
             + ", ".join(f"{type(term).__name__} on {term.support}" for term in terms),
         )
         self.members = nn.ModuleList(terms)
+        _require_one_width(self.terms)
 
     @property
     def terms(self) -> tuple[Any, ...]:
@@ -543,6 +544,16 @@ class Sum(Generator):
 
     def __repr__(self) -> str:
         return " + ".join(repr(term) for term in self.terms)
+
+
+def _require_one_width(terms: tuple[Any, ...]) -> None:
+    """Raises where declared numbers ask for states with different sizes of the last axis."""
+    asked = [(f"{of} of {term!r}", k) for term in terms for of, k in term.widths().items()]
+    require(
+        len({size for _, size in asked}) < 2,
+        "the terms of a sum must ask for one size of the last axis of the state; "
+        + ", ".join(f"{name} asks for {size}" for name, size in asked),
+    )
 
 
 class Timed(Process):

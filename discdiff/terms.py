@@ -297,6 +297,11 @@ class Linear(LinearDrift):
                 self.A.shape[-1] == self.A.shape[-2],
                 f"A must be square on its last two axes; its shape is {tuple(self.A.shape)}",
             )
+        require(
+            len(set(self.widths().values())) < 2,
+            "b must be a number or have one entry for each coordinate of A on its last axis; "
+            f"their sizes are {self.widths()}",
+        )
 
     def number(self, name: str, t: Tensor) -> Tensor:
         """A or b at own times (B,): the declared number, or the function's value."""

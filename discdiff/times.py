@@ -8,7 +8,6 @@ time integral.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -275,9 +274,9 @@ def rule(clock: Natural, nodes: int, stop: float = 0.0) -> tuple[Tensor, Tensor]
 
     Nodes are dense near z = 0, where the integrand of a process on this clock has its features.
     """
-    low, high = (math.asinh(z / 4) for z in z_range(clock, stop, None))
-    u, w = gauss_legendre(nodes, low, high)
-    u, w = (v.to(clock.instant(0.0).device) for v in (u, w))
+    low, high = ((z / 4).asinh() for z in z_range(clock, stop, None))
+    u, w = (v.to(low) for v in gauss_legendre(nodes, 0.0, 1.0))
+    u, w = low + (high - low) * u, (high - low) * w
     t = clock.from_z(4 * u.sinh())
     return t, 4 * w * u.cosh() / clock.slope(t)
 
@@ -296,7 +295,7 @@ def joint_rule(clocks: list[Natural], nodes: int, stop: float = 0.0) -> tuple[Te
         return torch.stack([torch.asinh(c.z(t).clamp(-REACH, REACH) / 4) for c in clocks]).sum(0)
 
     ends = [z_range(clock, stop, None) for clock in clocks]
-    starts = torch.stack([c.from_z(c.instant(e[0])[0]) for c, e in zip(clocks, ends, strict=True)])
+    starts = torch.stack([c.from_z(e[0]) for c, e in zip(clocks, ends, strict=True)])
     # At t = 1 itself Λ may be ∞: LAST is the time before it.
     t_low = starts.min().clamp(min=stop)
     t_high = torch.stack([last(c) for c in clocks]).max().clamp(max=LAST)
@@ -313,17 +312,18 @@ def joint_rule(clocks: list[Natural], nodes: int, stop: float = 0.0) -> tuple[Te
 
 def last(clock: Natural) -> Tensor:
     """The time at which `rule` ends: 1 to rounding, or where nothing that matters is left."""
-    return clock.from_z(clock.instant(z_range(clock, 0.0, None)[1])[0]).detach()
+    return clock.from_z(z_range(clock, 0.0, None)[1]).detach()
 
 
-def z_range(clock: Natural, stop: float, end: float | None) -> tuple[float, float]:
-    """The range of z between two times; no end: the last time before the clock's end."""
-    with torch.no_grad():
-        first = clock.z(clock.instant(stop)) if stop > 0 else -torch.inf
-        if end is None and clock.endless:
-            last = torch.inf
-        else:
-            last = clock.z(clock.instant(LAST if end is None else end))
-    low, high = max(float(first), -HALF_WIDTH), min(float(last), HALF_WIDTH)
-    require(low < high, f"stop = {stop} must come before the end of time")
+@torch.no_grad()
+def z_range(clock: Natural, stop: float, end: float | None) -> tuple[Tensor, Tensor]:
+    """The range of z between two times, of shape (); no end: the last before the clock's end."""
+    low = high = clock.instant(HALF_WIDTH)[0]
+    low = -low
+    if stop > 0:
+        low = clock.z(clock.instant(stop))[0].maximum(low)
+    if end is not None or not clock.endless:
+        high = clock.z(clock.instant(LAST if end is None else end))[0].minimum(high)
+    if not torch.compiler.is_compiling():
+        require(bool(low < high), f"stop = {stop} must come before the end of time")
     return low, high

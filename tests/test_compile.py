@@ -113,3 +113,38 @@ def test_another_batch_size_needs_no_other_code():
     for size in (6, 5, 3):
         assert bool(compiled(*(v[:size] for v in args)).isfinite())
     torch._dynamo.reset()
+
+
+def damped():
+    drift = dd.Linear([[0.0, 4.0], [-1.0, -4.0]])
+    return (drift + dd.Noise([[0.0], [2**0.5]])).on(dd.clock.Constant(4.0))
+
+
+BOUNDS = {
+    "vp": MARKET["vp"],
+    "masked": MARKET["masked"],
+    "blackout": MARKET["blackout"],
+    "vectors": (damped, MARKET["vp"][1], lambda: torch.randn(6, 2)),
+    "lift": (
+        lambda: damped().lift(torch.distributions.Normal(0.0, 0.1)),
+        lambda: dd.heads.Epsilon(lambda x, t: x * t.float()[:, None, None]),
+        lambda: torch.randn(6, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("nodes", [None, 3])
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_bound_is_one_graph_with_the_eager_values(name, nodes):
+    """Also of a process that has never been asked for anything before it is compiled."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    process, head, x_0 = (make() for make in BOUNDS[name])
+    bound = lambda x_0: dd.path_kl(process, head, x_0, nodes=nodes)
+    compiled = torch.compile(bound, fullgraph=True, backend="aot_eager")
+    for seed in (3, 4):
+        torch.manual_seed(seed)
+        found = compiled(x_0)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(found, bound(x_0), rtol=2e-5, atol=1e-5)
+    torch._dynamo.reset()

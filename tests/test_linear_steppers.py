@@ -391,3 +391,75 @@ def test_a_chain_along_no_axis_steps_as_along_the_axes(float64, eta):
         assert bool(found.isfinite().all())
     else:
         torch.testing.assert_close(found, goal, rtol=1e-8, atol=1e-8)
+
+
+def chain(size, sources, turn):
+    """Coordinates that pull on the next ones, the last with noise; auxiliaries are turned."""
+    ahead = torch.ones(size - 1).diag(1)
+    noise = (torch.arange(size) >= size - sources).double().diag()
+    Q = ahead.T - ahead
+    return dd.Langevin(turn @ Q @ turn.T, turn @ noise @ turn.T, torch.eye(size))
+
+
+def turned_auxiliaries(size, seed):
+    """An orthogonal matrix that leaves the first coordinate as it is."""
+    turn = torch.eye(size)
+    generator = torch.Generator().manual_seed(seed)
+    turn[1:, 1:] = torch.linalg.qr(torch.randn(size - 1, size - 1, generator=generator))[0]
+    return turn
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("size, sources", [(3, 1), (4, 1), (4, 2)])
+def test_a_lift_along_no_axis_steps_as_along_the_axes(size, sources, eta):
+    """Auxiliaries of one variance may be turned: the data see the same process."""
+    for seed in range(4):
+        turn = turned_auxiliaries(size, seed)
+        plain, turned = (
+            chain(size, sources, T).lift(Normal(0.0, 0.2)).seen.engine
+            for T in (torch.eye(size), turn)
+        )
+        for s, t in ((0.0, 0.1), (0.01, 0.1), (0.1, 0.5), (0.01, 3.0)):
+            s, t = torch.tensor([s]), torch.tensor([t])
+            goal, found = (e.affine(estimates.Mean, s, t, eta) for e in (plain, turned))
+            torch.testing.assert_close(found.a, turn @ goal.a @ turn.T, rtol=1e-7, atol=1e-8)
+            torch.testing.assert_close(found.b, turn @ goal.b, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_lift_along_no_axis_follows_the_equation_of_r(seed):
+    """R' = (A + G Σ⁻¹ / 2) R, by another solver, in the coordinates in which it is given."""
+    solved = chain(4, 1, turned_auxiliaries(4, seed)).lift(Normal(0.0, 0.2)).seen.engine
+
+    def slope(u, entries):
+        R = torch.tensor(entries).reshape(4, 4)
+        return (flow_rate(solved, torch.tensor([u]))[0] @ R).ravel()
+
+    run = solve_ivp(slope, (0.2, 0.9), torch.eye(4).ravel(), "DOP853", rtol=1e-11, atol=1e-12)
+    forward = torch.tensor(run.y[:, -1]).reshape(4, 4)
+    back = transport(solved, torch.tensor([0.2]), torch.tensor([0.9]))[0]
+    assert torch.allclose(torch.linalg.inv(forward), back, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("stepper", [steppers.Ancestral(eta=0.0), steppers.Exponential()])
+def test_deterministic_samples_of_a_lift_along_no_axis(stepper, seed):
+    """The samples of a system and of the turned one, from turned starts."""
+    turn, x, runs = turned_auxiliaries(4, seed), torch.randn(5, 2, 4), []
+    read = lambda T: dd.heads.Mean(lambda y, t: torch.tanh((y @ T)[..., 0] - (y @ T)[..., 1]))
+    for T in (torch.eye(4), turn):
+        whole = chain(4, 1, T).on(dd.clock.Constant(3.0)).lift(Normal(0.0, 0.2))
+        options = {"steps": 12, "stepper": stepper, "start": x @ T.T}
+        runs.append(dd.sample(whole, read(T), (5, 2), **options))
+    assert torch.allclose(*runs, rtol=0, atol=1e-7)
+
+
+def test_auxiliaries_that_only_turn_with_the_data_leave_them_without_a_density():
+    """Data and one auxiliary rotate without noise: given the data the state lies on a line."""
+    Q = torch.zeros(4, 4)
+    Q[0, 1], Q[1, 0], Q[2, 3], Q[3, 2] = 1.0, -1.0, 1.0, -1.0
+    process = dd.Langevin(Q, torch.tensor([0.0, 0.0, 0.0, 1.0]).diag(), torch.eye(4))
+    solved = process.lift(Normal(0.0, 0.2)).seen.engine
+    assert not solved.reached
+    with pytest.raises(dd.Unsolved, match="does not reach every direction"):
+        solved.affine(estimates.Mean, torch.tensor([0.1]), torch.tensor([0.5]), 0.0)

@@ -192,6 +192,27 @@ DATA = {
         "A",
         "(2, 3)",
     ),
+    "noise for other vectors": case(
+        lambda: dd.Linear([[0.0, 1.0], [-1.0, -1.0]]) + dd.Noise(torch.ones(3, 1)),
+        "one size of the last axis",
+        "A of Linear(<2×2>) asks for 2",
+        "B of Noise(<3×1>) asks for 3",
+    ),
+    "diagonals of two sizes": case(
+        lambda: dd.Linear([-1.0, -2.0]) + dd.Noise([1.0, 1.0, 1.0]),
+        "A of Linear([-1, -2]) asks for 2",
+        "B of Noise([1, 1, 1]) asks for 3",
+    ),
+    "a function for other vectors": case(
+        lambda: dd.Noise([[1.0], [0.0]]) + dd.Linear(lambda t: -torch.eye(3) * t[..., None, None]),
+        "A of Linear(…) asks for 3",
+        "B of Noise(<2×1>) asks for 2",
+    ),
+    "a shift of other vectors": case(
+        lambda: dd.Linear([[0.0, 1.0], [-1.0, -1.0]], [1.0, 2.0, 3.0]),
+        "b must be a number or have one entry for each coordinate of A",
+        "{'A': 2, 'b': 3}",
+    ),
     "clamped entries of vectors": case(
         lambda: MATRIX.given((X[0, :2], torch.tensor([True, False]))), "Langevin", "sample(known=)"
     ),

@@ -14,7 +14,8 @@ from torch.distributions import Normal
 import discdiff as dd
 from discdiff.numerics.constant import Constant, digits
 from discdiff.numerics.factors import add_columns, cholesky, lower_inverse, triangular
-from discdiff.numerics.systems import Varying, compose, lyapunov, reached
+from discdiff.numerics.staircase import reached
+from discdiff.numerics.systems import Varying, compose, lyapunov
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -463,3 +464,72 @@ def test_where_noise_arrives(A, B, all_of_them):
     A, B = torch.tensor(A, dtype=torch.float64), torch.tensor(B, dtype=torch.float64)
     assert reached(A, B @ B.mT) is all_of_them
     assert reached(torch.stack([A, -torch.eye(2).double()]), torch.stack([B @ B.mT] * 2)) is False
+
+
+# -- laws without a density -----------------------------------------------------------------------
+
+
+def certain_laws():
+    """Laws at time 0, of events of three vectors, and where they stand."""
+    turning = lambda t: torch.stack([-t, 1 + t, -1 - t, t - 2], -1).reshape(*t.shape, 2, 2)
+    damped = dd.Linear([[0.0, 4.0], [-1.0, -4.0]]) + dd.Noise([[0.0], [2**0.5]])
+    varying = dd.Linear(turning) + dd.Noise([[0.0], [1.0]])
+    x = torch.randn(2, 3, 2)
+    for process in (damped, varying):
+        yield process.transition(x, 0.0, 0.0), x
+        yield process.on(dd.clock.Constant(2.0)).marginal(x, 0.0), x
+        yield process.bridge(x, x + 1, 0.0, 0.5), x
+        lifted = process.on(dd.clock.Constant(1.0)).lift(Normal(0.0, 0.1)).marginal(x[..., 0], 0.0)
+        yield lifted, lifted.sample()
+
+
+def test_a_law_at_time_zero_is_a_point_mass():
+    """+∞ where all certain coordinates have their values, −∞ elsewhere, never nan."""
+    for law, x in certain_laws():
+        off = x.clone()
+        off[1, 2, 0] += 1e-9  # the data of one vector of one event
+        assert law.log_prob(x).tolist() == [torch.inf, torch.inf]
+        assert law.log_prob(off).tolist() == [torch.inf, -torch.inf]
+
+
+def test_the_density_tends_to_that_of_a_point_mass():
+    A, B = torch.tensor([[-1.0, 2.0], [-1.0, -3.0]]), torch.tensor([[1.0, 0.0], [0.5, 2.0]])
+    process, x = dd.Linear(A) + dd.Noise(B), torch.tensor([[1.0, -2.0]])
+    for t in (1e-6, 1e-9, 1e-12):
+        phi = torch.linalg.matrix_exp(A * t)
+        exact = torch.distributions.MultivariateNormal(x @ phi.T, t * B @ B.T)
+        for at in (x, x + 0.1):
+            found, goal = process.transition(x, 0.0, t).log_prob(at), exact.log_prob(at)
+            assert abs(found / goal - 1) < 1e-4
+            limit = process.transition(x, 0.0, 0.0).log_prob(at)
+            assert limit.sign() == goal.sign() and bool(limit.isinf())
+
+
+def test_divergences_from_and_to_a_point_mass():
+    process = (dd.Linear([[0.0, 4.0], [-1.0, -4.0]]) + dd.Noise([[0.0], [2**0.5]])).on(
+        dd.clock.Constant(1.0)
+    )
+    x = torch.tensor([[1.0, -2.0], [0.5, 0.3]])
+    point, moved = process.marginal(x, 0.0), process.marginal(x + 1e-9, 0.0)
+    late = process.marginal(x, 0.5)
+    kl = torch.distributions.kl_divergence
+    assert kl(point, process.marginal(x, 0.0)).tolist() == [0.0, 0.0]
+    for p, q in ((point, moved), (point, late), (late, point)):
+        assert kl(p, q).tolist() == [torch.inf, torch.inf]
+    lifted = process.lift(Normal(0.0, 0.1)), process.lift(Normal(0.2, 0.3))
+    p, q = (whole.marginal(x[:, 0], 0.0) for whole in lifted)  # the auxiliaries' own divergence
+    goal = kl(Normal(torch.tensor(0.0), 0.1), Normal(0.2, 0.3)).double()
+    torch.testing.assert_close(kl(p, q), goal.expand(2), rtol=1e-6, atol=0)
+
+
+def test_what_noise_never_reaches_has_no_density():
+    process = dd.Linear([[-1.0, 0.0], [0.5, -4.0]]) + dd.Noise([[0.0], [1.0]])
+    x = torch.tensor([[1.0, -2.0]])
+    law = process.transition(x, 0.0, 0.7)
+    phi = torch.linalg.matrix_exp(torch.tensor([[-1.0, 0.0], [0.5, -4.0]]) * 0.7)
+    torch.testing.assert_close(law.mean, x @ phi.T)
+    assert float(law.sample()[0, 0]) == float(law.mean[0, 0])
+    with pytest.raises(dd.Unsolved, match="the law has no density"):
+        law.log_prob(x)
+    with pytest.raises(dd.Unsolved, match="the law has no density"):
+        torch.distributions.kl_divergence(law, law)

@@ -82,11 +82,15 @@ class _Units(Engine):
 class PureDeath(_Units):
     """Pure death: blackout diffusion."""
 
+    def __init__(self, terms: tuple[Any, ...]) -> None:
+        super().__init__(terms)
+        self.dies = bool(self.rate.detach() > 0)
+
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.thinned(x, s, t).to_event(x.dim() - 1)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
-        if not bool(self.rate.detach() > 0):
+        if not self.dies:
             raise Unsolved("there is no limit law: the death rate is 0")
         return laws.point(torch.zeros(shape, device=self.rate.device))
 

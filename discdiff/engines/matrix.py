@@ -56,14 +56,15 @@ from ..numerics.factors import (
 )
 from ..numerics.rotation import FIRST, Rotation, extent
 from ..numerics.special import log1pexp
-from ..numerics.systems import Flow, Units, Varying, lyapunov, reached, running, staircase
+from ..numerics.staircase import Stairs, hearing, reached, staircase
+from ..numerics.systems import Flow, Units, Varying, lyapunov, running
 from ..params import Versions, changes, once_each
 from ..shapes import act, one_time, span
 from ..solve import Engine, Score, Unsolved, solves
 from ..terms import LinearDrift, WhiteNoise
 from ..validation import shown, values_are_checked
 from .affine import AffineEngine, Vectorwise
-from .correlated import Correlated
+from .correlated import Correlated, require_density
 from .gaussian import Gaussian, normal
 from .horizon import horizon, require_near
 
@@ -104,11 +105,23 @@ class Auxiliaries:
     columns: Tensor
 
 
+class Basis(NamedTuple):
+    """Coordinates in which a system with constant numbers is tabulated, found at declaration.
+
+    Arguments:
+        stairs: The staircase that they follow; None for the own ones.
+        digits: The sizes of the tables.
+    """
+
+    stairs: Stairs | None
+    digits: tuple[int, ...]
+
+
 class Tables(NamedTuple):
     """What is known of a system with constant numbers, as long as they stay the same.
 
     Arguments:
-        flows: The flows, in coordinates in which noise arrives block after block.
+        flows: The flows, in the coordinates of a basis.
         turn: From those coordinates to the own ones; None where they are the same.
         kernels: Those at one time each, by the auxiliaries and the time.
     """
@@ -141,23 +154,43 @@ class MatrixGaussian(AffineEngine):
         zero = self._start()
         with torch.enable_grad():
             A, b, G = self._system(zero)
-        self.reached = self.varying or reached(A[0], G[0])
+        self.full = self.reached = self.varying or reached(A[0], G[0])
         self.changes = any(v.requires_grad for v in (A, b, G))
         self.stable = not self.varying and _hurwitz(A)
         self.drifting = self.varying or self.changes or bool(b.ne(0).any())
-        self.ranks = None if self.varying or A.dim() > 3 else self._stairs(A[0], G[0])
-        self.digits = () if self.varying else digits(A[0], self.stable, int(self.changes))
+        self.ranks: tuple[int, ...] | None = None
+        self.noise_basis = self.data_basis = Basis(None, ())
+        if not self.varying:
+            self._find_bases(A[0], G[0])
         self.learned = self.changes or changes(*terms)
         self._parts: dict[int, int] = {}  # of each unit, by the number of units they resolve
         self._units: dict[int, Units] = {}
         self._versions = Versions([])
-        self._memo, self._mirror, self._places = Memo(), Memo(), Places(self.size, zero.device)
+        self._memo, self._memo_of_lifts, self._mirror = Memo(), Memo(), Memo()
+        self._places = Places(self.size, zero.device)
         self._turns: dict[Any, Rotation] = {}
         self._asked: float | None = None  # the last time for which a kernel was asked by itself
         self._fixed: Tables | None = None
-        self._fixed = None if self.varying or self.changes else self._tables()
+        self._fixed_of_lifts: Tables | None = None
+        if not (self.varying or self.changes):
+            self._fixed, self._fixed_of_lifts = self._tables(), self._lifted_tables()
         if self.varying:
             self._resolve(1)
+
+    def _find_bases(self, A: Tensor, G: Tensor) -> None:
+        """The bases of the tables of the system itself and of its lifts; looks at values."""
+        self.noise_basis = self.data_basis = self._basis(A, None)
+        if A.dim() > 2:
+            return
+        noise, data = staircase(A, G), hearing(A, G)
+        if not noise.aligned():
+            self.ranks, self.noise_basis = noise.ranks, self._basis(A, noise)
+        if (data.silent or 0) > 1 and not data.aligned():
+            self.data_basis = self._basis(A, data)
+
+    def _basis(self, A: Tensor, stairs: Stairs | None) -> Basis:
+        A = A if stairs is None else stairs.turn.mT @ A @ stairs.turn
+        return Basis(stairs, digits(A, self.stable, int(self.changes)))
 
     def branch(self) -> str:
         if self.varying:
@@ -172,8 +205,7 @@ class MatrixGaussian(AffineEngine):
         engine.auxiliaries = Auxiliaries(shift, factor, pad(factor, (0, 0, 1, 0)))
         if not self.reached:
             A, _, G = self._system(self._start())
-            columns = engine.auxiliaries.columns
-            engine.reached = reached(A[0], G[0] + columns @ columns.mT)
+            engine.reached = reached(A[0], G[0], engine.auxiliaries.columns)
         engine._asked = None
         return engine
 
@@ -200,24 +232,26 @@ class MatrixGaussian(AffineEngine):
         A, G = (v.expand(-1, *sides, -1, -1) for v in (A, G))
         return A, b.expand(-1, *sides, -1), G
 
-    def _stairs(self, A: Tensor, G: Tensor) -> tuple[int, ...] | None:
-        """The ranks of the staircase form; None where the coordinates are as good."""
-        stairs = staircase(A, G)
-        return None if stairs.aligned() else stairs.ranks
-
     def _tables(self) -> Tables:
-        """The tables for the numbers as they are now."""
-
-        def make() -> Tables:
-            A, b, G = (self._memo.forget_after(v.squeeze(0)) for v in self._system(self._start()))
-            turn = None
-            if self.ranks:
-                stairs = staircase(A, G, self.ranks)
-                turn, (A, G) = stairs.turn, stairs.systems(A, G)
-                b = times_vector(turn.mT, b)
-            return Tables(Constant(A, b, G, self.stable, self.digits, self._places), turn, {})
-
+        """The tables for the numbers as they are now, in the coordinates of the noise."""
+        make = lambda: self._made(self._memo, self.noise_basis)
         return self._fixed or self._memo(self._numbers(), make)
+
+    def _lifted_tables(self) -> Tables:
+        """The tables of a lift, in the coordinates in which its data hear the noise."""
+        if self.data_basis is self.noise_basis:
+            return self._tables()
+        make = lambda: self._made(self._memo_of_lifts, self.data_basis)
+        return self._fixed_of_lifts or self._memo_of_lifts(self._numbers(), make)
+
+    def _made(self, memo: Memo, basis: Basis) -> Tables:
+        A, b, G = (memo.forget_after(v.squeeze(0)) for v in self._system(self._start()))
+        turn = None
+        if basis.stairs is not None:
+            stairs = basis.stairs.again(A, G)
+            turn, (A, G) = stairs.turn, stairs.systems(A, G)
+            b = times_vector(turn.mT, b)
+        return Tables(Constant(A, b, G, self.stable, basis.digits, self._places), turn, {})
 
     def _numbers(self) -> Iterator[Tensor]:
         holders = dict.fromkeys(m for term in self.terms for m in term.modules())
@@ -239,13 +273,10 @@ class MatrixGaussian(AffineEngine):
             return flow, cholesky(flow.cov)
         flows, turn, _ = self._tables()
         tau = span(s, t)
-        flow, factor = flows.law(tau)
-        if turn is None:
-            return flow, factor
-        factor = triangular(turn @ factor)
-        self._require_told_apart(factor, tau)
-        mean = times_vector(turn, flow.mean)
-        return Flow(turn @ flow.phi @ turn.mT, mean, factor @ factor.mT), factor
+        flow, factor = _turned_back(turn, *flows.law(tau, singular=not self.full))
+        if turn is not None and self.full:
+            self._require_told_apart(factor, tau)
+        return flow, factor
 
     def _require_told_apart(self, factor: Tensor, tau: Tensor) -> None:
         """Raises where coordinates that noise reaches through a chain are equal to rounding."""
@@ -358,10 +389,21 @@ class MatrixGaussian(AffineEngine):
         return not learned and not torch.is_inference_mode_enabled()
 
     def _kernel(self, t: Tensor, tables: Tables | None = None) -> Kernel:
-        if self.auxiliaries is None or self.varying or self.ranks:
+        if self.auxiliaries is None or self.varying:
             return self._given(*self.moments(torch.zeros_like(t), t))
-        tables = tables or self._tables()
-        return self._lifted(*tables.flows.law(t, self.auxiliaries.columns))
+        turn = (tables or self._lifted_tables()).turn
+        return self._lifted(*_turned_back(turn, *self._law_of_lift(t, tables)))
+
+    def _law_of_lift(self, t: Tensor, tables: Tables | None = None) -> tuple[Flow, Tensor]:
+        """The flow from 0, and the factor with the auxiliaries, in the basis of the data.
+
+        The factor of the noise alone may be lost to rounding, as auxiliaries cover what it loses.
+        """
+        flows, turn, _ = tables or self._lifted_tables()
+        columns = self.auxiliaries.columns  # type: ignore[union-attr]
+        if turn is not None:  # lower triangular, so that what data hear late stays small
+            columns = pad(triangular(turn[1:, 1:].mT @ columns[1:]), (0, 0, 1, 0))
+        return flows.law(t, columns, singular=not self.full or self.ranks is not None)
 
     def _given(self, flow: Flow, factor: Tensor) -> Kernel:
         """The law given the data, from the flow from 0 and the factor of its covariance."""
@@ -379,12 +421,7 @@ class MatrixGaussian(AffineEngine):
 
     def _inverse(self, factor: Tensor) -> Tensor:
         """The inverse of a factor of the law given the data, which must have a density."""
-        if not self.reached:
-            raise Unsolved(
-                "noise does not reach every direction of the last axis: the law given the data "
-                "has no density there. Way out: noise or a drift that reaches it, a .lift with "
-                "random auxiliaries, or simulate the process"
-            )
+        require_density(self.reached)
         return lower_inverse(factor)
 
     def _align(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
@@ -413,14 +450,14 @@ class MatrixGaussian(AffineEngine):
         centre = self._apply(flow.phi, x)
         if self.drifting:
             centre = centre + self._fit(flow.mean, x, 1)
-        return self._law(centre, factor)
+        return self._law(centre, factor, self.full)
 
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
         kernel = self.kernel(t)
-        return self._law(self.centre(x_0, kernel), kernel.factor)
+        return self._law(self.centre(x_0, kernel), kernel.factor, self.reached)
 
-    def _law(self, centre: Tensor, factor: Tensor) -> Distribution:
-        law = Correlated(centre, self._align(factor, centre, 2))
+    def _law(self, centre: Tensor, factor: Tensor, dense: bool) -> Distribution:
+        law = Correlated(centre, self._align(factor, centre, 2), dense)
         return law.to_event(centre.dim() - 2)
 
     def perturb(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Estimate]:
@@ -433,14 +470,15 @@ class MatrixGaussian(AffineEngine):
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         mean, S = self._stationary()
         like = torch.zeros(shape, dtype=torch.get_default_dtype(), device=mean.device)
-        factor = cholesky(S).unsqueeze(0)
+        factor = cholesky(S, singular=not self.full).unsqueeze(0)
         centre = self._fit(mean.unsqueeze(0), like, 1).expand(shape)
-        return self._law(centre, factor.expand(shape[0], *factor.shape[1:]))
+        return self._law(centre, factor.expand(shape[0], *factor.shape[1:]), self.full)
 
     def _stationary(self) -> tuple[Tensor, Tensor]:
         """The mean and the covariance of the limit law."""
         A, b, G = (v[0] for v in self._system(self._start()))
-        if self.varying or not _hurwitz(A):
+        looked = self.changes and not torch.compiler.is_compiling()
+        if not (_hurwitz(A) if looked and not self.varying else self.stable):
             raise Unsolved(
                 "there is no limit law: the drift matrix has an eigenvalue of real part ≥ 0 (or "
                 "varies in time)"
@@ -455,7 +493,8 @@ class MatrixGaussian(AffineEngine):
         mean, _ = self._stationary()
         flow = self._mirror(self._numbers(), self._backwards)(one_time(t, s) - one_time(s, t))
         centre = self._fit(mean.unsqueeze(0), x, 1)
-        return self._law(centre + self._apply(flow.phi, x - centre), cholesky(flow.cov))
+        factor = cholesky(flow.cov, singular=not self.full)
+        return self._law(centre + self._apply(flow.phi, x - centre), factor, self.full)
 
     def _backwards(self) -> Constant:
         A, _, G = (v[0] for v in self._system(self._start()))
@@ -476,7 +515,7 @@ class MatrixGaussian(AffineEngine):
         raise self.unsolved("a step averaged over a normal law of the data")
 
     def around(self, centre: Tensor, c: Tensor) -> Distribution:
-        return self._law(centre, c)
+        return self._law(centre, c, self.full)
 
     def affine(self, kind: type, s: Tensor, t: Tensor, eta: float) -> Vectorwise:
         r"""The step to s that keeps the marginal, with noise :math:`\eta` times the bridge's.
@@ -494,7 +533,8 @@ class MatrixGaussian(AffineEngine):
         early, late, (flow, spread) = self.kernel(s), self.kernel(t), self.moments(s, t)
         L, inverse = self._root(early, s), self._inverse_root(late, t)
         if eta < 1 and self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
-            L = self.kernel(s.clamp(min=self._shortest(t))).factor
+            later = s.clamp(min=self._shortest(t))
+            L = self._root(self.kernel(later), later)
         shrunk = (inverse @ flow.phi @ L).mT
         noise = None
         if eta:
@@ -523,13 +563,20 @@ class MatrixGaussian(AffineEngine):
             return self._inverse(kernel.factor)
         return self._inverse(factor) @ turn.mT
 
-    def _turned(self, t: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Coordinates in which noise arrives block after block, and the lower factor in them.
+    def _stairs(self) -> Stairs | None:
+        """The staircase in whose coordinates the law given the data is factored."""
+        basis = self.noise_basis if self.auxiliaries is None else self.data_basis
+        return basis.stairs
 
-        Short of them a chain along no axis has a factor whose entries are equal to rounding.
+    def _turned(self, t: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The turn of the basis of the law given the data, and the lower factor there.
+
+        Short of it a chain along no axis has a factor whose entries are equal to rounding.
         """
-        if not self.ranks or self.auxiliaries is not None:
+        if self._stairs() is None:
             return None, t
+        if self.auxiliaries is not None:
+            return self._lifted_tables().turn, self._law_of_lift(t)[1]
         flows, turn, _ = self._tables()
         return turn, flows.law(t)[1]
 
@@ -608,10 +655,10 @@ class MatrixGaussian(AffineEngine):
         zero = torch.zeros_like(t)
         turn, factor = self._turned(t)
         if turn is not None:
-            A, G = staircase(A[0], G[0], self.ranks).systems(A, G)
-            return A, G, factor
+            stairs = self._stairs().again(A[0], G[0])  # type: ignore[union-attr]
+            return *stairs.systems(A, G), factor
         if not self.varying:
-            return A, G, self._given(*self.moments(zero, t)).factor
+            return A, G, self._kernel(t).factor
         starts = torch.cat([zero[:1], t[:-1]])
         flow = running(Varying(self._system, 1)(starts, t))
         return A, G, self._given(flow, cholesky(flow.cov)).factor
@@ -673,7 +720,7 @@ class MatrixGaussian(AffineEngine):
         x_0 = self.mean_of(estimate, x, t)
         if self.auxiliaries is None:
             factor = triangular(torch.linalg.inv(kernel.load) @ kernel.factor)
-            return self._law(x_0, factor)
+            return self._law(x_0, factor, self.reached)
         a = (self._inverse(kernel.factor) @ kernel.load).squeeze(-1)
         std = a.square().sum(-1).rsqrt()
         return normal(x_0, self._fit(std.unsqueeze(-1), x_0.unsqueeze(-1), 1).squeeze(-1))
@@ -715,6 +762,15 @@ def _apart(fine: Tensor, coarse: Tensor) -> Tensor:
     """How far the flows of some unit are apart, relative to its largest number above one."""
     size = fine.abs().flatten(1).amax(1).clamp(min=1)
     return ((fine - coarse).abs().flatten(1).amax(1) / size).max()
+
+
+def _turned_back(turn: Tensor | None, flow: Flow, factor: Tensor) -> tuple[Flow, Tensor]:
+    """A flow and a factor of its covariance in the own coordinates, from turned ones."""
+    if turn is None:
+        return flow, factor
+    factor = triangular(turn @ factor)
+    mean = times_vector(turn, flow.mean)
+    return Flow(turn @ flow.phi @ turn.mT, mean, factor @ factor.mT), factor
 
 
 def _half_square(gain: Tensor) -> Tensor:

@@ -127,13 +127,16 @@ class Constant:
         """The flows over times of shape (B,), with shapes (B, *sides, …)."""
         return self.law(tau)[0]
 
-    def law(self, tau: Tensor, start: Tensor | None = None) -> tuple[Flow, Tensor]:
+    def law(
+        self, tau: Tensor, start: Tensor | None = None, singular: bool = False
+    ) -> tuple[Flow, Tensor]:
         r"""The flows over times of shape (B,), and lower factors of the covariance.
 
         Arguments:
             tau: The times.
             start: A factor C of the covariance at the start, (k, n); none by default. The factor
                 at the end is that of :math:`\Sigma + \Phi C C^\top \Phi^\top`.
+            singular: Whether :math:`\Sigma` may be singular to rounding, as for `cholesky`.
         """
         steps = tau / self.step
         inside = steps.clamp(max=self.end * (1 - 2**-53))
@@ -144,7 +147,7 @@ class Constant:
         short, long = self._short(u), self._long(whole.long())
         start = self._start[:0].reshape(short.shape[1], 0) if start is None else start
         law = _Law.apply if recorded(short, long, start) else _law
-        *flow, factor = law(short, long, start)  # type: ignore[misc]
+        *flow, factor = law(short, long, start, singular)  # type: ignore[misc]
         return Flow(*flow), factor
 
     def _long(self, index: Tensor) -> Tensor:
@@ -304,11 +307,11 @@ def _moved(short: Tensor, long: Tensor) -> tuple[Tensor, Tensor]:
     return moved, times(moved[size:-1].transpose(0, 1), turn) + short[size:-1]
 
 
-def _law(short: Tensor, long: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+def _law(short: Tensor, long: Tensor, start: Tensor, singular: bool) -> tuple[Tensor, ...]:
     """Φ, m and Σ over a long time and then a short one, and the factor with the start's."""
     moved, cov = _moved(short, long)
     phi = moved[: short.shape[1]].transpose(0, 1)
-    factor = factored(cov, _carried(phi, start))
+    factor = factored(cov, _carried(phi, start), singular)
     return trailing(phi), (moved[-1] + short[-1]).movedim(0, -1), trailing(cov), trailing(factor)
 
 
@@ -336,12 +339,12 @@ class _Law(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(short: Tensor, long: Tensor, start: Tensor) -> tuple[Tensor, ...]:
-        return _law(short, long, start)
+    def forward(short: Tensor, long: Tensor, start: Tensor, singular: bool) -> tuple[Tensor, ...]:
+        return _law(short, long, start, singular)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs, output[0], output[3])
+        ctx.save_for_backward(*inputs[:3], output[0], output[3])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -356,7 +359,8 @@ class _Law(Function):
             )
             if ctx.needs_input_grad[2]:
                 by_start = times(phi.transpose(0, 1), by_carried).flatten(2).sum(-1)
-        return *_by_columns(short, long, by_phi, by_cov, grads[1].movedim(-1, 0)), by_start
+        by_columns = _by_columns(short, long, by_phi, by_cov, grads[1].movedim(-1, 0))
+        return *by_columns, by_start, None
 
 
 def _by_columns(

@@ -20,9 +20,14 @@ def gauss_legendre(n: int, a: float, b: float) -> tuple[Tensor, Tensor]:
         >>> torch.allclose((w * u**4).sum(), torch.tensor(0.2, dtype=torch.float64))
         True
     """
-    u, w = np.polynomial.legendre.leggauss(n)
-    nodes, weights = torch.from_numpy(u), torch.from_numpy(w)
+    nodes, weights = _legendre(n).unbind()
     return a + (b - a) / 2 * (nodes + 1), (b - a) / 2 * weights
+
+
+@torch.compiler.assume_constant_result
+def _legendre(n: int) -> Tensor:
+    """Nodes and weights on [−1, 1], shape (2, n); constants of a compiled graph."""
+    return torch.from_numpy(np.stack(np.polynomial.legendre.leggauss(n)))
 
 
 def gauss_hermite(n: int) -> tuple[Tensor, Tensor]:
