@@ -12,7 +12,9 @@ engines the most specific is taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -58,6 +60,27 @@ class Score:
         if self._log_ratio is None:
             raise Unsolved("the law of a continuous state has a gradient, but no ratios")
         return self._log_ratio(y)
+
+
+@dataclass(frozen=True)
+class Tempo:
+    r"""How fast data fade, per unit of own time.
+
+    What the noise changes first it changes at the fast rate; what is forgotten last fades like
+    :math:`e^{-ct}` with c the slow one. Both grow with the rates of the process.
+
+    Arguments:
+        slow: The rate c of what is forgotten last.
+        fast: The rate of the first changes.
+    """
+
+    slow: float = 1.0
+    fast: float = 1.0
+
+    @property
+    def breadth(self) -> float:
+        """For how long, in units of log t, the data fade."""
+        return max(0.0, math.log(self.fast / self.slow))
 
 
 class Engine:
@@ -157,9 +180,18 @@ class Engine:
         """
         return self.starts_at_infinity(head)
 
-    def profile(self, z: Tensor) -> Tensor:
-        r"""An unnormalised density of :math:`z = \log(e^t - 1)` from which times are drawn."""
-        return (-(z.abs() / 1.25)).exp() * (1 + z.abs())
+    def tempo(self) -> Tempo:
+        """How fast data fade; looks at values."""
+        return Tempo()
+
+    def profile(self, z: Tensor, breadth: float = 0.0) -> Tensor:
+        r"""An unnormalised density of :math:`z = \log(e^{ct} - 1)` from which times are drawn.
+
+        It is flat where the data fade, :math:`-b \le z \le 0`, with c and the breadth b those of
+        `tempo`, and falls beyond.
+        """
+        away = z.clamp(min=0) + (-breadth - z).clamp(min=0)
+        return (-(away / 1.25)).exp() * (1 + away)
 
     def unsolved(self, verb: str) -> Unsolved:
         names = " + ".join(type(term).__name__ for term in self.terms)

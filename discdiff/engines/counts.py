@@ -14,6 +14,7 @@ the lost units are the missing ones, :math:`D = x_0 - x_t`.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from .. import laws
 from ..estimates import Atoms, Data, Estimate, Mean, Missing, Posterior, Ratio, Turnover
 from ..numerics.special import bregman_log, log1mexp, log_sum, safe_log
 from ..shapes import along, span
-from ..solve import Engine, Score, Unsolved, solves
+from ..solve import Engine, Score, Tempo, Unsolved, solves
 from ..terms import Death, Immigration
 
 
@@ -73,6 +74,10 @@ class _Units(Engine):
 
     def survival(self, t: Tensor) -> Tensor:
         return (-self.rate * t).exp()
+
+    def tempo(self) -> Tempo:
+        rate = float(self.rate.detach())
+        return Tempo(rate, rate) if 0 < rate < math.inf else Tempo()
 
     def starts_at_infinity(self, head: Any) -> bool:
         return head.kind is not Ratio
