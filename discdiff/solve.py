@@ -124,6 +124,10 @@ class Engine:
         """A draw of the noisy state, and the training target: what the data say at it."""
         return draw(self.marginal(x_0, t)), Data(x_0)
 
+    def log_chance(self, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor | None:
+        r""":math:`\log p(x_t \mid x_0)`, entry by entry; None where every pair is possible."""
+        return None
+
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""The law :math:`p(x_s \mid x_0, x_t)`, averaged over the estimate of x_0."""
         raise self.unsolved("bridge")

@@ -90,6 +90,10 @@ class PureDeath(_Units):
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.thinned(x, s, t).to_event(x.dim() - 1)
 
+    def log_chance(self, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        # That some are left at t = ∞ has no chance, but a bridge: the limit of those from earlier.
+        return torch.where(x > x_0, -torch.inf, torch.zeros_like(x))
+
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         if not bool(self.rate.detach() > 0):
             raise Unsolved("there is no limit law: the death rate is 0")

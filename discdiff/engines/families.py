@@ -202,7 +202,7 @@ class TwoStates(Pointwise):
         return f"{self.size} units"
 
     def tempo(self) -> Tempo:
-        rate = float(sum(self._rates()).detach())
+        rate = float(torch.stack(self._rates()).sum().detach())
         return Tempo(rate, rate) if 0 < rate < math.inf else Tempo()
 
     def _rates(self) -> tuple[Tensor, Tensor]:

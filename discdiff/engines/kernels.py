@@ -247,6 +247,9 @@ class FiniteChain(Engine, ABC):
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return Moved(x, self.kernel(s, t)).to_event(x.dim() - 1)
 
+    def log_chance(self, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return safe_log(self._to(t).entries(self.index(x_0))(self.index(x)))
+
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         x = self.index(x)
         late = self.kernel(s, t).columns(x)

@@ -263,6 +263,11 @@ class Replacement(Engine):
         tau = torch.full((1,) * len(shape), torch.inf, dtype=torch.float64, device=x.device)
         return Replaced(x, tau, self).to_event(len(shape) - 1)
 
+    def log_chance(self, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        # An untouched site at t = ∞ has no chance, but a bridge: the limit of those from earlier.
+        finite = torch.where(t == torch.inf, torch.ones_like(t), self.rate * t)
+        return Replaced(x_0, along(finite, x, torch.float64), self).log_prob(x)
+
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         belief, rate = self.belief(estimate, x, t), self.rate
         s, t = along(rate * s, x, torch.float64), along(rate * t, x, torch.float64)
