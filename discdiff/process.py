@@ -118,7 +118,8 @@ class Leaf:
         Raises:
             ValueError: Naming the values.
         """
-        here, there = self.read(data), self.get(x)
+        here: Any = self.read(data)
+        there = self.get(x)
         known = isinstance(here, Data) and self.core.support.is_discrete
         chance = self.core.engine.log_chance(here.value, there, self.time) if known else None
         if chance is None:
