@@ -101,6 +101,42 @@ class Spread:
         return 1 / t if self.clock is None else self.clock.rate(t) / self.clock(t)
 
 
+class Paced:
+    r"""A clock seen by a process that forgets at another rate c than one.
+
+    .. math:: z = \log(e^{c \Lambda} - 1)
+
+    A process that is c times as fast on a clock has the natural variable of the process itself
+    on a clock that is c times as fast.
+
+    Arguments:
+        clock: The clock, or own time.
+        pace: The rate c.
+    """
+
+    def __init__(self, clock: Clock | OwnTime, pace: float) -> None:
+        self.clock, self.pace = clock, pace
+        self.endless = clock.endless
+
+    def instant(self, t: float) -> Tensor:
+        return self.clock.instant(t)
+
+    def z(self, t: Tensor) -> Tensor:
+        return logexpm1(self.pace * self._integral(t))
+
+    def from_z(self, z: Tensor) -> Tensor:
+        own = log1pexp(z) / self.pace
+        return self.clock.inverse(own) if isinstance(self.clock, Clock) else own
+
+    def slope(self, t: Tensor) -> Tensor:
+        own = self.pace * self._integral(t)
+        rate = self.clock.rate(t) if isinstance(self.clock, Clock) else 1.0
+        return self.pace * rate / -torch.expm1(-own)
+
+    def _integral(self, t: Tensor) -> Tensor:
+        return self.clock(t) if isinstance(self.clock, Clock) else t
+
+
 class OwnTime:
     r"""The clock of a process without one: :math:`\Lambda(t) = t` on [0, ∞)."""
 

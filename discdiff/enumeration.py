@@ -5,15 +5,18 @@ A model is a Markov chain: it starts at the prior and runs with the reverse rate
 
 .. math:: \frac{d p(y)}{dr} = \sum_x p(x)\, \hat r(x \to y) - p(y) \sum_z \hat r(y \to z)
 
-on all states, integrated here in :math:`\zeta = \operatorname{logit} t`, in which the rates are
-bounded at both ends. So likelihoods are exact where `elbo` bounds them. A stepper moves laws by
-the matrices of its steps, so that its error is found without drawing anything.
+on all states. On one clock it is integrated in :math:`z = \log(e^\Lambda - 1)`, in which rates
+are bounded at both ends and own times have all their digits: near t = 1 float64 times say little
+of :math:`\Lambda`, which slow processes feel. Beyond the last float64 time before 1 a network is
+asked at that time. On several clocks it is integrated in :math:`\operatorname{logit} t`. So
+likelihoods are exact where `elbo` bounds them. A stepper moves laws by the matrices of its steps,
+so that its error is found without drawing anything.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,26 +25,28 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torchdiffeq import odeint
 
+from .clock import LAST
 from .estimates import Parts
 from .grids import Grid
-from .heads import Head, require_head
+from .heads import Exact, Head, require_head
 from .jumps import jumps_of, reversal
 from .likelihood import stop_for
-from .numerics.special import safe_log
-from .process import Leaf, Mixture, Process, batch_size, map_state
+from .numerics.special import log1pexp, logexpm1, safe_log
+from .process import Leaf, Mixture, Process, Timed, batch_size, map_state
 from .sample import grid_times
 from .shapes import along
 from .solve import Unsolved
 from .stepper import Model, Stepper, carried, kernel_of, law_matrix
-from .times import require_reach
+from .times import require_reach, tempo_of
 from .validation import described, require
 
 State = Any
 LIMIT = 1 << 20  # states
 END = 36.0  # logit of the last time before 1, and of one beside 0
+FORGOTTEN = 30.0  # lifetimes of the data after which a law is the limit, to e^-30
 ROUNDINGS = 16  # the least error of a step, in roundings of the rates
 MOST = 5000  # steps; a smooth network takes a hundred or two
-FIRST, LONGEST = 0.5, 4.0  # the first step and the longest, in the logit of time
+FIRST, LONGEST = 0.5, 4.0  # the first step and the longest, in the variable of the route
 
 
 @dataclass(frozen=True)
@@ -194,8 +199,9 @@ def marginal(
     model = lambda x, t: head(x, t, context)
     if stepper is None:
         require(steps is None and grid is None, "steps and grid belong to a stepper: give one")
-        require_reach(process, space.states)
-        law = _reversed(process, model, space, law / law.sum(), stop)
+        require(0 <= stop < 1, f"stop must lie in [0, 1); it is {stop}")
+        route = _route(process, head, model, space, stop)
+        law = _reversed(route, space, law / law.sum(), stop)
     else:
         times = grid_times(process, steps, grid)
         for t, s in zip(times[:-1], times[1:], strict=True):
@@ -224,19 +230,67 @@ def pushed(
 # -- the forward equation of the reversal --------------------------------------------------------
 
 
-def _reversed(
-    process: Process, model: Model, space: Enumerated, law: Tensor, stop: float
-) -> Tensor:
-    """The law at a stop from that at 1, by Dormand and Prince's method of order 8."""
-    require(0 <= stop < 1, f"stop must lie in [0, 1); it is {stop}")
-    end = max(-END, math.log(stop / (1 - stop))) if stop else -END
-    rtol = max(1e-10, ROUNDINGS * _rounding(model, space, law))
+@dataclass(frozen=True)
+class Route:
+    """A model in the variable in which its forward equation is integrated.
+
+    Arguments:
+        process: The process whose leaves are read.
+        model: What is known of the data at its times.
+        first, last: The ends of the variable, the later time first.
+        time: The time of the process at a value of the variable.
+        slope: Its derivative.
+    """
+
+    process: Process
+    model: Model
+    first: float
+    last: float
+    time: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+
+
+def _route(process: Process, head: Head, model: Model, space: Enumerated, stop: float) -> Route:
+    """In own time where there is one clock, else in the logit of t."""
+    if isinstance(process, Timed):
+        last = float(process.clock.z(process.instant(stop))) if stop else -END
+        inner = _on_own_time(process, head, model, space)
+        first = float(logexpm1(_start(process)))
+        return Route(process.process, inner, first, max(last, -END), log1pexp, torch.sigmoid)
+    require_reach(process, space.states)
+    last = max(-END, math.log(stop / (1 - stop))) if stop else -END
+    return Route(process, model, END, last, torch.sigmoid, lambda v: v.sigmoid() * (-v).sigmoid())
+
+
+def _start(process: Timed) -> Tensor:
+    """The own time at which the reversal starts: where even the slowest leaf has forgotten."""
+    end = process.clock(process.instant(1.0))[0]
+    if bool(end.isfinite()):
+        return end
+    leaves = process.leaves(process.instant(0.5))
+    slow = min(tempo_of(leaf.core.engine).slow for leaf in leaves)
+    return process.clock(process.instant(LAST))[0].clamp(min=FORGOTTEN / slow)
+
+
+def _on_own_time(process: Timed, head: Head, model: Model, space: Enumerated) -> Model:
+    """The model at own times. The exact head knows them; others are asked at t."""
+    if isinstance(head, Exact) and head.process is process:
+        return Exact(process.process, head.data, head.weights)
+    if any(isinstance(part, Exact) for part in head.modules()):
+        require_reach(process, space.states)  # what is made of it is asked at t, and is inexact
+    return lambda x, own: model(x, process.clock.inverse(own).clamp(max=LAST))
+
+
+def _reversed(route: Route, space: Enumerated, law: Tensor, stop: float) -> Tensor:
+    """The law at the end of a route, by Dormand and Prince's method of order 8."""
+    at = law.new_tensor([route.first])
+    rtol = max(1e-10, ROUNDINGS * _rounding(route.model, space, law, route.time(at)))
 
     def slope(back: Tensor, law: Tensor) -> Tensor:
-        t = torch.sigmoid(-back)
-        return _flow(process, model, space, law, t) * t * torch.sigmoid(back)
+        flow = _flow(route.process, route.model, space, law, route.time(-back))
+        return flow * route.slope(-back)
 
-    span = torch.tensor([-END, -end], dtype=torch.float64)
+    span = torch.tensor([-route.first, -route.last], dtype=torch.float64)
     options: dict[str, Any] = {"method": "dopri8", "rtol": rtol, "atol": 1e-5 * rtol}
     # Where the slope is ≈ 0, as it is at first, it says nothing of how long a step may be.
     options["options"] = {"first_step": FIRST, "max_step": LONGEST, "max_num_steps": MOST}
@@ -250,11 +304,11 @@ def _reversed(
     return found[-1].clamp(min=0)  # states that are not reached are at ±1e-16
 
 
-def _rounding(model: Model, space: Enumerated, law: Tensor) -> float:
+def _rounding(model: Model, space: Enumerated, law: Tensor, time: Tensor) -> float:
     """The rounding of the coarsest numbers that rates are made of: no step errs by less."""
     top = law.argmax()
     likely = map_state(lambda v: v[top].unsqueeze(0), space.states)
-    said = _floats(model(likely, law.new_tensor([END]).sigmoid()))
+    said = _floats(model(likely, time))
     kinds = {torch.get_default_dtype(), *(v.dtype for v in said)}
     return max(torch.finfo(kind).eps for kind in kinds)
 

@@ -121,6 +121,27 @@ class Leaf:
             return Readings(gradient=estimate.value)
         return self.core.engine.score(estimate, x, self.time)
 
+    def require_possible(self, data: Data, x: State) -> None:
+        """Raises where data cannot lead to a state of the whole, so that there is no bridge.
+
+        Raises:
+            ValueError: Naming the values.
+        """
+        here: Any = self.read(data)
+        there = self.get(x)
+        known = isinstance(here, Data) and self.core.support.is_discrete
+        chance = self.core.engine.log_chance(here.value, there, self.time) if known else None
+        if chance is None:
+            return
+        bad = self.still((chance == -torch.inf).double(), x) > 0
+        if bool(bad.any()):
+            at = self.time.reshape(-1, *(1,) * (bad.dim() - 1)).expand(bad.shape)[bad]
+            raise ValueError(
+                f"x_0 and x_t{f' of {self.name!r}' if self.path else ''} must have "
+                f"p(x_t | x_0) > 0; x_t contains {shown(there[bad])} where x_0 is "
+                f"{shown(here.value[bad])}, at own times {shown(at)}"
+            )
+
     def still(self, values: Tensor, x: State) -> Tensor:
         """Values of shape (B, *event) with zeros at the entries that do not move."""
         for mask in self.moving:
@@ -177,12 +198,16 @@ class Process(Declared, ABC):
             t: Later time.
 
         Raises:
-            ValueError: If s > t, a shape does not fit, or a state lies outside the support.
+            ValueError: If s > t, a shape does not fit, a state lies outside the support, or data
+                on a discrete space cannot lead to x_t.
             Unsolved: If the estimate does not determine the bridge.
         """
         x_t = self.check_state(x_t, "x_t")
         s, t = self._times(x_t, s, t)
-        return self._bridge(self._estimate(x_0, x_t), x_t, s, t)
+        estimate = self._estimate(x_0, x_t)
+        if isinstance(estimate, Data) and values_are_checked(first_tensor(x_t)):
+            self._require_possible(estimate, x_t, t)
+        return self._bridge(estimate, x_t, s, t)
 
     def limit(self, shape: Shape) -> Distribution:
         r"""The stationary law that is reached from every state, for states of this shape.
@@ -286,6 +311,11 @@ class Process(Declared, ABC):
     def _bridge(
         self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
     ) -> Distribution: ...
+
+    def _require_possible(self, data: Data, x: State, t: Tensor) -> None:
+        """Raises where data cannot lead to a state at t."""
+        for leaf in self.leaves(t):
+            leaf.require_possible(data, x)
 
     @abstractmethod
     def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
@@ -1568,6 +1598,9 @@ class Chain(Process):
         self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
     ) -> Distribution:
         return self.process._bridge(estimate, x, self.time(s), self.time(t), eta)
+
+    def _require_possible(self, data: Data, x: State, t: Tensor) -> None:
+        self.process._require_possible(data, x, self.time(t))
 
     def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:
         return self.process._perturb(x_0, self.time(t))

@@ -12,7 +12,9 @@ engines the most specific is taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -60,6 +62,27 @@ class Score:
         return self._log_ratio(y)
 
 
+@dataclass(frozen=True)
+class Tempo:
+    r"""How fast data fade, per unit of own time.
+
+    What the noise changes first it changes at the fast rate; what is forgotten last fades like
+    :math:`e^{-ct}` with c the slow one. Both grow with the rates of the process.
+
+    Arguments:
+        slow: The rate c of what is forgotten last.
+        fast: The rate of the first changes.
+    """
+
+    slow: float = 1.0
+    fast: float = 1.0
+
+    @property
+    def breadth(self) -> float:
+        """For how long, in units of log t, the data fade."""
+        return max(0.0, math.log(self.fast / self.slow))
+
+
 class Engine:
     r"""An exact solution for one family of sums of terms.
 
@@ -100,6 +123,10 @@ class Engine:
     def perturb(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Any]:
         """A draw of the noisy state, and the training target: what the data say at it."""
         return draw(self.marginal(x_0, t)), Data(x_0)
+
+    def log_chance(self, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor | None:
+        r""":math:`\log p(x_t \mid x_0)`, entry by entry; None where every pair is possible."""
+        return None
 
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""The law :math:`p(x_s \mid x_0, x_t)`, averaged over the estimate of x_0."""
@@ -158,9 +185,18 @@ class Engine:
         """
         return self.starts_at_infinity(head)
 
-    def profile(self, z: Tensor) -> Tensor:
-        r"""An unnormalised density of :math:`z = \log(e^t - 1)` from which times are drawn."""
-        return (-(z.abs() / 1.25)).exp() * (1 + z.abs())
+    def tempo(self) -> Tempo:
+        """How fast data fade; looks at values."""
+        return Tempo()
+
+    def profile(self, z: Tensor, breadth: float = 0.0) -> Tensor:
+        r"""An unnormalised density of :math:`z = \log(e^{ct} - 1)` from which times are drawn.
+
+        It is flat where the data fade, :math:`-b \le z \le 0`, with c and the breadth b those of
+        `tempo`, and falls beyond.
+        """
+        away = z.clamp(min=0) + (-breadth - z).clamp(min=0)
+        return (-(away / 1.25)).exp() * (1 + away)
 
     def unsolved(self, verb: str) -> Unsolved:
         names = " + ".join(type(term).__name__ for term in self.terms)

@@ -1,7 +1,9 @@
 r"""Times for training: importance-sampled in the natural variable, stratified over the batch.
 
-Loss integrands live on the scale of :math:`z = \log(e^{\Lambda} - 1)`, or
-:math:`z = \log \Lambda` where noise spreads for ever. A density in z, tabulated per process, is
+Loss integrands live on the scale of :math:`z = \log(e^{c \Lambda} - 1)`, with c the rate at which
+the process forgets (one, if noise replaces the data at unit rate), or :math:`z = \log \Lambda`
+where noise spreads for ever. So a process that is declared k times as fast has the same law of its
+own time on a clock that is k times as slow. A density in z, tabulated per process, is
 turned into one in t; the weight is its inverse, so that ``(w * loss).mean()`` is unbiased for the
 time integral.
 """
@@ -9,6 +11,7 @@ time integral.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +19,7 @@ import torch
 from torch import Tensor
 
 from . import laws
-from .clock import LAST, Clock, OwnTime, Spread
+from .clock import LAST, Clock, OwnTime, Paced, Spread
 from .numerics.quadrature import gauss_legendre
 from .params import Versions
 from .process import (
@@ -28,10 +31,10 @@ from .process import (
     map_state,
     require_process,
 )
-from .solve import Engine, Unsolved
+from .solve import Engine, Tempo, Unsolved
 from .validation import require, require_tensor, values_are_checked
 
-Natural = Clock | OwnTime | Spread
+Natural = Clock | OwnTime | Paced | Spread
 
 REACH = 300.0  # |z| of one clock while another is within its own half width
 HALF_WIDTH = 40.0  # densities beyond |z| = 40 are below e^-40 of the whole
@@ -41,22 +44,40 @@ ROWS = 4  # data at which that is looked at
 KEPT = 16  # densities of one process
 
 
-def natural(leaf: Leaf) -> Natural:
+def natural(leaf: Leaf) -> Clock | OwnTime | Spread:
     """The clock of a leaf, in the natural variable of its engine."""
     if not _engine(leaf).forgets:
         return Spread(leaf.clock)
     return leaf.clock or OwnTime()
 
 
+def paced(leaf: Leaf) -> Natural:
+    """The natural variable in units of the rate at which the leaf forgets."""
+    clock, pace = natural(leaf), tempo_of(_engine(leaf)).slow
+    return clock if pace == 1 or isinstance(clock, Spread) else Paced(clock, pace)
+
+
 def natural_clocks(process: Process) -> dict[Any, Natural]:
     """The clocks of all leaves in their natural variables, by `clock_key`."""
     leaves = process.leaves(process.instant(1.0))
-    return {clock_key(leaf): natural(leaf) for leaf in leaves}
+    return {clock_key(leaf): paced(leaf) for leaf in leaves}
 
 
-def clock_key(leaf: Leaf) -> tuple[Any, bool]:
+def clock_key(leaf: Leaf) -> tuple[Any, bool, float]:
     """What leaves have in common whose time integrals are one."""
-    return leaf.clock, _engine(leaf).forgets
+    engine = _engine(leaf)
+    return leaf.clock, engine.forgets, tempo_of(engine).slow
+
+
+@torch.no_grad()
+def tempo_of(engine: Engine) -> Tempo:
+    """How fast data fade under an engine; found once, and again where its numbers change."""
+    numbers = [v for term in engine.terms for v in (*term.parameters(), *term.buffers())]
+    known = _tempos.get(engine)
+    if known is None or not known[0].hold(numbers):
+        with torch.inference_mode(False):
+            known = _tempos[engine] = Versions(numbers), engine.tempo()
+    return known[1]
 
 
 class Density:
@@ -128,6 +149,7 @@ class Known:
 
 
 _known: WeakKeyDictionary[Process, Known] = WeakKeyDictionary()
+_tempos: WeakKeyDictionary[Engine, tuple[Versions, Tempo]] = WeakKeyDictionary()
 
 
 def known_of(process: Process) -> Known:
@@ -253,9 +275,11 @@ def _tabulated(process: Process, stop: float) -> Blend | Density:
     parts: dict[Any, Density] = {}
     for leaf in process.leaves(process.instant(1.0)):
         engine = _engine(leaf)
-        key = (clock_key(leaf), type(engine))
+        breadth = tempo_of(engine).breadth
+        key = (clock_key(leaf), breadth, type(engine))
         if key not in parts:
-            parts[key] = Density(natural(leaf), engine.profile, stop)
+            profile = partial(engine.profile, breadth=breadth)
+            parts[key] = Density(paced(leaf), profile, stop)
     densities = list(parts.values())
     return densities[0] if len(densities) == 1 else Blend(densities)
 

@@ -306,10 +306,37 @@ def test_the_law_of_a_network_in_float32(make):
     torch.testing.assert_close(found, fine, rtol=1e-5, atol=1e-9)
 
 
-def test_a_process_that_is_too_slow_for_its_clock_has_no_enumerated_law():
+@pytest.mark.parametrize("rate", [1.0, 0.5, 0.2, 0.02])
+def test_slow_processes_are_enumerated_to_the_end_of_their_own_time(rate):
+    r"""Data fade like :math:`(1 - t)^{rate}`, with a singular slope at t = 1.
+
+    The exact head leads from the limit to the data; so does a network that says the law of one
+    site, which nothing seen of it changes: closed forms both.
+    """
+    slow = (rate * dd.Replace(torch.full((3,), 1 / 3))).on(dd.clock.LogLinear())
+    pairs, p = torch.tensor([[0, 1], [1, 1], [2, 0]]), torch.tensor([0.5, 0.2, 0.3])
+    law = marginal(slow, dd.Exact(slow, pairs, p), (2,))
+    torch.testing.assert_close(law.log_prob(pairs).exp(), p, rtol=1e-10, atol=0)
+    said = heads.LeaveOneOut(lambda x, t: p.log().expand(*x.shape, 3))
+    torch.testing.assert_close(marginal(slow, said, (1,)).probs, p, rtol=1e-10, atol=0)
+
+
+def test_slow_masks_of_their_own_are_enumerated():
     slow = dd.Masking([0.2, 1.0, 1.0]).on(dd.clock.LogLinear())
-    with pytest.raises(ValueError, match="too slow for its clock"):
-        marginal(slow, heads.Posterior(Net(K), absent=K - 1), (2,))
+    p = torch.tensor([0.5, 0.2, 0.3])
+    law = marginal(slow, dd.Exact(slow, torch.tensor([[0], [1], [2]]), p), (1,))
+    torch.testing.assert_close(law.probs[:3], p, rtol=1e-8, atol=0)
+
+
+def test_what_is_too_slow_for_its_clock_and_asked_at_t_has_no_enumerated_law():
+    slow = dd.Masking([0.2, 1.0, 1.0]).on(dd.clock.LogLinear())
+    exact = dd.Exact(slow, torch.tensor([[0], [1], [2]]))
+    two = dd.Product(a=slow, b=dd.Replace([0.5, 0.5]).on(dd.clock.Constant(2.0)))
+    both = heads.Product(a=heads.Posterior(Net(K), absent=K - 1), b=heads.LeaveOneOut(Net(2)))
+    cases = (slow, exact.as_(heads.Posterior), (1,)), (two, both, {"a": (2,), "b": (2,)})
+    for process, head, shape in cases:
+        with pytest.raises(ValueError, match="too slow for its clock"):
+            marginal(process, head, shape)
 
 
 def test_a_network_that_is_rough_in_time_is_refused(monkeypatch):

@@ -329,3 +329,62 @@ def test_a_learned_matrix_stays_a_matrix():
     chain = dd.RateMatrix(dd.Reflecting(5).matrix())
     assert type(chain.engine) is Reflected
     assert type(dd.learn(chain).engine) is Finite
+
+
+def separable(K, r, seed=0, by_columns=False):
+    """Factors of which each feature has a state of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    U, V = (torch.rand(K, r, generator=generator, dtype=torch.float64) for _ in range(2))
+    mine = torch.randperm(K, generator=generator)[:r]
+    (V if by_columns else U)[mine] = torch.eye(r, dtype=torch.float64)
+    return dd.LowRank(U / U.sum(1, keepdim=True), V / V.sum(0))
+
+
+PRODUCTS = {
+    "two walks": lambda: dd.Kronecker(dd.Reflecting(5), dd.Ring(8)),
+    "three factors": lambda: dd.Kronecker(
+        2.0 * dd.Reflecting(4), dd.Kronecker(dd.Ring(5), dd.Replace([0.2, 0.8]))
+    ),
+    "a dense factor": lambda: dd.Kronecker(dd.RateMatrix(dense(5)), 0.3 * dd.Reflecting(8)),
+    "features with rows": lambda: 1.7 * separable(36, 4),
+    "features with columns": lambda: 0.3 * separable(40, 6, 1, by_columns=True),
+}
+
+
+def dense(K):
+    Q = torch.rand(K, K, generator=torch.Generator().manual_seed(K), dtype=torch.float64)
+    Q = Q - Q.diagonal().diag()
+    return Q - Q.sum(1).diag()
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_factors_and_features_are_recognised(name):
+    """The engine of the declared structure, and the laws of the dense one."""
+    declared = PRODUCTS[name]()
+    (term,) = declared.terms
+    plain = dd.RateMatrix(term.matrix())
+    assert type(plain.engine) is type(declared.engine) is not Finite
+    (plan,) = dd.explain(plain).plans
+    assert "which recognised" in plan.reason
+    x = torch.arange(term.size).expand(6, -1)
+    t = torch.tensor([1e-8, 0.01, 0.5, 2.0, 30.0, torch.inf], dtype=torch.float64)
+    one, other = plain.engine.kernel(0 * t, t), Finite(plain.terms).kernel(0 * t, t)
+    assert worst(one.rows(x), other.rows(x)) < 1e-11
+    assert worst(one.columns(x), other.columns(x)) < 1e-11
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_almost_factors_or_features_are_none(name):
+    Q = PRODUCTS[name]().terms[0].matrix()
+    Q[0, 1] = Q[0, 1] * (1 + 1e-9) + 1e-9
+    assert type(dd.RateMatrix(Q - Q.sum(1).diag()).engine) is Finite
+
+
+def test_features_that_are_too_many_or_have_no_state_are_none():
+    """Nor are few states: beyond K / 4 features, or below 32 states, nothing is gained."""
+    generator = torch.Generator().manual_seed(0)
+    U, V = (torch.rand(36, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    mixed = dd.LowRank(U / U.sum(1, keepdim=True), V / V.sum(0))
+    small = dd.Kronecker(dd.Reflecting(4), dd.Ring(5))
+    for chain in (small, separable(36, 12), separable(24, 4), mixed, dd.RateMatrix(dense(36))):
+        assert type(dd.RateMatrix(chain.terms[0].matrix()).engine) is Finite

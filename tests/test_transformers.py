@@ -139,6 +139,51 @@ def test_energies_are_those_of_the_changed_states_and_each_is_asked_for_once():
     assert torch.equal(found, torch.stack([first, second], 1))
 
 
+def test_energies_of_networks_without_a_context_are_one_call_and_chunks_change_nothing():
+    """The network is asked as heads ask: with (x, t) alone where there is no context."""
+    calls = []
+
+    def f(x, t):
+        calls.append(len(x))
+        return (x * torch.tensor([1.0, 10.0, 100.0])).sum(-1) * t
+
+    x, t = torch.randint(4, (5, 3)), torch.rand(5)
+    whole = Energy(f, 4)(x, t)
+    assert calls == [5 * (3 * 3 + 1)]
+    parts = Energy(f, 4, chunk=7)(x, t)
+    assert calls[1:] == [7] * 7 + [1] and torch.equal(whole, parts)
+    for d in range(3):
+        for c in range(4):
+            assert torch.equal(whole[:, d, c], f(x.index_fill(1, torch.tensor([d]), c), t))
+
+
+def test_masked_networks_without_a_context_are_one_call_and_chunks_change_nothing():
+    calls = []
+
+    def f(x, t):
+        calls.append(len(x))
+        return x.cumsum(1).unsqueeze(-1) * torch.tensor([1.0, 2.0]) * t.reshape(-1, 1, 1)
+
+    x, t = torch.randint(2, (5, 3)), torch.rand(5)
+    whole = Masked(f, 2)(x, t)
+    assert calls == [15] and torch.equal(whole, Masked(f, 2, chunk=4)(x, t))
+    for d in range(3):
+        assert torch.equal(whole[:, d], f(x.index_fill(1, torch.tensor([d]), 2), t)[:, d])
+
+
+def test_networks_of_the_wrong_shape_are_named():
+    x, t = torch.zeros(2, 3, dtype=torch.int64), torch.rand(2)
+    rule = r"net must return \(B,\); it is \(14, 3\) for states of shape \(14, 3\)"
+    with pytest.raises(ValueError, match=rule):
+        Energy(lambda x, t: x.float(), 3)(x, t)
+    with pytest.raises(ValueError, match=r"net must return \(B, \*event, K\); it is \(6,\)"):
+        Masked(lambda x, t: t, 3)(x, t)
+    with pytest.raises(ValueError, match="size must be an integer ≥ 2; it is 1"):
+        Energy(lambda x, t: t, 1)
+    with pytest.raises(ValueError, match="chunk must be an integer ≥ 1; it is 0"):
+        Masked(lambda x, t: t, 3, chunk=0)
+
+
 def test_contexts_that_are_dicts_reach_every_change():
     f = lambda x, t, context: context["shift"] * x.sum(-1)
     found = Energy(f, 2)(torch.zeros(2, 3, dtype=torch.int64), torch.rand(2),

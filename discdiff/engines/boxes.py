@@ -58,6 +58,9 @@ class Boxes(Engine):
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.entrywise(x, s, t).to_event(x.dim() - 1 - self.axes)
 
+    def log_chance(self, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return self.log_pmf(x_0, torch.zeros_like(t), t, x)
+
     # -- ratios --------------------------------------------------------------------------------
 
     def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:

@@ -14,6 +14,7 @@ the lost units are the missing ones, :math:`D = x_0 - x_t`.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from .. import laws
 from ..estimates import Atoms, Data, Estimate, Mean, Missing, Posterior, Ratio, Turnover
 from ..numerics.special import bregman_log, log1mexp, log_sum, safe_log
 from ..shapes import along, span
-from ..solve import Engine, Score, Unsolved, solves
+from ..solve import Engine, Score, Tempo, Unsolved, solves
 from ..terms import Death, Immigration
 
 
@@ -74,6 +75,10 @@ class _Units(Engine):
     def survival(self, t: Tensor) -> Tensor:
         return (-self.rate * t).exp()
 
+    def tempo(self) -> Tempo:
+        rate = float(self.rate.detach())
+        return Tempo(rate, rate) if 0 < rate < math.inf else Tempo()
+
     def starts_at_infinity(self, head: Any) -> bool:
         return head.kind is not Ratio
 
@@ -88,6 +93,10 @@ class PureDeath(_Units):
 
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.thinned(x, s, t).to_event(x.dim() - 1)
+
+    def log_chance(self, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        # That some are left at t = ∞ has no chance, but a bridge: the limit of those from earlier.
+        return torch.where(x > x_0, -torch.inf, torch.zeros_like(x))
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         if not self.dies:

@@ -13,6 +13,7 @@ The same file holds the bounded case: N units of two states each (Ehrenfest).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro.distributions as pyro
@@ -24,7 +25,7 @@ from torch.distributions import Distribution, constraints
 from .. import laws
 from ..numerics.special import expm1_ratio, log_sum, safe_log
 from ..shapes import along, span
-from ..solve import Unsolved, solves
+from ..solve import Tempo, Unsolved, solves
 from ..terms import Birth, Death, Ehrenfest, Immigration
 from ..validation import values_are_checked
 from .boxes import Pointwise
@@ -119,6 +120,10 @@ class Families(Pointwise):
                 total = total + term.scale * (term.rate if kind is Immigration else 1.0)
         return total
 
+    def tempo(self) -> Tempo:
+        birth, death = (float(self.rate(kind).detach()) for kind in (Birth, Death))
+        return Tempo(death - birth, death + birth) if 0 <= birth < death else Tempo()
+
     def entrywise(self, x: Tensor, s: Tensor, t: Tensor) -> TorchDistribution:
         tau = span(s, t)
         birth, death = self.rate(Birth), self.rate(Death)
@@ -195,6 +200,10 @@ class TwoStates(Pointwise):
 
     def branch(self) -> str:
         return f"{self.size} units"
+
+    def tempo(self) -> Tempo:
+        rate = float(torch.stack(self._rates()).sum().detach())
+        return Tempo(rate, rate) if 0 < rate < math.inf else Tempo()
 
     def _rates(self) -> tuple[Tensor, Tensor]:
         up = torch.stack([term.scale * term.up for term in self.terms]).sum(0)

@@ -77,6 +77,10 @@ class Finite(FiniteChain):
             return torch.stack([term.matrix() for term in self.terms]).sum(0)
         return torch.stack([_looked_at(term.matrices(t), t) for term in self.terms]).sum(0)
 
+    def leaving(self, x: Tensor) -> Tensor:
+        Q = self.matrix()
+        return -Q.diagonal()[x]
+
     # -- transition matrices -------------------------------------------------------------------
 
     def kernel(self, s: Tensor, t: Tensor) -> Kernel:

@@ -30,7 +30,7 @@ from ..numerics.linalg import spanning
 from ..numerics.quadrature import gauss_legendre, tail_integrals
 from ..numerics.special import expm1_quotient, expm1_ratio
 from ..shapes import along, span
-from ..solve import Score, Unsolved
+from ..solve import Score, Tempo, Unsolved
 from ..terms import Linear, Noise
 from ..validation import shown, values_are_checked
 from .affine import AffineEngine, Entrywise, aligned
@@ -458,7 +458,15 @@ class Gaussian(AffineEngine):
         r""":math:`\varphi^2`, which is :math:`e^{-\Lambda}` for variance-preserving noise."""
         return _over(self.moments(None, t).phi ** 2, t)
 
-    def profile(self, z: Tensor) -> Tensor:
+    def tempo(self) -> Tempo:
+        r""":math:`\varphi^2 = e^{2 a t}` of the slowest and of the fastest coordinate."""
+        if self.varying:
+            return Tempo()
+        rates = 2 * self._rates(self._start())[0].detach().abs()
+        slow, fast = float(rates.min()), float(rates.max())
+        return Tempo(slow, fast) if slow > 0 else Tempo()
+
+    def profile(self, z: Tensor, breadth: float = 0.0) -> Tensor:
         # A network's loss is flat in z where noise is low, and falls as e^{-z} where it is high.
         return (-z).sigmoid() * torch.where(z < -12, ((z + 12) / 2).exp(), torch.ones_like(z)) + (
             -(z.abs() / 2)

@@ -14,6 +14,7 @@ transition probabilities are what everything reads, so a kernel has small *relat
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from ..laws import _Law, draw_categories
 from ..numerics.special import safe_log
 from ..params import changes
 from ..shapes import one_time, span
-from ..solve import Engine, Score
+from ..solve import Engine, Score, Tempo
 from ..structures import jumps_of
 from ..validation import require
 from .replacement import (
@@ -43,6 +44,10 @@ from .replacement import (
     require_before_infinity,
     xlogx_ratio,
 )
+
+FEWEST, MOST, ENTRIES = 4, 32, 1 << 13  # states from which, and entries at which, tempos are read
+OCTAVES = 30  # of time in which they are looked for
+LEFT = 1 / 64  # of the distance from the limit, where all is as good as forgotten
 
 
 class Kernel(ABC):
@@ -242,6 +247,9 @@ class FiniteChain(Engine, ABC):
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return Moved(x, self.kernel(s, t)).to_event(x.dim() - 1)
 
+    def log_chance(self, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return safe_log(self._to(t).entries(self.index(x_0))(self.index(x)))
+
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         x = self.index(x)
         late = self.kernel(s, t).columns(x)
@@ -280,6 +288,43 @@ class FiniteChain(Engine, ABC):
         flat = v.reshape(len(s), -1, self.size).to(P.dtype)
         before = torch.linalg.solve(P, flat, left=False)
         return before.reshape(v.shape) * kernel.columns(self.index(x))
+
+    # -- time scales ---------------------------------------------------------------------------
+
+    def leaving(self, x: Tensor) -> Tensor:
+        """The rates at which states (n,), as the kernel counts them, are left."""
+        own = x.unsqueeze(0)
+        points, rates = jumps_of(self.terms, "out", own)
+        return torch.where(points == own.unsqueeze(-1), 0.0, rates).sum(-1)[0]
+
+    def tempo(self) -> Tempo:
+        """From the rate at which states are left to that at which where one started is lost.
+
+        The latter is read off the time at which the total variation from the limit is a small
+        part φ of what it was, from the slowest of some starts: where all fades like e^{−ct}, that
+        time is log(1/φ) / c.
+        """
+        if self.varying:
+            return Tempo()
+        device = self.terms[0].scale.device
+        count = min(self.size, max(FEWEST, min(MOST, ENTRIES // self.size)))
+        starts = torch.linspace(0, self.size - 1, count, device=device).round().long()
+        fast = float(self.leaving(starts).mean())
+        if not 0 < fast < math.inf:
+            return Tempo()
+        t = 2.0 ** (torch.arange(-4, OCTAVES * 2, dtype=torch.float64, device=device) / 2) / fast
+        t = torch.cat([torch.zeros_like(t[:1]), t, torch.full_like(t[:1], torch.inf)])
+        rows = self._to(t).rows(starts.expand(len(t), -1))
+        apart = (rows - rows[-1]).double().abs().sum(-1)
+        moves = apart[0] > 0  # starts that are their own limit say nothing
+        if not bool(moves.any()):
+            return Tempo()
+        left = (apart[:, moves] / apart[0, moves]).amax(-1)
+        late = int((left > LEFT).sum().clamp(2, len(t) - 2))  # it falls
+        share = (left[late - 1] / LEFT).log() / (left[late - 1] / left[late]).log()
+        end = t[late - 1] + share.clamp(0, 1) * (t[late] - t[late - 1])
+        slow = -math.log(LEFT) / float(end)
+        return Tempo(slow, max(slow, fast))
 
     # -- scores and estimates ------------------------------------------------------------------
 

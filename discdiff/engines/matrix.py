@@ -740,7 +740,7 @@ class MatrixGaussian(AffineEngine):
             level = (self._inverse(kernel.factor) @ kernel.load).square().sum((-2, -1)).log()
         return torch.where(t > 0, level.reshape(len(t), -1).mean(-1).exp(), torch.inf)
 
-    def profile(self, z: Tensor) -> Tensor:
+    def profile(self, z: Tensor, breadth: float = 0.0) -> Tensor:
         r"""The rate :math:`\tfrac12 \operatorname{tr} G \Sigma^{-1}` per z, where noise is low."""
         with torch.no_grad():
             tau = log1pexp(z)

@@ -21,7 +21,7 @@ from ..estimates import Estimate
 from ..numerics.special import safe_log
 from ..params import changes
 from ..shapes import one_time
-from ..solve import Unsolved, solves
+from ..solve import Tempo, Unsolved, solves
 from ..validation import require, shown, values_are_checked
 from .kernels import FiniteChain, Kernel, cast
 from .replacement import Exits
@@ -117,6 +117,9 @@ class Products(FiniteChain):
         if moved > SAME:
             raise Unsolved(f"no law is left as it is by every step (the last by {moved:.2g})")
         return self.law(safe_log(cast(pi)).expand(*shape, self.size))
+
+    def tempo(self) -> Tempo:
+        return Tempo()  # steps are counted, and no density of times is asked for
 
     def exits(self, estimate: Estimate, x: Tensor, t: Tensor) -> Exits | None:
         return None

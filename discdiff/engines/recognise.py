@@ -8,7 +8,10 @@ rate matrix is the given one, entry by entry. Found are
   `Killing` of what the tokens are recognised as, `Masking`,
 * rates that depend on the increment alone: `Increments`,
 * one rate to each neighbour: `Reflecting`,
-* rates that are constant on nested blocks: `Clusters`.
+* rates that are constant on nested blocks: `Clusters`,
+* rates of moves in one factor of the state at a time: `Kronecker` of what the factors are,
+* a matrix of low rank and a diagonal: `LowRank`, where features have states of their own (see
+  `separable`).
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import torch
 from torch import Tensor
 
 from ..process import Generator
-from ..structures import Clusters, Increments, Killing, Masking, Reflecting
+from ..structures import Clusters, Increments, Killing, Kronecker, Masking, Reflecting
 from ..terms import RateMatrix, Replace
+from .separable import low_rank
 
 SMALL = 3  # states below which there is nothing to gain
+LARGE = 32  # states from which factors and features are cheaper than one dense table
 RELATIVE = 1e-12
 
 
@@ -60,6 +65,34 @@ def proposals(Q: Tensor) -> Iterator[Generator]:
     tree = _tree(Q - Q.diagonal().diag())
     if tree is not None:
         yield tree
+    if K >= LARGE:
+        yield from _factored(Q)
+        yield from low_rank(Q)
+
+
+def _factored(Q: Tensor) -> Iterator[Generator]:
+    """Chains in two factors of the state, of which the second may have factors again."""
+    K = len(Q)
+    for side in range(2, K // 2 + 1):
+        if K % side:
+            continue
+        table = Q.reshape(side, K // side, side, K // side)
+        first, second = _generator(table[:, 0, :, 0]), _generator(table[0, :, 0, :])
+        moves = int((first != 0).sum()), int((second != 0).sum())
+        # Every entry off the diagonal stands for one of a factor, once per state of the other.
+        expected = sum(
+            (n - int((part.diagonal() != 0).sum())) * (K // len(part))
+            for n, part in zip(moves, (first, second), strict=True)
+        )
+        apart = int((Q != 0).sum()) - int((Q.diagonal() != 0).sum())
+        if all(moves) and expected == apart:
+            yield Kronecker(*(recognise(part) or RateMatrix(part) for part in (first, second)))
+
+
+def _generator(rates: Tensor) -> Tensor:
+    """The rate matrix with these rates off the diagonal."""
+    rates = rates - rates.diagonal().diag()
+    return rates - rates.sum(1).diag()
 
 
 def _masked(tokens: Tensor, rates: Tensor) -> Iterator[Generator]:

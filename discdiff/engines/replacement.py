@@ -18,6 +18,7 @@ for y, b other than x. A site whose state :math:`\pi` cannot produce was never t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,7 @@ from ..estimates import (
 from ..laws import _Law
 from ..numerics.special import log1mexp, log_add, safe_log, times_log
 from ..shapes import along, one_time, span
-from ..solve import Engine, Score, Unsolved, solves
+from ..solve import Engine, Score, Tempo, Unsolved, solves
 from ..terms import Replace
 from ..validation import require_numbers, values_are_checked
 from .belief import Belief, Certain, Spread
@@ -272,6 +273,11 @@ class Replacement(Engine):
         tau = torch.full((1,) * len(shape), torch.inf, dtype=torch.float64, device=x.device)
         return Replaced(x, tau, self).to_event(len(shape) - 1)
 
+    def log_chance(self, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        # An untouched site at t = ∞ has no chance, but a bridge: the limit of those from earlier.
+        finite = torch.where(t == torch.inf, torch.ones_like(t), self.rate * t)
+        return Replaced(x_0, along(finite, x, torch.float64), self).log_prob(x)
+
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         belief, rate = self.belief(estimate, x, t), self.rate
         s, t = along(rate * s, x, torch.float64), along(rate * t, x, torch.float64)
@@ -486,6 +492,10 @@ class Replacement(Engine):
 
     def survival(self, t: Tensor) -> Tensor:
         return (-self.rate * t).exp()
+
+    def tempo(self) -> Tempo:
+        rate = float(self.rate.detach())
+        return Tempo(rate, rate) if 0 < rate < math.inf else Tempo()
 
     def decays(self, head: Any) -> bool:
         if head.kind in (Atoms, Data, LeaveOneOut):

@@ -1,12 +1,13 @@
 r"""Any network made blind to the site that it speaks of: `Masked` and `Energy`.
 
-Both give logits of a site given the others at the price of many network calls,
+Both give logits of a site given the others at the price of many states per state,
 
 .. math::
     \text{Masked: } \operatorname{net}(x^{d \leftarrow \mathrm{mask}}, t)_d, \qquad
     \text{Energy: } \hat p(x^d = c \mid x^{\setminus d}) \propto e^{f(x^{d \leftarrow c},\, t)},
 
-the first D calls, the second D + 1 (of K − 1 times the batch).
+the first D, the second D (K − 1) + 1. They are one batch of the network, or a few where there are
+many.
 
 References:
     | Score-based Continuous-time Discrete Diffusion Models (Sun et al., 2023)
@@ -14,19 +15,27 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+Net = Callable[..., Tensor]
+ROWS = 1 << 14  # states of one call
 
 
 class Masked(nn.Module):
     """The logits of each site by a network that is shown a mask there.
 
     Arguments:
-        net: A network from states (B, *event) to logits (B, *event, K).
+        net: A network from states (B, *event) to logits (B, *event, K), called as ``net(x, t)``
+            or, if there is a context, as ``net(x, t, context)``.
         mask: The token that stands for the site; one that the net knows beside the K others.
+        chunk: The number of states that the network is asked for at once.
+
+    Raises:
+        ValueError: If the network returns another shape.
 
     Example:
         >>> from discdiff.nn import Transformer
@@ -35,18 +44,23 @@ class Masked(nn.Module):
         torch.Size([3, 8, 5])
     """
 
-    def __init__(self, net: nn.Module, mask: int) -> None:
+    def __init__(self, net: Net, mask: int, chunk: int = ROWS) -> None:
         super().__init__()
-        self.net, self.mask = net, mask
+        self.net, self.mask, self.chunk = net, mask, _count(chunk, 1, "chunk")
 
     def forward(self, x: Tensor, t: Tensor, context: Any = None) -> Tensor:
-        flat, rows = x.flatten(1), []
-        for d in range(flat.shape[1]):
-            hidden = flat.clone()
-            hidden[:, d] = self.mask
-            logits = self.net(hidden.reshape(x.shape), t, context)
-            rows.append(logits.reshape(*flat.shape, -1)[:, d])
-        return torch.stack(rows, 1).reshape(*x.shape, -1)
+        flat = x.flatten(1)
+        batch, length = flat.shape
+        found = []
+        for rows in torch.arange(batch * length, device=x.device).split(self.chunk):
+            which, site = rows // length, (rows % length).unsqueeze(1)
+            hidden = flat[which].scatter(1, site, self.mask).reshape(-1, *x.shape[1:])
+            logits = asked(self.net, hidden, t[which], rows_of(context, which))
+            _require_shape(logits.shape[:-1] == hidden.shape, logits, hidden, "(B, *event, K)")
+            logits = logits.flatten(1, -2)
+            index = site.unsqueeze(-1).expand(-1, 1, logits.shape[-1])
+            found.append(logits.gather(1, index).squeeze(1))
+        return torch.cat(found).reshape(*x.shape, -1)
 
 
 class Energy(nn.Module):
@@ -55,8 +69,13 @@ class Energy(nn.Module):
     The state itself is asked for once: D (K − 1) + 1 states in all.
 
     Arguments:
-        net: A network from states (B, *event) to numbers (B,).
+        net: A network from states (B, *event) to numbers (B,) or (B, 1), called as ``net(x, t)``
+            or, if there is a context, as ``net(x, t, context)``.
         size: The number K of categories.
+        chunk: The number of states that the network is asked for at once.
+
+    Raises:
+        ValueError: If the network returns another shape.
 
     Example:
         >>> from discdiff.nn import MLP, Tokens
@@ -65,27 +84,62 @@ class Energy(nn.Module):
         torch.Size([3, 8, 5])
     """
 
-    def __init__(self, net: nn.Module, size: int) -> None:
+    def __init__(self, net: Net, size: int, chunk: int = ROWS) -> None:
         super().__init__()
-        self.net, self.size = net, size
+        self.net, self.size = net, _count(size, 2, "size")
+        self.chunk = _count(chunk, 1, "chunk")
 
     def forward(self, x: Tensor, t: Tensor, context: Any = None) -> Tensor:
-        flat, others = x.flatten(1), self.size - 1
-        here = self.net(x, t, context).reshape(-1, 1)
-        times, contexts = t.repeat_interleave(others), repeated(context, others)
-        steps, rows = torch.arange(self.size, device=x.device), []
-        for d in range(flat.shape[1]):
-            values = (flat[:, d : d + 1] + steps) % self.size  # the state's own value first
-            changed = flat.repeat_interleave(others, 0)
-            changed[:, d] = values[:, 1:].reshape(-1)
-            there = self.net(changed.reshape(-1, *x.shape[1:]), times, contexts)
-            f = torch.cat([here, there.reshape(-1, others)], 1)
-            rows.append(torch.zeros_like(f).scatter(1, values, f))
-        return torch.stack(rows, 1).reshape(*x.shape, self.size)
+        flat = x.flatten(1)
+        batch, length = flat.shape
+        count = 1 + length * (self.size - 1)
+        found = []
+        for rows in torch.arange(batch * count, device=x.device).split(self.chunk):
+            which = rows // count
+            states = self.changed(flat[which], rows % count).reshape(-1, *x.shape[1:])
+            f = asked(self.net, states, t[which], rows_of(context, which))
+            _require_shape(f.shape in ((len(rows),), (len(rows), 1)), f, states, "(B,)")
+            found.append(f.reshape(-1))
+        return self._by_site(torch.cat(found).reshape(batch, count), flat).reshape(*x.shape, -1)
+
+    def changed(self, states: Tensor, change: Tensor) -> Tensor:
+        """States (N, D) after these changes (N,): 0 is none, then come those of each site."""
+        moved, change = (change > 0).unsqueeze(1), (change - 1).clamp(min=0).unsqueeze(1)
+        site, step = change // (self.size - 1), change % (self.size - 1) + 1
+        values = (states.gather(1, site) + step * moved) % self.size
+        return states.scatter(1, site, values)
+
+    def _by_site(self, energies: Tensor, states: Tensor) -> Tensor:
+        """The energies of a state and its changes (B, count), by site and value, (B, D, K)."""
+        here, there = energies[:, :1], energies[:, 1:].reshape(*states.shape, -1)
+        f = torch.cat([here.unsqueeze(1).expand(*states.shape, 1), there], -1)
+        steps = torch.arange(self.size, device=states.device)
+        values = (states.unsqueeze(-1) + steps) % self.size  # the state's own value first
+        return torch.zeros_like(f).scatter(-1, values, f)
 
 
-def repeated(context: Any, count: int) -> Any:
-    """A context with each row count times in a row."""
+def asked(net: Net, x: Tensor, t: Tensor, context: Any) -> Tensor:
+    """What a network says: asked with two arguments where there is no context, as by heads."""
+    return net(x, t) if context is None else net(x, t, context)
+
+
+def rows_of(context: Any, which: Tensor) -> Any:
+    """These rows of a context."""
     if isinstance(context, Mapping):
-        return {k: repeated(v, count) for k, v in context.items()}
-    return context.repeat_interleave(count, 0) if isinstance(context, Tensor) else context
+        return {k: rows_of(v, which) for k, v in context.items()}
+    return context[which] if isinstance(context, Tensor) else context
+
+
+def _count(value: int, least: int, name: str) -> int:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not whole:
+        raise ValueError(f"{name} must be an integer ≥ {least}; it is {value!r}")
+    return value
+
+
+def _require_shape(holds: bool, output: Tensor, x: Tensor, rule: str) -> None:
+    if not holds:
+        shapes = tuple(output.shape), tuple(x.shape)
+        raise ValueError(
+            f"net must return {rule}; it is {shapes[0]} for states of shape {shapes[1]}"
+        )
