@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from . import (
+    beta_chain,
     clock,
     compound,
     engines,
@@ -22,6 +23,7 @@ from . import (
     nn,
     params,
     reals,
+    star,
     steppers,
     tweedie,
     weights,
@@ -152,6 +154,7 @@ __all__ = [
     "MixedWalk",
     "StableWalk",
     "ReverseWalk",
+    "beta_chain",
     "check",
     "clock",
     "compound",
@@ -190,6 +193,7 @@ __all__ = [
     "set_validation",
     "simulate",
     "solves",
+    "star",
     "stationary",
     "steppers",
     "times",

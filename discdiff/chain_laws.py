@@ -27,6 +27,8 @@ from . import laws
 from .chains import Stepwise
 from .estimates import Data
 from .expectation import noisy_states
+from .given_data import GivenData
+from .given_laws import given_rows
 from .heads import Exact, Head
 from .likelihood import vlb
 from .loss import loss
@@ -60,6 +62,8 @@ def chain_rows(chain: Chain, x: State, head: Head | None) -> list[Row]:
             rows.extend(walk_rows(chain, term))
         elif isinstance(term, StableIncrements):
             rows.extend(stable_rows(chain, term))
+        elif isinstance(term, GivenData):
+            rows.extend(given_rows(chain, leaf.get(x)))
         else:
             rows.extend(_leaf_rows(chain, leaf, leaf.get(x)))
     data = few(x, 3)

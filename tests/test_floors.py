@@ -29,7 +29,17 @@ FLOORS = (
         "tabulated",
     },  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
-    {"chains", "terms", "structures", "heads", "levy", "walks"},  # what a user declares
+    {
+        "beta_chain",
+        "chains",
+        "given_data",
+        "heads",
+        "levy",
+        "star",
+        "structures",
+        "terms",
+        "walks",
+    },  # what a user declares
     {
         "drawn",
         "engines",
@@ -60,6 +70,7 @@ FLOORS = (
         "families",
         "first_hitting",
         "flow",
+        "given_laws",
         "implicit",
         "jumps",
         "likelihood",

@@ -1,6 +1,7 @@
 """Engines: one technique, one file. Importing this package registers them all."""
 
 from . import (
+    beta_chain,
     certain,
     counts,
     factors,
@@ -20,12 +21,14 @@ from . import (
     ring,
     simulated,
     stable,
+    star,
     sums,
     tree,
     truncated,
 )
 
 __all__ = [
+    "beta_chain",
     "certain",
     "factors",
     "hops",
@@ -47,5 +50,6 @@ __all__ = [
     "replacement",
     "simulated",
     "stable",
+    "star",
     "truncated",
 ]
