@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 from torch.distributions import Beta, Distribution, constraints, kl_divergence, register_kl
+from torch.nn.functional import logsigmoid
 
 from .. import laws
 from ..beta_chain import BetaSteps
@@ -60,7 +61,8 @@ class Risen(laws._Law):
 
     def _draw(self, shape: Size) -> Tensor:
         log_odds = log_gamma_draws(self.a, shape) - log_gamma_draws(self.b, shape)
-        return (self.start + (1 - self.start) * log_odds.sigmoid()).to(self.start.dtype)
+        p = logsigmoid(log_odds).exp()  # a sigmoid would lose what is below e^{−709}
+        return (self.start + (1 - self.start) * p).to(self.start.dtype)
 
     def _share(self, x: Tensor) -> Tensor:
         start = self.start.double()
