@@ -134,7 +134,12 @@ class FixedReversal(Steps):
 
     def __init__(self, law: Distribution, betas: Tensor | list[float], eta: float = 1.0) -> None:
         super().__init__(law, betas)
-        require(0 < eta <= 1, f"eta must lie in (0, 1]; it is {eta!r}")
+        kept = self.log_kept.detach()
+        share = self.betas.detach()[1:] / -torch.expm1(kept[2:])  # of all noise, per σ² at η = 1
+        most = float(share.max().rsqrt()) if len(share) else 1.0
+        within = 0 < eta <= 1 or 0 < eta < most
+        end = f"(0, {most:.6g})" if most > 1 else "(0, 1]"
+        require(within, f"eta must lie in {end}, where σ² is less than the noise; it is {eta!r}")
         self.eta = float(eta)
 
 
@@ -317,7 +322,8 @@ class ReverseWalk(_Walk):
     Arguments:
         law: The law of :math:`\xi`; it is standardised.
         betas: :math:`\beta_1 \dots \beta_T`, each in (0, 1).
-        eta: The noise, times DDPM's, in (0, 1].
+        eta: The noise, times DDPM's: in (0, 1], or more as long as :math:`\sigma_k^2 < 1 -
+            \bar\alpha_{k-1}`.
 
     References:
         | Denoising Diffusion Implicit Models (Song et al., 2021)
