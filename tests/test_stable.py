@@ -237,7 +237,7 @@ REFUSED = {
             stepper=dd.steppers.Ancestral(eta=0.5),
         ),
         dd.Unsolved,
-        "0 < eta < 1",
+        "some of the noise",
     ),
     "an increment": (
         lambda: dd.Walk(torch.distributions.Cauchy(0.0, 1.0), BETAS),
