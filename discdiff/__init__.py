@@ -47,6 +47,7 @@ from .process import Chain, Given, Lifted, Mixture, Process, Product, Pushed, Sc
 from .report import Report
 from .reverse import Reverse, reverse
 from .sample import sample
+from .shared import SharedWalk
 from .simulate import simulate
 from .solve import Engine, Unsolved, solves
 from .structures import (
@@ -152,6 +153,7 @@ __all__ = [
     "LevyWalk",
     "MarginalWalk",
     "MixedWalk",
+    "SharedWalk",
     "StableWalk",
     "ReverseWalk",
     "beta_chain",

@@ -58,12 +58,12 @@ def chain_rows(chain: Chain, x: State, head: Head | None) -> list[Row]:
     walks = any(isinstance(leaf.core.terms[0], Steps) for leaf in chain.process.leaves(zero))
     for leaf in chain.process.leaves(zero):
         term = leaf.core.terms[0]
-        if isinstance(term, Steps):
+        if isinstance(term, GivenData):
+            rows.extend(given_rows(chain, leaf.get(x)))
+        elif isinstance(term, Steps):
             rows.extend(walk_rows(chain, term))
         elif isinstance(term, StableIncrements):
             rows.extend(stable_rows(chain, term))
-        elif isinstance(term, GivenData):
-            rows.extend(given_rows(chain, leaf.get(x)))
         else:
             rows.extend(_leaf_rows(chain, leaf, leaf.get(x)))
     data = few(x, 3)

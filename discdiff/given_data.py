@@ -21,9 +21,11 @@ class GivenData(Stepwise):
 
     Attributes:
         center: The datum from whose law at the last step runs start.
+        markov: Whether, given the data, a state tells of earlier ones all that later ones told.
     """
 
     center: float
+    markov: bool = True
 
     def step(self, x: Tensor, k: Tensor) -> Distribution:
         raise Unsolved("this chain is declared by its steps given the data")

@@ -170,7 +170,8 @@ class MixedIncrements(Contracting):
 
     Arguments:
         stable: The steps without the :math:`A_k`.
-        mixing: :math:`A_1 \dots A_T > 0`, shape (T, *event) or (T, B, *event).
+        mixing: :math:`A_1 \dots A_T > 0`, shape (T, *event) or (T, B, *event), where sizes of one
+            stand for entries with a variance in common.
 
     Raises:
         ValueError: If they are not as many as the steps, or not positive.
@@ -196,12 +197,16 @@ class MixedIncrements(Contracting):
             ValueError: If the :math:`A_i` fit no state of this shape.
         """
         mixing, own = self.mixing.double(), self.mixing.dim() == x.dim() + 1
-        shape = tuple(x.shape) if own else tuple(x.shape[1:])
-        rule = f"mixing of {self.count} steps of shape {tuple(mixing.shape[1:])} fits no state of"
-        require(tuple(mixing.shape[1:]) == shape, f"{rule} shape {tuple(x.shape)}")
+        shape, given = tuple(x.shape) if own else tuple(x.shape[1:]), tuple(mixing.shape[1:])
+        events = zip(given[own:], shape[own:], strict=True)
+        fits = len(given) == len(shape) and given[:own] == shape[:own]
+        fits = fits and all(one in (1, size) for one, size in events)
+        rule = f"mixing of {self.count} steps of shape {given} fits no state of"
+        require(fits, f"{rule} shape {tuple(x.shape)}")
         if own:
-            return torch.einsum("bt,tb...->b...", weights, mixing)
-        return (weights @ mixing.flatten(1)).reshape(x.shape)
+            return torch.einsum("bt,tb...->b...", weights, mixing).expand(x.shape)
+        each = (weights @ mixing.flatten(1)).reshape(len(weights), *given)
+        return each.expand(x.shape)
 
     def step(self, x: Tensor, k: Tensor) -> Distribution:
         beta, root = along(self.betas[k.long() - 1], x), 1 / self.increment.alpha
@@ -378,6 +383,8 @@ class StableWalk(_Stepping):
 
         Arguments:
             shape: The shape of one step: that of the data, or of one datum for a whole batch.
+                With (B, 1, …, 1) the noise of each step is isotropic, of one variance for all
+                entries of a batch element: by itself each entry moves as before.
 
         Returns:
             Shape (T, *shape).
@@ -408,8 +415,9 @@ class MixedWalk(_Stepping):
     Arguments:
         walk: The stable walk.
         mixing: :math:`A_1 \dots A_T > 0`, shape (T, *event), one for all of a batch, or
-            (T, B, *event): then every state must have B rows, and finite laws of the data, whose
-            atoms are paired with every row, are refused.
+            (T, B, *event), with sizes of one where entries share a variance. With B rows every
+            state must have B rows, and finite laws of the data, whose atoms are paired with every
+            row, are refused.
 
     Raises:
         ValueError: If the shape does not fit the steps, or later a state, or an A is not positive.

@@ -355,6 +355,7 @@ one_step = {"Chapman–Kolmogorov": CERTAIN, "bridge": CERTAIN, "indices": FROM_
 # Chains, which are held to the laws of their steps.
 BETAS = [0.1, 0.3, 0.2]
 NO_STEP = {"one step": "the walk is not declared by its steps forward"}
+NO_CHAIN = {"steps through steps": "all states tell of the variance that they share"}
 GIVEN_DATA = {"indices": "the steps of the chain depend on the data: it has no transition"}
 NO_PATH = {"indices": "the walk has no transition: it is declared by its steps back"}
 
@@ -376,6 +377,11 @@ CHAINS = {
         dd.star.StarChain(dd.star.BetaStar([0.1, 0.3, 0.7], [20.0, 10.0, 4.0])),
         shares,
         dense | GIVEN_DATA,
+    ),
+    "one variance": Entry(
+        dd.SharedWalk(torch.distributions.StudentT(5.0), BETAS),
+        shares,
+        dense | GIVEN_DATA | {"divergence": "two elliptical laws have none", **NO_CHAIN},
     ),
     "normal star": Entry(
         dd.star.StarChain(dd.star.NormalStar([0.9, 0.6, 0.2])), reals, dense | GIVEN_DATA

@@ -22,6 +22,7 @@ FLOORS = (
     {
         "clock",
         "compound",
+        "elliptical",
         "increment_laws",
         "increments",
         "laws",
@@ -35,6 +36,7 @@ FLOORS = (
         "given_data",
         "heads",
         "levy",
+        "shared",
         "star",
         "structures",
         "terms",
