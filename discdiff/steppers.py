@@ -19,7 +19,7 @@ from .cached import Cached
 from .corrector import Corrector
 from .estimates import Atoms, Estimate, Missing
 from .exponential import Exponential, prepared
-from .families import Shift, Tilt
+from .families import Renewed, Shift, Tilt
 from .first_hitting import FirstHitting
 from .jumps import (
     add_jumps,
@@ -65,6 +65,7 @@ __all__ = [
     "Gillespie",
     "Heun",
     "Nearest",
+    "Renewed",
     "Rounding",
     "Shift",
     "Splitting",

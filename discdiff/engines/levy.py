@@ -25,6 +25,7 @@ from ..shapes import along
 from ..solve import Engine, Unsolved, solves
 from ..tabulated import Book, Tabulated
 from ..terms import Linear, LinearDrift
+from .renewed_stable import RenewedStable
 from .stable import StableBridge
 from .walk import Bridge, WalkEngine
 
@@ -139,7 +140,7 @@ class LevyNoise(WalkEngine):
         return law.to_event(len(shape) - 1)
 
 
-class StableNoise(LevyNoise):
+class StableNoise(LevyNoise, RenewedStable):
     """A scalar linear drift and symmetric stable noise, which stays stable."""
 
     technique = "closed form: stable"
