@@ -38,6 +38,7 @@ from .flow import Followed, log_prob, probability_flow
 from .heads import Exact
 from .implicit import implicit_score_matching
 from .increments import Increment, increment
+from .lattice_walk import LatticeWalk
 from .levy import Levy
 from .likelihood import elbo, path_kl, vlb
 from .loss import loss
@@ -150,6 +151,7 @@ __all__ = [
     "Timed",
     "Unsolved",
     "Walk",
+    "LatticeWalk",
     "LevyWalk",
     "MarginalWalk",
     "MixedWalk",

@@ -30,6 +30,8 @@ from .expectation import noisy_states
 from .given_data import GivenData
 from .given_laws import given_rows
 from .heads import Exact, Head
+from .lattice_laws import lattice_rows
+from .lattice_walk import LatticeSteps
 from .likelihood import vlb
 from .loss import loss
 from .process import Chain, Leaf, batch_size, map_state
@@ -60,6 +62,8 @@ def chain_rows(chain: Chain, x: State, head: Head | None) -> list[Row]:
         term = leaf.core.terms[0]
         if isinstance(term, GivenData):
             rows.extend(given_rows(chain, leaf.get(x)))
+        elif isinstance(term, LatticeSteps):
+            rows.extend(lattice_rows(chain, term))
         elif isinstance(term, Steps):
             rows.extend(walk_rows(chain, term))
         elif isinstance(term, StableIncrements):

@@ -378,6 +378,16 @@ CHAINS = {
         shares,
         dense | GIVEN_DATA,
     ),
+    "coins": Entry(
+        dd.LatticeWalk(dd.increment_laws.Rademacher(), 5, 0.5),
+        torch.tensor([[0.0], [1.0], [-2.0]]),
+        {"bound": DENSE},
+    ),
+    "three points": Entry(
+        dd.LatticeWalk(dd.increment_laws.ThreePoint(), 4),
+        torch.tensor([[0.0], [3**0.5]], dtype=torch.float64),
+        {"bound": DENSE},
+    ),
     "one variance": Entry(
         dd.SharedWalk(torch.distributions.StudentT(5.0), BETAS),
         shares,

@@ -102,6 +102,7 @@ BRANCHES = {
     "BetaDiffusion": [r"\d+ steps"],
     "BetaTails": [r"\d+ steps"],
     "NormalTails": [r"\d+ steps"],
+    "LatticeSums": [r"\d+ steps, .*"],
     "SharedVariance": [r"\d+ steps, .*"],
     "StableSteps": [r"\d+ steps, .*"],
     "GivenVariances": [r".*"],

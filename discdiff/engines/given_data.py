@@ -20,6 +20,20 @@ from ..validation import require, shown, values_are_checked
 NEAR = 1e-6  # a time is the number of a step up to what a division by T loses
 
 
+def number_of_step(t: Tensor, count: int) -> Tensor:
+    """The number of the step that a time is, int64.
+
+    Raises:
+        ValueError: If a time is none, or lies beyond the last.
+    """
+    k = t.round()
+    if values_are_checked(t):
+        bad = ((t - k).abs() > NEAR) | (k > count)
+        rule = f"the chain is known at its steps 0 … {count}"
+        require(not bool(bad.any()), f"{rule}; the time contains {shown(t[bad])}")
+    return k.long()
+
+
 class GivenDataEngine(Engine):
     """A chain of one term; an engine says its marginals and its steps back."""
 
@@ -39,12 +53,7 @@ class GivenDataEngine(Engine):
         Raises:
             ValueError: If a time is none, or lies beyond the last.
         """
-        k = t.round()
-        if values_are_checked(t):
-            bad = ((t - k).abs() > NEAR) | (k > self.count)
-            rule = f"the chain is known at its steps 0 … {self.count}"
-            require(not bool(bad.any()), f"{rule}; the time contains {shown(t[bad])}")
-        return k.long()
+        return number_of_step(t, self.count)
 
     @abstractmethod
     def noisy(self, x_0: Tensor, k: Tensor) -> Any:
