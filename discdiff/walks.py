@@ -111,10 +111,7 @@ class LevyClock(Steps):
 
     def __init__(self, law: Distribution, betas: Tensor | list[float]) -> None:
         super().__init__(law, betas)
-        require(
-            self.increment.divisible,
-            f"a Lévy clock needs an infinitely divisible law; {self.increment.name} is not",
-        )
+        self.increment.require_divisible("a Lévy clock")
 
 
 class FixedMarginals(Steps):
