@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from . import (
+    beta_chain,
     clock,
     compound,
     engines,
@@ -22,6 +23,7 @@ from . import (
     nn,
     params,
     reals,
+    star,
     steppers,
     tweedie,
     weights,
@@ -36,6 +38,7 @@ from .flow import Followed, log_prob, probability_flow
 from .heads import Exact
 from .implicit import implicit_score_matching
 from .increments import Increment, increment
+from .lattice_walk import LatticeWalk
 from .levy import Levy
 from .likelihood import elbo, path_kl, vlb
 from .loss import loss
@@ -45,6 +48,7 @@ from .process import Chain, Given, Lifted, Mixture, Process, Product, Pushed, Sc
 from .report import Report
 from .reverse import Reverse, reverse
 from .sample import sample
+from .shared import SharedWalk
 from .simulate import simulate
 from .solve import Engine, Unsolved, solves
 from .structures import (
@@ -147,11 +151,14 @@ __all__ = [
     "Timed",
     "Unsolved",
     "Walk",
+    "LatticeWalk",
     "LevyWalk",
     "MarginalWalk",
     "MixedWalk",
+    "SharedWalk",
     "StableWalk",
     "ReverseWalk",
+    "beta_chain",
     "check",
     "clock",
     "compound",
@@ -190,6 +197,7 @@ __all__ = [
     "set_validation",
     "simulate",
     "solves",
+    "star",
     "stationary",
     "steppers",
     "times",

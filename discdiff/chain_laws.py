@@ -27,7 +27,11 @@ from . import laws
 from .chains import Stepwise
 from .estimates import Data
 from .expectation import noisy_states
+from .given_data import GivenData
+from .given_laws import given_rows
 from .heads import Exact, Head
+from .lattice_laws import lattice_rows
+from .lattice_walk import LatticeSteps
 from .likelihood import vlb
 from .loss import loss
 from .process import Chain, Leaf, batch_size, map_state
@@ -56,7 +60,11 @@ def chain_rows(chain: Chain, x: State, head: Head | None) -> list[Row]:
     walks = any(isinstance(leaf.core.terms[0], Steps) for leaf in chain.process.leaves(zero))
     for leaf in chain.process.leaves(zero):
         term = leaf.core.terms[0]
-        if isinstance(term, Steps):
+        if isinstance(term, GivenData):
+            rows.extend(given_rows(chain, leaf.get(x)))
+        elif isinstance(term, LatticeSteps):
+            rows.extend(lattice_rows(chain, term))
+        elif isinstance(term, Steps):
             rows.extend(walk_rows(chain, term))
         elif isinstance(term, StableIncrements):
             rows.extend(stable_rows(chain, term))

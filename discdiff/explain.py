@@ -251,9 +251,9 @@ def _saying_nothing(kind: type[Estimate], core: Generator, x: Tensor) -> Estimat
     if kind is Ratio:
         return Ratio(torch.zeros(*sites, size if term.categorical else max(2, len(core.terms))))
     if kind is Mean:
-        return Mean(torch.zeros_like(core.to_data(x)))
+        return Mean(core.to_data(x))
     if kind is Normal:
-        return Normal(Mean(torch.zeros_like(core.to_data(x))), torch.zeros(x.shape))
+        return Normal(Mean(core.to_data(x)), torch.zeros(x.shape))
     if kind is Turnover:
         return Turnover(torch.zeros(*sites, 2))
     return kind(torch.zeros(x.shape))  # type: ignore[call-arg]

@@ -20,6 +20,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ from torch.distributions import Distribution
 from .process import Chain, Process
 from .solve import Engine, Unsolved
 from .stepper import ByLaw, only_leaf
+from .validation import require
 
 State = Any
 
@@ -96,6 +98,40 @@ class Tilt(_Family):
 
     def options(self) -> tuple[Any, ...]:
         return (self.posterior,)
+
+
+@dataclass(frozen=True)
+class Renewed(_Family):
+    r"""Steps back with fresh stable noise, which keep the marginals given the data.
+
+    They ask for the mean of the data only, where exact steps ask for its law. For α-stable walks
+    and Lévy noise; `Ancestral` with some of the noise does the same of normal noise.
+
+    Arguments:
+        eta: The noise: 0 draws none, 1 tends to the reversal with noise like that forward. More
+            than 1 is allowed up to where all noise of a step is new.
+
+    Raises:
+        ValueError: If eta is negative, or in a step so large that no noise keeps the marginals.
+
+    References:
+        | Score-based Generative Models with Lévy Processes (Yoon et al., 2023)
+
+    Example:
+        >>> Renewed(0.5)
+        Renewed(eta=0.5)
+    """
+
+    eta: float = 1.0
+    verb: ClassVar[str] = "renewed"
+    ends_in_noise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.eta, float | int) and 0 <= self.eta < math.inf
+        require(number, f"eta must be a number, at least 0 and finite; it is {self.eta!r}")
+
+    def options(self) -> tuple[Any, ...]:
+        return (self.eta,)
 
 
 @dataclass(frozen=True)

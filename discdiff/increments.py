@@ -95,6 +95,7 @@ class Increment(ABC):
         domain: The open interval where :math:`K` is finite; (0, 0) if there is none.
         means: The open interval of the means of tilted laws: the convex hull of the support.
         entropy: The differential entropy in nats, −∞ for laws with atoms.
+        indivisible: Why it is not infinitely divisible, where that is said.
     """
 
     name: str
@@ -107,9 +108,23 @@ class Increment(ABC):
     domain: tuple[float, float]
     entropy: float
     means: tuple[float, float] = REALS
+    indivisible: str = ""
 
     def __repr__(self) -> str:
         return f"<increment {self.name}>"
+
+    def require_divisible(self, what: str) -> None:
+        """Raises ``ValueError`` with the reason unless the law is infinitely divisible.
+
+        Arguments:
+            what: What needs it.
+        """
+        known = self.indivisible
+        if not known and math.isfinite(self.means[0]) and math.isfinite(self.means[1]):
+            known = "no law on a bounded interval but a point is"
+        reason = f": {known}" if known else ""
+        rule = f"{what} needs an infinitely divisible law; {self.name} is not{reason}"
+        require(self.divisible, rule)
 
     def cf(self, u: Any) -> Tensor:
         r""":math:`\varphi(u) = \mathbb{E} e^{i u \xi}`, complex128 of the shape of u."""
@@ -790,7 +805,12 @@ class Power(Increment):
         self.power = p = power
         self.width = math.exp((math.lgamma(1 / p) - math.lgamma(3 / p)) / 2)
         self.name = f"generalised normal ({p:g})"
-        self.divisible = p < 1
+        self.divisible = p < 1  # e^{−|z|^p} mixes Laplace laws then, as it is completely monotone
+        if not self.divisible:
+            self.indivisible = (
+                "tails lighter than e^{−x log x} but normal ones have no root of every order, "
+                "so generalised normal laws are for p ≤ 1 and p = 2 only"
+            )
         self.domain = REALS if p > 1 else NOWHERE
         information = p > 0.5
         self.fisher = math.inf

@@ -52,10 +52,8 @@ class Levy(Term):
         self.stable = _stable(law)
         self.increment: Increment | Stable = self.stable or increment(law)
         center: Any = law.mean if self.stable is None else law.loc  # type: ignore[attr-defined]
-        require(
-            self.stable is not None or self.increment.divisible,  # type: ignore[union-attr]
-            f"Lévy noise needs an infinitely divisible law; {self.increment.name} is not",
-        )
+        if isinstance(self.increment, Increment):
+            self.increment.require_divisible("Lévy noise")
         rule = "the law of Lévy noise must have mean 0: subtract it"
         require(bool((center == 0).all()), f"{rule}; it is {center}")
         self.deviation: float = 1.0 if self.stable else float(law.variance) ** 0.5

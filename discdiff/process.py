@@ -487,7 +487,8 @@ class Generator(Process):
             )
 
     def origin(self, shape: Shape) -> Tensor:
-        return torch.zeros(shape, dtype=self.dtype or torch.get_default_dtype())
+        datum = getattr(self.terms[0], "center", 0.0)
+        return torch.full(tuple(shape), datum, dtype=self.dtype or torch.get_default_dtype())
 
     def __add__(self, other: Process) -> Process:
         if not isinstance(other, Generator):

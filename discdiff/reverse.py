@@ -101,7 +101,8 @@ def require_local(leaf: Leaf) -> None:
         if not term.local:
             raise Unsolved(
                 f"the reversal of {term!r} jumps to a continuum of points, at rates that the "
-                "score does not determine: step by steppers.Ancestral, whose bridges are exact"
+                "score does not determine: step by steppers.Ancestral, whose bridges are exact, "
+                "or of stable noise by steppers.Renewed, from the mean of the data"
             )
 
 

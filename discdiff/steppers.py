@@ -19,7 +19,7 @@ from .cached import Cached
 from .corrector import Corrector
 from .estimates import Atoms, Estimate, Missing
 from .exponential import Exponential, prepared
-from .families import Shift, Tilt
+from .families import Renewed, Shift, Tilt
 from .first_hitting import FirstHitting
 from .jumps import (
     add_jumps,
@@ -65,6 +65,7 @@ __all__ = [
     "Gillespie",
     "Heun",
     "Nearest",
+    "Renewed",
     "Rounding",
     "Shift",
     "Splitting",
@@ -124,11 +125,13 @@ class Ancestral(ByLaw):
 
     Arguments:
         eta: The noise of Gaussian parts, times the bridge's: 1 is ancestral, 0 is DDIM (and draws
-            no noise), on any grid.
+            no noise), on any grid. More than 1 is allowed up to where all noise of the step is
+            new, :math:`\sigma^2 = v_s`: at :math:`\eta^2 = v_t / v_{t|s}`, the more the finer the
+            grid. The marginals are kept for each.
         rounding: How missing units are rounded on counts.
 
     Raises:
-        ValueError: If eta is negative or above 1.
+        ValueError: If eta is negative, or in a step so large that no noise keeps the marginals.
 
     References:
         | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
@@ -140,11 +143,12 @@ class Ancestral(ByLaw):
 
     def __post_init__(self) -> None:
         number = isinstance(self.eta, float | int)
-        require(number and 0 <= self.eta <= 1, f"eta must lie in [0, 1]; it is {self.eta!r}")
+        rule = "eta must be a number, at least 0 and finite"
+        require(number and 0 <= self.eta < math.inf, f"{rule}; it is {self.eta!r}")
 
     def prepared(self, process: Process, times: Tensor) -> Stepper:
         run = prepared(self, process, times, self.eta)
-        if run is not self or self.eta < 1 or not isinstance(self.rounding, Stochastic):
+        if run is not self or self.eta != 1 or not isinstance(self.rounding, Stochastic):
             return run
         late, early = list(process.leaves(times[:-1])), list(process.leaves(times[1:]))
         if any(leaf.moving or not leaf.steady for leaf in late):

@@ -36,8 +36,8 @@ class Book:
         keys = list(keys)
         for key in keys:
             if key not in self.places:
-                self.places[key] = len(self.grids)
-                self.grids.append(self.make(key))
+                self.grids.append(self.make(key))  # which may refuse: then the key has no place
+                self.places[key] = len(self.grids) - 1
         return torch.tensor([self.places[key] for key in keys], device=device)
 
     def flat(self, device: torch.device) -> tuple[Tensor, ...]:

@@ -111,10 +111,7 @@ class LevyClock(Steps):
 
     def __init__(self, law: Distribution, betas: Tensor | list[float]) -> None:
         super().__init__(law, betas)
-        require(
-            self.increment.divisible,
-            f"a Lévy clock needs an infinitely divisible law; {self.increment.name} is not",
-        )
+        self.increment.require_divisible("a Lévy clock")
 
 
 class FixedMarginals(Steps):
@@ -134,7 +131,12 @@ class FixedReversal(Steps):
 
     def __init__(self, law: Distribution, betas: Tensor | list[float], eta: float = 1.0) -> None:
         super().__init__(law, betas)
-        require(0 < eta <= 1, f"eta must lie in (0, 1]; it is {eta!r}")
+        kept = self.log_kept.detach()
+        share = self.betas.detach()[1:] / -torch.expm1(kept[2:])  # of all noise, per σ² at η = 1
+        most = float(share.max().rsqrt()) if len(share) else 1.0
+        within = 0 < eta <= 1 or 0 < eta < most
+        end = f"(0, {most:.6g})" if most > 1 else "(0, 1]"
+        require(within, f"eta must lie in {end}, where σ² is less than the noise; it is {eta!r}")
         self.eta = float(eta)
 
 
@@ -165,7 +167,8 @@ class MixedIncrements(Contracting):
 
     Arguments:
         stable: The steps without the :math:`A_k`.
-        mixing: :math:`A_1 \dots A_T > 0`, shape (T, *event) or (T, B, *event).
+        mixing: :math:`A_1 \dots A_T > 0`, shape (T, *event) or (T, B, *event), where sizes of one
+            stand for entries with a variance in common.
 
     Raises:
         ValueError: If they are not as many as the steps, or not positive.
@@ -191,12 +194,16 @@ class MixedIncrements(Contracting):
             ValueError: If the :math:`A_i` fit no state of this shape.
         """
         mixing, own = self.mixing.double(), self.mixing.dim() == x.dim() + 1
-        shape = tuple(x.shape) if own else tuple(x.shape[1:])
-        rule = f"mixing of {self.count} steps of shape {tuple(mixing.shape[1:])} fits no state of"
-        require(tuple(mixing.shape[1:]) == shape, f"{rule} shape {tuple(x.shape)}")
+        shape, given = tuple(x.shape) if own else tuple(x.shape[1:]), tuple(mixing.shape[1:])
+        events = zip(given[own:], shape[own:], strict=True)
+        fits = len(given) == len(shape) and given[:own] == shape[:own]
+        fits = fits and all(one in (1, size) for one, size in events)
+        rule = f"mixing of {self.count} steps of shape {given} fits no state of"
+        require(fits, f"{rule} shape {tuple(x.shape)}")
         if own:
-            return torch.einsum("bt,tb...->b...", weights, mixing)
-        return (weights @ mixing.flatten(1)).reshape(x.shape)
+            return torch.einsum("bt,tb...->b...", weights, mixing).expand(x.shape)
+        each = (weights @ mixing.flatten(1)).reshape(len(weights), *given)
+        return each.expand(x.shape)
 
     def step(self, x: Tensor, k: Tensor) -> Distribution:
         beta, root = along(self.betas[k.long() - 1], x), 1 / self.increment.alpha
@@ -317,7 +324,8 @@ class ReverseWalk(_Walk):
     Arguments:
         law: The law of :math:`\xi`; it is standardised.
         betas: :math:`\beta_1 \dots \beta_T`, each in (0, 1).
-        eta: The noise, times DDPM's, in (0, 1].
+        eta: The noise, times DDPM's: in (0, 1], or more as long as :math:`\sigma_k^2 < 1 -
+            \bar\alpha_{k-1}`.
 
     References:
         | Denoising Diffusion Implicit Models (Song et al., 2021)
@@ -372,6 +380,8 @@ class StableWalk(_Stepping):
 
         Arguments:
             shape: The shape of one step: that of the data, or of one datum for a whole batch.
+                With (B, 1, …, 1) the noise of each step is isotropic, of one variance for all
+                entries of a batch element: by itself each entry moves as before.
 
         Returns:
             Shape (T, *shape).
@@ -402,8 +412,9 @@ class MixedWalk(_Stepping):
     Arguments:
         walk: The stable walk.
         mixing: :math:`A_1 \dots A_T > 0`, shape (T, *event), one for all of a batch, or
-            (T, B, *event): then every state must have B rows, and finite laws of the data, whose
-            atoms are paired with every row, are refused.
+            (T, B, *event), with sizes of one where entries share a variance. With B rows every
+            state must have B rows, and finite laws of the data, whose atoms are paired with every
+            row, are refused.
 
     Raises:
         ValueError: If the shape does not fit the steps, or later a state, or an A is not positive.

@@ -89,6 +89,7 @@ pairs = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
 counts = torch.tensor([0.0, 3.0, 6.0])
 grids = torch.tensor([[0.0, 1.0], [2.0, 4.0]])
 species = torch.tensor([[1.0, 0.0], [2.0, 1.0]])
+shares = torch.tensor([[0.3], [0.6], [0.8]])
 codes = torch.tensor([[0, 1], [2, 1], [0, 2]])
 letters = torch.tensor([0, 1, 2])
 
@@ -354,6 +355,8 @@ one_step = {"Chapman–Kolmogorov": CERTAIN, "bridge": CERTAIN, "indices": FROM_
 # Chains, which are held to the laws of their steps.
 BETAS = [0.1, 0.3, 0.2]
 NO_STEP = {"one step": "the walk is not declared by its steps forward"}
+NO_CHAIN = {"steps through steps": "all states tell of the variance that they share"}
+GIVEN_DATA = {"indices": "the steps of the chain depend on the data: it has no transition"}
 NO_PATH = {"indices": "the walk has no transition: it is declared by its steps back"}
 
 CHAINS = {
@@ -366,6 +369,32 @@ CHAINS = {
     ),
     "laplace steps back": Entry(
         dd.ReverseWalk(Laplace(0.0, 1.0), BETAS), reals, dense | NO_STEP | NO_PATH
+    ),
+    "beta diffusion": Entry(
+        dd.beta_chain.BetaChain([0.9, 0.5, 0.1], 10.0), shares, dense | GIVEN_DATA
+    ),
+    "beta star": Entry(
+        dd.star.StarChain(dd.star.BetaStar([0.1, 0.3, 0.7], [20.0, 10.0, 4.0])),
+        shares,
+        dense | GIVEN_DATA,
+    ),
+    "coins": Entry(
+        dd.LatticeWalk(dd.increment_laws.Rademacher(), 5, 0.5),
+        torch.tensor([[0.0], [1.0], [-2.0]]),
+        {"bound": DENSE},
+    ),
+    "three points": Entry(
+        dd.LatticeWalk(dd.increment_laws.ThreePoint(), 4),
+        torch.tensor([[0.0], [3**0.5]], dtype=torch.float64),
+        {"bound": DENSE},
+    ),
+    "one variance": Entry(
+        dd.SharedWalk(torch.distributions.StudentT(5.0), BETAS),
+        shares,
+        dense | GIVEN_DATA | {"divergence": "two elliptical laws have none", **NO_CHAIN},
+    ),
+    "normal star": Entry(
+        dd.star.StarChain(dd.star.NormalStar([0.9, 0.6, 0.2])), reals, dense | GIVEN_DATA
     ),
     "a kernel each": Entry(dd.MatrixChain(steps(5, 3, 0)), codes, no_limit),
     "one kernel": Entry(dd.MatrixChain(steps(1, 3, 1)[0], steps=7), codes),

@@ -22,6 +22,7 @@ FLOORS = (
     {
         "clock",
         "compound",
+        "elliptical",
         "increment_laws",
         "increments",
         "laws",
@@ -29,7 +30,19 @@ FLOORS = (
         "tabulated",
     },  # time, answers, the registry of engines
     {"process"},  # processes and every combinator
-    {"chains", "terms", "structures", "heads", "levy", "walks"},  # what a user declares
+    {
+        "beta_chain",
+        "chains",
+        "given_data",
+        "heads",
+        "lattice_walk",
+        "levy",
+        "shared",
+        "star",
+        "structures",
+        "terms",
+        "walks",
+    },  # what a user declares
     {
         "drawn",
         "engines",
@@ -60,8 +73,10 @@ FLOORS = (
         "families",
         "first_hitting",
         "flow",
+        "given_laws",
         "implicit",
         "jumps",
+        "lattice_laws",
         "likelihood",
         "matching",
         "metrics",

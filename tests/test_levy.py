@@ -176,7 +176,7 @@ REFUSED = {
         "leaves an atom",
     ),
     "rough": (
-        lambda: dd.Levy(pyro.Laplace(0.0, 1.0)).marginal(column(0.0, 1), 0.2),
+        lambda: (dd.Linear(-1.0) + dd.Levy(pyro.Laplace(0.0, 1.0))).marginal(column(0.0, 1), 0.2),
         dd.Unsolved,
         "too rough",
     ),

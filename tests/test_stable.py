@@ -237,7 +237,7 @@ REFUSED = {
             stepper=dd.steppers.Ancestral(eta=0.5),
         ),
         dd.Unsolved,
-        "0 < eta < 1",
+        "some of the noise",
     ),
     "an increment": (
         lambda: dd.Walk(torch.distributions.Cauchy(0.0, 1.0), BETAS),
@@ -252,3 +252,49 @@ def test_misuse(name):
     call, kind, message = REFUSED[name]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_isotropic_variances_are_those_of_every_entry():
+    """Sizes of one stand for entries that share a variance: laws are as if it were repeated."""
+    walk = dd.StableWalk(1.6, BETAS)
+    shared = walk.mixing((5, 1, 1))
+    chain, wide = walk.mixed(shared), walk.mixed(shared.expand(4, 5, 2, 3))
+    x_0, x = torch.randn(2, 5, 2, 3)
+    for law, goal in (
+        (chain.marginal(x_0, 3), wide.marginal(x_0, 3)),
+        (chain.transition(x, 1, 3), wide.transition(x, 1, 3)),
+        (chain.bridge(x_0, x, 1, 3), wide.bridge(x_0, x, 1, 3)),
+    ):
+        torch.testing.assert_close(law.log_prob(x), goal.log_prob(x))
+    with pytest.raises(ValueError, match="fits no state"):
+        walk.mixed(walk.mixing((5, 2, 1))).marginal(torch.zeros(5, 3, 3), 1)
+
+
+def test_isotropic_noise_is_isotropic_stable():
+    r"""E exp(i u·ε) = exp(−|u|^α) for vectors u: tails are shared, and one entry is as before."""
+    count, alpha = 100_000, 1.5
+    walk = dd.StableWalk(alpha, BETAS)
+    x = walk.mixed(walk.mixing((count, 1))).marginal(torch.zeros(count, 2), 4).sample()
+    scale = float(walk.marginal(torch.zeros(1, 1), 4).base_dist.scale)
+    for u in ((1.0, 0.0), (0.6, 0.8), (0.7, -1.1), (2.0, 1.0)):
+        u = torch.tensor(u)
+        goal = float((-((scale * u.norm()) ** alpha)).exp())
+        assert float((x @ u).cos().mean()) == pytest.approx(goal, abs=5 / math.sqrt(count))
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.0])
+def test_isotropic_runs_return_to_the_data(eta):
+    data, weights = torch.tensor([[-1.0, 0.0], [2.0, 1.0]]), torch.tensor([0.3, 0.7])
+    walk = dd.StableWalk(1.7, dd.linear_betas(40, 1e-3, 0.25))
+    chain = walk.mixed(walk.mixing((2000, 1)))
+
+    def mean(x, t):
+        """The exact posterior mean given the variances."""
+        each = [chain.process.marginal(a.expand(2000, 2), t).log_prob(x) for a in data]
+        posterior = (torch.stack(each, 1) + weights.log()).softmax(1)
+        return posterior @ data
+
+    x = dd.sample(chain, dd.heads.Mean(mean), (2000, 2), stepper=dd.steppers.Ancestral(eta=eta))
+    assert float((x[:, 0] > 0.5).double().mean()) == pytest.approx(0.7, abs=0.05)
+    near = (x.unsqueeze(1) - data).norm(dim=2).min(1).values < 0.1
+    assert float(near.double().mean()) > 0.98

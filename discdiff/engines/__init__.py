@@ -1,6 +1,7 @@
 """Engines: one technique, one file. Importing this package registers them all."""
 
 from . import (
+    beta_chain,
     certain,
     counts,
     factors,
@@ -10,6 +11,7 @@ from . import (
     hops,
     interpolated,
     kernels,
+    lattice_walk,
     levy,
     marginals,
     masks,
@@ -18,19 +20,23 @@ from . import (
     products,
     replacement,
     ring,
+    shared,
     simulated,
     stable,
+    star,
     sums,
     tree,
     truncated,
 )
 
 __all__ = [
+    "beta_chain",
     "certain",
     "factors",
     "hops",
     "interpolated",
     "kernels",
+    "lattice_walk",
     "levy",
     "marginals",
     "sums",
@@ -45,7 +51,9 @@ __all__ = [
     "particles",
     "products",
     "replacement",
+    "shared",
     "simulated",
     "stable",
+    "star",
     "truncated",
 ]

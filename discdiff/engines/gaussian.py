@@ -35,6 +35,7 @@ from ..terms import Linear, Noise
 from ..validation import shown, values_are_checked
 from .affine import AffineEngine, Entrywise, aligned
 from .horizon import horizon, require_near
+from .renewed import carried
 
 NODES = (40, 64, 128, 192, 256)
 TOLERANCE = 1e-9  # of the sum over all panels
@@ -310,7 +311,12 @@ class Gaussian(AffineEngine):
         gain, noise = left.sqrt(), None
         if eta:
             late = self.moments(s, t)
-            gain = late.phi * left if eta == 1 else _blend(gain, late.phi * left, eta)
+            bridge = late.phi * left
+            if eta > 1:
+                anew = torch.where(left > 0, late.variance / whole.variance, 0.0)
+                gain = (left * carried(eta, anew)).sqrt()
+            else:
+                gain = bridge if eta == 1 else _blend(gain, bridge, eta)
             noise = eta * (left * late.variance).sqrt()
         p, q = self._reading(kind, whole)
         rest = early.phi - gain * whole.phi

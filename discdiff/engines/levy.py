@@ -5,8 +5,9 @@ r"""Lévy noise under a linear drift: the characteristic function is inverted.
     \log \varphi_{Z_\tau}(u) = c \int_0^\tau \psi(e^{a r} u)\, dr, \qquad \tau = t - s
 
 The integral is by Gauss–Legendre, the inverse by fast transforms (see `numerics.fourier`), once
-for each τ. α-stable noise stays stable, of scale :math:`(c \int_0^\tau e^{a \alpha r}
-dr)^{1/\alpha}`. Bridges are Bayes' rule of three densities.
+for each τ of which a density is asked. Without drift a law that is closed at all times stays so;
+jumps are drawn one by one, with no table. α-stable noise stays stable, of scale
+:math:`(c \int_0^\tau e^{a \alpha r} dr)^{1/\alpha}`. Bridges are Bayes' rule of three densities.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .. import laws
+from ..compound import Compound
 from ..levy import Levy
 from ..numerics.fourier import Grid, frequencies, tabulate
 from ..numerics.quadrature import gauss_legendre
@@ -25,6 +28,8 @@ from ..shapes import along
 from ..solve import Engine, Unsolved, solves
 from ..tabulated import Book, Tabulated
 from ..terms import Linear, LinearDrift
+from .jump_noise import JumpNoise
+from .renewed_stable import RenewedStable
 from .stable import StableBridge
 from .walk import Bridge, WalkEngine
 
@@ -38,7 +43,7 @@ NODES = 48  # of the quadrature in time, per unit of the drift
 class LevyNoise(WalkEngine):
     """A scalar linear drift and Lévy noise."""
 
-    technique = "characteristic function, inverted by fast transforms"
+    technique = "characteristic function, inverted by fast transforms; jumps are drawn one by one"
 
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:
@@ -95,9 +100,29 @@ class LevyNoise(WalkEngine):
             tau = tau.clamp(max=FORGOTTEN / -self.a)  # what is older has been forgotten
         if bool((tau == 0).any()):
             raise Unsolved("a state that is certain has no density")
+        if isinstance(self.increment, Compound):
+            return self._jumping(loc, tau)
+        if self.a == 0:
+            width = torch.full_like(loc, self.term.deviation)
+            law = self.increment.levy(along(self.speed * tau, loc).expand_as(loc), width)
+            if law is not None:
+                return laws.Affine(law, loc, torch.ones_like(loc))
+        return self._tabulated(loc, tau)
+
+    def _tabulated(self, loc: Tensor, tau: Tensor) -> Tabulated:
+        """The law by tables, one for each time."""
         scale = along(self.deviation(torch.zeros_like(tau), tau), loc, torch.float64)
         rows = along(self.book.rows(tau.tolist(), loc.device), loc, torch.int64)
         return Tabulated(loc, scale.expand_as(loc), rows, self.book)
+
+    def _jumping(self, loc: Tensor, tau: Tensor) -> JumpNoise:
+        """The law of jumps, which are drawn one by one."""
+        zero, speed = torch.zeros_like(tau), self.speed
+        integrals = self.elapsed(1.0, zero, tau), self.elapsed(2.0, zero, tau)
+        deviation, unit = self.deviation(zero, tau), self.term.deviation / self.increment.root
+        table = lambda: self._tabulated(loc, tau)
+        times = speed * tau, integrals, self.a / speed
+        return JumpNoise(loc, deviation, *times, unit, self.increment, table)
 
     def _log_cf(self, u: Tensor, tau: float) -> Tensor:
         """The logarithm of the characteristic function of the noise, at u (n,)."""
@@ -129,6 +154,12 @@ class LevyNoise(WalkEngine):
         return a_s * x_0 + share * ratio * (x - a_s * ratio * x_0)
 
     def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Any:
+        if bool(t.isinf().all()) and self.a < 0:  # of the data nothing is left there
+            return self._from(x_0, torch.zeros_like(s), s)
+        return self.given_end(x_0, x, s, t)
+
+    def given_end(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Any:
+        """The bridge from a state that tells of the data."""
         return Bridge(self, x_0, x, s, t)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
@@ -139,7 +170,7 @@ class LevyNoise(WalkEngine):
         return law.to_event(len(shape) - 1)
 
 
-class StableNoise(LevyNoise):
+class StableNoise(LevyNoise, RenewedStable):
     """A scalar linear drift and symmetric stable noise, which stays stable."""
 
     technique = "closed form: stable"
@@ -164,7 +195,7 @@ class StableNoise(LevyNoise):
         share = along(self.elapsed(self.alpha, zero, s) / self.elapsed(self.alpha, zero, t), x)
         return a_s * x_0 + share * ratio ** (self.alpha - 1) * (x - a_s * ratio * x_0)
 
-    def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Any:
+    def given_end(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Any:
         return StableBridge(self, x_0, x, s, t)
 
 

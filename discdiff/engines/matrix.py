@@ -530,6 +530,8 @@ class MatrixGaussian(AffineEngine):
         References:
             | gDDIM: Generalized denoising diffusion implicit models (Zhang et al., 2023)
         """
+        if eta > 1:
+            raise self.unsolved("a step of vectors with more noise than the bridge's (eta > 1)")
         early, late, (flow, spread) = self.kernel(s), self.kernel(t), self.moments(s, t)
         L, inverse = self._root(early, s), self._inverse_root(late, t)
         if eta < 1 and self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular

@@ -24,6 +24,7 @@ from .. import laws
 from ..estimates import Score as ScoreEstimate
 from ..shapes import along
 from ..solve import Score
+from .renewed import carried
 from .walk import WalkEngine
 
 
@@ -83,10 +84,11 @@ class NormalWalk(WalkEngine):
         j, k = self.index(s), self.index(t)
         x_0 = self.mean(estimate, x, k)
         sigma = eta * self._between(x_0, x, j, k).scale
+        late = torch.where(j > 0, torch.expm1(self.kept(j, k)) / torch.expm1(self.left(k)), 0.0)
         a_s, a_t = (along((self.log_kept[i] / 2).exp(), x) for i in (j, k))
-        v_s, v_t = (along(-torch.expm1(self.log_kept[i]), x) for i in (j, k))
-        noise = (x - a_t * x_0) / v_t.sqrt()
-        loc = a_s * x_0 + (v_s - sigma**2).clamp(min=0).sqrt() * noise  # rounding of a sum ≥ 0
+        v_s, v_t = (-torch.expm1(self.log_kept[i]) for i in (j, k))
+        factor = along((carried(eta, late) * v_s / v_t).sqrt(), x)
+        loc = a_s * x_0 + factor * (x - a_t * x_0)
         if eta == 0:
             return laws.point(loc)
         return pyro.Normal(loc, sigma, validate_args=False).to_event(x.dim() - 1)

@@ -35,6 +35,8 @@ from ..numerics.stable import width
 from ..shapes import along
 from ..solve import Score, Unsolved, solves
 from ..walks import MixedIncrements, StableIncrements
+from .renewed import carried
+from .renewed_stable import RenewedStable
 from .walk import Bridge, WalkEngine
 
 POINTS, REACH = 769, 15.0  # of the grid of a bridge around each of its two peaks, in arsinh
@@ -72,7 +74,7 @@ class _ScaledByPowers(WalkEngine):
 
 
 @solves(StableIncrements)
-class StableSteps(_ScaledByPowers):
+class StableSteps(_ScaledByPowers, RenewedStable):
     """Stable noise of any number of steps; bridges by Bayes' rule."""
 
     technique = "closed form: stable; bridges from its density"
@@ -101,14 +103,6 @@ class StableSteps(_ScaledByPowers):
         if not matched:
             raise self.unsolved("the likeliest shift")
         return super().shifted(estimate, x, s, t, matched)
-
-    def step(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, eta: float) -> Distribution:
-        r"""Without noise, :math:`\bar\gamma_s \hat x_0 + \bar\sigma_s \hat\varepsilon`."""
-        if eta != 0:
-            raise self.unsolved("a step with some of the noise, 0 < eta < 1,")
-        j, k = self.index(s), self.index(t)
-        x_0, (a_s, a_t) = self.mean(estimate, x, k), self.factors(x, j, k)
-        return laws.point(a_s * x_0 + self.spread(j, x) / self.spread(k, x) * (x - a_t * x_0))
 
 
 class StableBridge(Bridge):
@@ -194,9 +188,9 @@ class GivenVariances(_ScaledByPowers):
         j, k = self.index(s), self.index(t)
         x_0, (a_s, a_t) = self.mean(estimate, x, k), self.factors(x, j, k)
         early, whole = self.whole(j, x), self.whole(k, x)
-        share = eta**2 * self.variance(j, k, x) / whole  # of Σ_s
-        loc = a_s * x_0 + (early * (1 - share) / whole).sqrt() * (x - a_t * x_0)
+        late = torch.where(early > 0, self.variance(j, k, x) / whole, 0.0)
+        loc = a_s * x_0 + (early * carried(eta, late) / whole).sqrt() * (x - a_t * x_0)
         if eta == 0:
             return laws.point(loc)
-        law = pyro.Normal(loc, (early * share).sqrt(), validate_args=False)
+        law = pyro.Normal(loc, eta * (early * late).sqrt(), validate_args=False)
         return law.to_event(x.dim() - 1)

@@ -15,8 +15,9 @@ def dlpm(alpha: float = 1.7, betas: Tensor | list[float] | None = None) -> Stabl
               \mathbb{E} e^{iu\varepsilon} = e^{-|u|^\alpha}
 
     A run of the paper draws the latent variances first, and then steps normally given them:
-    ``walk.mixed(walk.mixing(shape))`` is that chain. Here each coordinate has variances of its
-    own.
+    ``walk.mixed(walk.mixing(shape))`` is that chain. With the data's shape each coordinate has
+    variances of its own; with (B, 1, …, 1) all of a datum share theirs, and the noise is
+    isotropic, as the paper's is by default.
 
     Arguments:
         alpha: α, in (1, 2] for noise that has a mean.
