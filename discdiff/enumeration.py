@@ -268,7 +268,7 @@ def _start(process: Timed) -> Tensor:
     if bool(end.isfinite()):
         return end
     leaves = process.leaves(process.instant(0.5))
-    slow = min(tempo_of(leaf.core.engine).slow for leaf in leaves)
+    slow = min(tempo_of(leaf).slow for leaf in leaves)
     return process.clock(process.instant(LAST))[0].clamp(min=FORGOTTEN / slow)
 
 

@@ -24,6 +24,7 @@ from .numerics.quadrature import gauss_legendre
 from .params import Versions
 from .process import (
     Chain,
+    Generator,
     Leaf,
     Process,
     batch_size,
@@ -46,14 +47,14 @@ KEPT = 16  # densities of one process
 
 def natural(leaf: Leaf) -> Clock | OwnTime | Spread:
     """The clock of a leaf, in the natural variable of its engine."""
-    if not _engine(leaf).forgets:
+    if not _engine(leaf.core).forgets:
         return Spread(leaf.clock)
     return leaf.clock or OwnTime()
 
 
 def paced(leaf: Leaf) -> Natural:
     """The natural variable in units of the rate at which the leaf forgets."""
-    clock, pace = natural(leaf), tempo_of(_engine(leaf)).slow
+    clock, pace = natural(leaf), tempo_of(leaf).slow
     return clock if pace == 1 or isinstance(clock, Spread) else Paced(clock, pace)
 
 
@@ -65,19 +66,25 @@ def natural_clocks(process: Process) -> dict[Any, Natural]:
 
 def clock_key(leaf: Leaf) -> tuple[Any, bool, float]:
     """What leaves have in common whose time integrals are one."""
-    engine = _engine(leaf)
-    return leaf.clock, engine.forgets, tempo_of(engine).slow
+    return leaf.clock, _engine(leaf.core).forgets, tempo_of(leaf).slow
 
 
+def tempo_of(leaf: Leaf) -> Tempo:
+    """How fast data fade; found once, and again where numbers change."""
+    return Tempo(*_tempo(leaf.core))
+
+
+@torch.compiler.assume_constant_result
 @torch.no_grad()
-def tempo_of(engine: Engine) -> Tempo:
-    """How fast data fade under an engine; found once, and again where its numbers change."""
+def _tempo(core: Generator) -> tuple[float, float]:
+    """The rates of a tempo; in a compiled graph as they were when it was compiled."""
+    engine = _engine(core)
     numbers = [v for term in engine.terms for v in (*term.parameters(), *term.buffers())]
     known = _tempos.get(engine)
     if known is None or not known[0].hold(numbers):
         with torch.inference_mode(False):
             known = _tempos[engine] = Versions(numbers), engine.tempo()
-    return known[1]
+    return known[1].slow, known[1].fast
 
 
 class Density:
@@ -153,8 +160,10 @@ _tempos: WeakKeyDictionary[Engine, tuple[Versions, Tempo]] = WeakKeyDictionary()
 
 
 def known_of(process: Process) -> Known:
-    """What is known of a process with its numbers as they are now."""
+    """What is known of a process with its numbers as they are now; a graph keeps nothing."""
     numbers = [*process.parameters(), *process.buffers()]
+    if torch.compiler.is_compiling():
+        return Known(Versions(numbers))
     known = _known.get(process)
     if known is None or not known.numbers.hold(numbers):
         known = _known[process] = Known(Versions(numbers))
@@ -274,8 +283,7 @@ def _tabulated(process: Process, stop: float) -> Blend | Density:
     """The process's own density of times, from its numbers as they are now."""
     parts: dict[Any, Density] = {}
     for leaf in process.leaves(process.instant(1.0)):
-        engine = _engine(leaf)
-        breadth = tempo_of(engine).breadth
+        engine, breadth = _engine(leaf.core), tempo_of(leaf).breadth
         key = (clock_key(leaf), breadth, type(engine))
         if key not in parts:
             profile = partial(engine.profile, breadth=breadth)
@@ -284,12 +292,12 @@ def _tabulated(process: Process, stop: float) -> Blend | Density:
     return densities[0] if len(densities) == 1 else Blend(densities)
 
 
-def _engine(leaf: Leaf) -> Engine:
-    """The engine of a leaf; one that knows nothing of it where none solves it."""
+def _engine(core: Generator) -> Engine:
+    """The engine of a sum of terms; one that knows nothing of it where none solves it."""
     try:
-        return leaf.core.engine
+        return core.engine
     except Unsolved:
-        return Engine(leaf.core.terms)
+        return Engine(core.terms)
 
 
 @torch.no_grad()
