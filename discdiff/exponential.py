@@ -39,6 +39,14 @@ class Exponential(Stepper):
     Order 1 is DDIM, order 2 DPM-Solver++(2M), on any grid and for any number of auxiliaries. Each
     step asks the network once. A step to t = 0 is of order 1.
 
+    Where noise comes to the data through k − 1 other coordinates, the signal-to-noise ratio grows
+    as :math:`t^{1 - 2 k}`, and the extrapolation of order 2 overshoots in steps in which t falls
+    by much, as the last ones of a uniform grid. For k ≥ 3 take steps in which t falls by one
+    constant factor above 0.9, or order 1, which falls short but never overshoots. On a chain of
+    three coordinates and Gaussian data 100 steps of order 2 are off by a half in the standard
+    deviation on a uniform grid, and by 7 % on a geometric one from 1 to 1e-4 (order 1: 35 %); 25
+    geometric steps, of a factor 0.68, explode.
+
     Arguments:
         order: 1 or 2.
 

@@ -463,3 +463,35 @@ def test_auxiliaries_that_only_turn_with_the_data_leave_them_without_a_density()
     assert not solved.reached
     with pytest.raises(dd.Unsolved, match="does not reach every direction"):
         solved.affine(estimates.Mean, torch.tensor([0.1]), torch.tensor([0.5]), 0.0)
+
+
+def worst_deviation(order, grid):
+    """The largest logarithm of a standard deviation over the true one: a chain of k = 3."""
+    process = chain(3, 1, torch.eye(3)).on(dd.clock.Constant(10.0))
+    generated, mean, variance = (
+        torch.Generator().manual_seed(0),
+        torch.tensor([0.5, 0.0, -0.5]),
+        0.04,
+    )
+
+    def posterior_mean(y, t):
+        flow = process.process.engine.flow(torch.zeros_like(t), process.clock(t))
+        cov = variance * flow.phi @ flow.phi.mT + flow.cov
+        rest = torch.linalg.solve(cov, (y - flow.phi @ mean).unsqueeze(-1))
+        return mean + variance * (flow.phi.mT @ rest).squeeze(-1)
+
+    options = {"start": torch.randn(2000, 3, generator=generated), "grid": grid}
+    stepper = steppers.Exponential(order)
+    x = dd.sample(process, dd.heads.Mean(posterior_mean), (2000, 3), stepper=stepper, **options)
+    return (x.std(0) / variance**0.5).log()
+
+
+def test_order_two_overshoots_unless_time_falls_by_a_constant_factor_near_one():
+    """Data behind two coordinates: what the docstring of `Exponential` says of grids."""
+    uniform = torch.linspace(1, 0, 101).tolist()
+    geometric, coarse = ([*torch.logspace(0, -4, n).tolist(), 0.0] for n in (100, 25))
+    assert float(worst_deviation(2, uniform).abs().max()) > 0.4
+    assert float(worst_deviation(2, coarse).max()) > 1.0
+    assert float(worst_deviation(2, geometric).abs().max()) < 0.12
+    for grid in (uniform, geometric, coarse):
+        assert float(worst_deviation(1, grid).max()) < 0.05
