@@ -155,7 +155,14 @@ DECLARED = {
     "float mask": case(lambda: VP.given((X, X)), "mask", "boolean", "float32"),
     "scale that starts at 2": case(lambda: VP.scaled(lambda t: 2 + t), "alpha(0) must be 1", "2"),
     "push that is no transform": case(lambda: VP.push(torch.exp), "push", "invertible"),
-    "eta above 1": case(lambda: dd.steppers.Ancestral(eta=2.0), "eta", "[0, 1]", "2"),
+    "eta below 0": case(lambda: dd.steppers.Ancestral(eta=-2.0), "eta", "at least 0", "-2"),
+    "eta of more noise than there is": case(
+        lambda: dd.steppers.Ancestral(eta=2.0).law(
+            VP, dd.estimates.Data(X), X, torch.full((len(X),), 0.9), torch.full((len(X),), 0.1)
+        ),
+        "eta must be at most 1.",
+        "it is 2.0",
+    ),
     "exact weights": case(
         lambda: dd.Exact(VP, X, weights=torch.tensor([0.5, 0.6])), "weights", "sum to one", "1.1"
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ..star import BetaStar, StarChain
@@ -36,6 +38,6 @@ def ss_ddpm(
     """
     require(first > last > 0, f"first > last > 0 is the rule; they are {first}, {last}")
     mixed = torch.arange(1, steps + 1, dtype=torch.float64) / (steps + 1)
-    ends = torch.tensor([first, last], dtype=torch.float64).log().tolist()
-    concentrations = torch.linspace(*ends, steps, dtype=torch.float64).exp()
+    high, low = math.log(first), math.log(last)
+    concentrations = torch.linspace(high, low, steps, dtype=torch.float64).exp()
     return StarChain(BetaStar(mixed, concentrations, center))
