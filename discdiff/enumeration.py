@@ -176,7 +176,8 @@ def marginal(
         context: Handed to the network, for a batch of any size.
 
     Raises:
-        ValueError: If the process is too slow for its clock (see `times`).
+        ValueError: If parts on several clocks, or what is made of the exact head and asked at t,
+            are too slow for their clock (see `times`).
         Unsolved: If a space is not finite, a step of the stepper has no law, or rates are not
             smooth in t.
 
