@@ -40,19 +40,30 @@ from .numerics.transcendental import (
 from .validation import require
 
 
-def tensors(*values: Any) -> tuple[Tensor, ...]:
-    """Numbers and tensors as floating tensors of one shape, float64 if all are numbers.
+def alike(*values: Any) -> tuple[Tensor, ...]:
+    """Numbers and tensors as floating tensors of one type, float64 if all are numbers.
+
+    Each keeps its shape: arithmetic costs no more than it must before they are broadcast.
 
     Example:
-        >>> [v.dtype for v in tensors(1.0, torch.zeros(2))]
+        >>> [v.dtype for v in alike(1.0, torch.zeros(2))]
         [torch.float32, torch.float32]
     """
     given = [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
     like = given[0] if given else torch.zeros((), dtype=torch.float64)
     for v in given:
         like = like.to(torch.promote_types(like.dtype, v.dtype))
-    each = [torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in values]
-    return torch.broadcast_tensors(*each)
+    return tuple(torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in values)
+
+
+def tensors(*values: Any) -> tuple[Tensor, ...]:
+    """Numbers and tensors as floating tensors of one type and one shape.
+
+    Example:
+        >>> [v.shape for v in tensors(1.0, torch.zeros(2))]
+        [torch.Size([2]), torch.Size([2])]
+    """
+    return torch.broadcast_tensors(*alike(*values))
 
 
 def uniform_draws(shape: Size, like: Tensor) -> Tensor:
@@ -63,7 +74,7 @@ def uniform_draws(shape: Size, like: Tensor) -> Tensor:
 
 def gamma_draws(a: Tensor) -> Tensor:
     r"""Draws of :math:`\Gamma(a, 1)`, one per entry; the gradient reaches a."""
-    return TorchGamma(a, torch.ones_like(a), validate_args=False).rsample()
+    return TorchGamma(a, a.new_ones(()), validate_args=False).rsample()
 
 
 def log_gamma_draws(a: Tensor, shape: Size) -> Tensor:
@@ -135,7 +146,7 @@ class ShiftedGamma(_Drawn):
 
     def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
         k = self.concentration.expand(Size(sample_shape) + self.batch_shape)
-        return self.start + self.scale * gamma_draws(k)
+        return torch.addcmul(self.start, self.scale, gamma_draws(k))
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         k, g = self.concentration, (x - self.start) / self.scale
@@ -476,8 +487,8 @@ class VarianceGamma(_Drawn):
 
     def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
         time = self.time.expand(Size(sample_shape) + self.batch_shape)
-        difference = gamma_draws(time) - gamma_draws(time)
-        return self.loc + self.scale / math.sqrt(2) * difference
+        deviation = gamma_draws(time).sqrt()
+        return torch.addcmul(self.loc, self.scale, deviation * torch.randn_like(deviation))
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         r"""The log-density, +∞ at the centre if :math:`\tau \le 1/2`."""
@@ -960,7 +971,8 @@ class ShiftedPoisson(_Law):
         return self.scale**2 * self.rate
 
     def _draw(self, shape: Size) -> Tensor:
-        return self.loc + self.scale * torch.poisson(self.rate.expand(shape + self.batch_shape))
+        count = torch.poisson(self.rate.expand(shape + self.batch_shape))
+        return torch.addcmul(self.loc, self.scale, count)
 
     def _count(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest count, and whether x is on the lattice up to rounding."""

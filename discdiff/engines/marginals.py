@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .. import laws
 from ..shapes import along
 from ..solve import Engine, solves
 from ..walks import FixedMarginals
@@ -40,13 +39,10 @@ class Marginals(WalkEngine):
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         width = (-torch.expm1(self.log_kept[t])).sqrt()
-        scale = along(width, loc).expand_as(loc).to(loc.dtype)
+        scale = along(width, loc)
         if bool((s == 0).all()):
             return self.increment.law(loc, scale)
-        law = self.increment.innovation(
-            along(self.rho(s, t), loc).expand_as(loc).to(loc.dtype), scale
-        )
-        return laws.Affine(law, loc, torch.ones_like(loc))
+        return self.increment.innovation(along(self.rho(s, t), loc), scale, loc)
 
     def log_still(self, s: Tensor, t: Tensor) -> Tensor | None:
         law = self.increment.innovation(self.rho(s, t), torch.ones_like(self.kept(s, t)))

@@ -138,14 +138,14 @@ class Summed(WalkEngine):
             c = [self._padded(self.coefficients(*pair)) for pair in pairs.tolist()]
             return Drawn(loc, torch.stack(c).to(loc.device)[row], self.increment)
         if bool(single.all()):
-            return self.increment.law(loc, scale.expand_as(loc).to(loc.dtype))
+            return self.increment.law(loc, scale)
         pairs = torch.stack([s, t], 1)
         pairs[single] = pairs[~single][0]
         rows = self.book.rows(map(tuple, pairs.tolist()), loc.device)
         table = Tabulated(loc, scale, along(rows, loc, torch.int64), self.book)
         if not bool(single.any()):
             return table
-        one = self.increment.law(loc, scale.expand_as(loc).to(loc.dtype))
+        one = self.increment.law(loc, scale)
         return Either(along(single, loc, torch.bool), one, table)
 
     def width(self, s: Tensor, t: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class ForwardSteps(Summed):
         if not bool((t - s == 1).all()):
             return super().reflected(mean, ratio, s, t)
         scale = along((-torch.expm1(self.kept(s, t))).sqrt(), mean) / ratio
-        return self.mirrored(mean, scale.expand_as(mean))
+        return self.mirrored(mean, scale)
 
     def tilted(
         self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, posterior: bool
@@ -232,12 +232,12 @@ class Clocked(Summed):
         return (-self.log_kept[s]).exp() * torch.expm1(-self.kept(s, t))
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        tau = along(self.tau(s, t), loc).expand_as(loc)
-        law = self.increment.levy(tau, along((self.log_kept[t] / 2).exp(), loc).expand_as(loc))
+        scale = along((self.log_kept[t] / 2).exp(), loc)
+        law = self.increment.levy(along(self.tau(s, t), loc), scale, loc)
         if law is None:
             scale = (-torch.expm1(self.kept(s, t))).sqrt()
             return self.summed(loc, scale, s, t, torch.zeros_like(s, dtype=torch.bool))
-        return laws.Affine(law, loc, torch.ones_like(loc))
+        return law
 
     def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         a_s, a_t = (along((self.log_kept[k] / 2).exp(), x) for k in (s, t))

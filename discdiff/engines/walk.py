@@ -21,7 +21,7 @@ from ..estimates import Atoms, Data, Epsilon, Mean, Velocity
 from ..estimates import Score as ScoreEstimate
 from ..increments import Increment
 from ..numerics.autodiff import gradient
-from ..shapes import along
+from ..shapes import along, one_time
 from ..solve import Engine, Score, Unsolved
 from ..validation import shown, values_are_checked
 
@@ -79,11 +79,12 @@ class WalkEngine(Engine):
         raise self.unsolved("transition")
 
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
-        k = self.index(t)
+        k = self.index(one_time(t))
         return self._from(x_0, torch.zeros_like(k), k).to_event(x_0.dim() - 1)
 
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        return self._from(x, self.index(s), self.index(t)).to_event(x.dim() - 1)
+        j, k = self.index(one_time(s, t)), self.index(one_time(t, s))
+        return self._from(x, j, k).to_event(x.dim() - 1)
 
     def _from(self, x: Tensor, s: Tensor, t: Tensor) -> Law:
         return self.noise(along((self.kept(s, t) / 2).exp(), x) * x, s, t)
@@ -220,7 +221,7 @@ class WalkEngine(Engine):
         r"""The law of :math:`\mathrm{loc} - \mathrm{scale} \cdot \xi`."""
         if self.symmetric:
             return self.increment.law(loc, scale)
-        law = self.increment.law(torch.zeros_like(loc), torch.ones_like(scale))
+        law = self.increment.law(torch.zeros_like(loc), 1.0)
         return laws.Affine(law, loc, -scale)
 
 
