@@ -13,7 +13,7 @@ Every law of this file lives on the reals; a law with atoms says against which m
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as pyro
 import torch
@@ -35,6 +35,7 @@ from .numerics.transcendental import (
     incomplete_beta,
     langevin,
     log_bessel_k,
+    log_kummer,
     log_sinhc,
 )
 from .validation import require
@@ -363,6 +364,13 @@ class NegativeLogGamma(_Drawn):
         return torch.special.gammaincc(*torch.broadcast_tensors(self.a, g))
 
 
+class Still(NamedTuple):
+    """The atom of a law that has one beside a density: where it is, and its log-probability."""
+
+    at: Tensor
+    log_prob: Tensor
+
+
 class SpikedLaplace(_Law):
     r"""The law that is m with probability w, else Laplace(m, b).
 
@@ -396,9 +404,8 @@ class SpikedLaplace(_Law):
         return torch.where(uniform_draws(x.shape, x) < self.weight, self.loc, x)
 
     @property
-    def log_still(self) -> Tensor:
-        """The log-probability of the atom."""
-        return self.weight.log()
+    def still(self) -> Still:
+        return Still(self.loc, self.weight.log())
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         slab = self.slab.log_prob(x) + torch.log1p(-self.weight)
@@ -778,6 +785,10 @@ class GammaInnovation(_Law):
     def variance(self) -> Tensor:
         return self.concentration * self.scale**2 * (1 - self.rho**2)
 
+    @property
+    def still(self) -> Still:
+        return Still(self.start, self.concentration * self.rho.log())
+
     def _draw(self, shape: Size) -> Tensor:
         k = self.concentration.expand(shape + self.batch_shape)
         count = torch.poisson(gamma_draws(k) * (1 - self.rho) / self.rho)
@@ -790,13 +801,8 @@ class GammaInnovation(_Law):
         y, k, width, rho = torch.broadcast_tensors((x - self.start) / width, k, width, self.rho)
         inside = y > 0
         y = torch.where(inside, y, torch.ones_like(y))
-        w = ((1 - rho) * y).unsqueeze(-1)
         # Σ_n NegativeBinomial(n) y^{n−1} e^{−y} / Γ(n) = k (1−ρ) ρ^k e^{−y} ₁F₁(k + 1; 2; (1−ρ) y)
-        most = float(w.detach().max()) + float(k.max())
-        n = torch.arange(80 + int(1.5 * most + 12 * math.sqrt(most)), dtype=y.dtype)
-        above = torch.lgamma(k.unsqueeze(-1) + 1 + n) - torch.lgamma(k.unsqueeze(-1) + 1)
-        terms = n * w.log() + above - torch.lgamma(n + 2) - torch.lgamma(n + 1)
-        value = terms.logsumexp(-1) + k.log() + torch.log1p(-rho) + k * rho.log() - y
+        value = log_kummer(k, (1 - rho) * y) + k.log() + torch.log1p(-rho) + k * rho.log() - y
         value = value - width.log()
         value = torch.where(inside, value, torch.full_like(value, -torch.inf))
         return torch.where(x == self.start, k * rho.log(), value)

@@ -19,6 +19,7 @@ from torch.distributions import Distribution, constraints
 from .. import laws
 from ..estimates import Atoms, Data, Epsilon, Mean, Velocity
 from ..estimates import Score as ScoreEstimate
+from ..increment_laws import Still
 from ..increments import Increment
 from ..numerics.autodiff import gradient
 from ..shapes import along, one_time
@@ -70,8 +71,8 @@ class WalkEngine(Engine):
         """The law of loc + noise from step s to t, entry by entry."""
         raise self.unsolved("transition")
 
-    def log_still(self, s: Tensor, t: Tensor) -> Tensor | None:
-        """The log-probability that the noise from s to t is zero; None if it never is."""
+    def still(self, x: Tensor, s: Tensor, t: Tensor) -> Still | None:
+        """The atom of the noise from s to t, against x; None if it has none."""
         return None
 
     def width(self, s: Tensor, t: Tensor) -> Tensor:
@@ -229,14 +230,14 @@ class Bridge(laws._Law):
     r"""The law of :math:`x_s` given both ends, entry by entry, from the laws of the noise.
 
     Its density is exact. Draws invert a distribution function on `POINTS` points of the interval
-    where the density is within :math:`e^{-40}` of its largest value. Noise that may be zero is an
-    atom of the bridge, at :math:`x_t / \sqrt{\bar\alpha_t / \bar\alpha_s}`.
+    where the density is within :math:`e^{-40}` of its largest value. An atom a of the noise is one
+    of the bridge, at :math:`(x_t - a) / \sqrt{\bar\alpha_t / \bar\alpha_s}`.
     """
 
     def __init__(self, engine: WalkEngine, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> None:
         self.engine, self.x_0, self.x, self.s, self.t = engine, x_0, x, s, t
         self.ratio = along((engine.kept(s, t) / 2).exp(), x)
-        self.log_still = engine.log_still(s, t)
+        self.atom = engine.still(x, s, t)
         super().__init__(x.shape)
 
     @property
@@ -255,23 +256,27 @@ class Bridge(laws._Law):
 
     def log_prob(self, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         density = self._joint(y) - self._log_whole()
-        if self.log_still is None:
+        if self.atom is None:
             return density
-        end = self.x / self.ratio
-        there = (y - end).abs() <= 4 * torch.finfo(y.dtype).eps * end.abs()
+        end, size = self._end(), (self.x.abs() + self.atom.at.abs()) / self.ratio
+        there = (y - end).abs() <= 4 * torch.finfo(y.dtype).eps * size
         return torch.where(there, self._log_atom(), density)
 
     def still(self) -> Tensor | float:
-        """The probability that the noise from s to t is zero, given both ends."""
-        return 0.0 if self.log_still is None else self._log_atom().exp()
+        """The probability that the noise from s to t is at its atom, given both ends."""
+        return 0.0 if self.atom is None else self._log_atom().exp()
+
+    def _end(self) -> Tensor:
+        """Where the bridge has its atom."""
+        assert self.atom is not None
+        return (self.x - self.atom.at) / self.ratio
 
     def _log_atom(self) -> Tensor:
-        """The log-probability that the noise from s to t is zero, given both ends."""
-        assert self.log_still is not None
+        """The log-probability that the noise from s to t is at its atom, given both ends."""
+        assert self.atom is not None
         zero = torch.zeros_like(self.s)
-        start = self.engine._from(self.x_0, zero, self.s).log_prob(self.x / self.ratio)
-        still = along(self.log_still, self.x)
-        return start + still - self.ratio.log() - self._log_whole()
+        start = self.engine._from(self.x_0, zero, self.s).log_prob(self._end())
+        return start + self.atom.log_prob - self.ratio.log() - self._log_whole()
 
     def _range(self) -> tuple[Tensor, Tensor]:
         """Where both factors have mass."""
@@ -305,9 +310,9 @@ class Bridge(laws._Law):
     def mean(self) -> Tensor:
         y, p = self._grid()
         mean = torch.trapezoid(y * p, y, dim=0) / torch.trapezoid(p, y, dim=0)
-        if self.log_still is None:
+        if self.atom is None:
             return mean
-        return torch.lerp(mean, self.x / self.ratio, self._log_atom().exp())
+        return torch.lerp(mean, self._end(), self._log_atom().exp())
 
     def _draw(self, shape: torch.Size) -> Tensor:
         if shape:
@@ -316,10 +321,10 @@ class Bridge(laws._Law):
         drawn = torch.cat(
             [self._rows(k, k + some)._at_once() for k in range(0, len(self.x), some)]
         )
-        if self.log_still is None:
+        if self.atom is None:
             return drawn
         still = torch.rand_like(drawn) < self._log_atom().exp()
-        return torch.where(still, self.x / self.ratio, drawn)
+        return torch.where(still, self._end(), drawn)
 
     def _rows(self, first: int, last: int) -> Bridge:
         """The law of some batch elements."""
