@@ -127,9 +127,7 @@ def _at(law: Callable[[Tensor], Distribution], x: float, count: int) -> Distribu
     return law(torch.full((count, 1), x, dtype=torch.float64))
 
 
-def _seen(
-    law: Law, center: float, width: float, draws: int = DRAWS
-) -> tuple[Tensor, Tensor]:
+def _seen(law: Law, center: float, width: float, draws: int = DRAWS) -> tuple[Tensor, Tensor]:
     """Points and weights of the law of one number: of its density, or draws where it has atoms."""
     y = center + width * torch.linspace(-WIDE, WIDE, GRID, dtype=torch.float64)
     try:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..shapes import along
 from ..increment_laws import Still
+from ..shapes import along
 from ..solve import Engine, solves
 from ..walks import FixedMarginals
 from .normal_walk import NormalWalk, is_normal
@@ -54,6 +54,9 @@ class Marginals(WalkEngine):
     def still(self, x: Tensor, s: Tensor, t: Tensor) -> Still | None:
         law = self.increment.innovation(along(self.rho(s, t), x), self.spread(t, x))
         return getattr(law, "still", None)
+
+    def single(self, k: Tensor) -> bool:
+        return True
 
     def width(self, s: Tensor, t: Tensor) -> Tensor:
         return self.increment.reach * (-torch.expm1(self.log_kept[t])).sqrt()

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .. import laws
+from ..estimates import Atoms, Data
 from ..increments import REALS, Increment
 from ..numerics.fourier import Grid, TooSharp, tabulate
 from ..shapes import along
@@ -28,7 +29,6 @@ from ..walks import FixedIncrements, FixedReversal, LevyClock
 from .normal_walk import NormalWalk, is_normal
 from .walk import WalkEngine
 
-EDGE = 1e-6  # how near a tilted law's mean may come to the end of its support
 SPREAD = 10.0  # standard deviations that many small increments reach together
 
 
@@ -174,6 +174,9 @@ class ForwardSteps(Summed):
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.summed(loc, (-torch.expm1(self.kept(s, t))).sqrt(), s, t, t - s <= 1)
 
+    def single(self, k: Tensor) -> bool:
+        return bool((k == 1).all())
+
     def reflected(self, mean: Tensor, ratio: Tensor, s: Tensor, t: Tensor) -> Distribution:
         if not bool((t - s == 1).all()):
             return super().reflected(mean, ratio, s, t)
@@ -192,8 +195,8 @@ class ForwardSteps(Summed):
         noise = (x - ratio * self.step_mean(estimate, x, j, k)) / width
         narrow = self._narrowing(j, k) if posterior else torch.ones_like(self.log_kept[k])
         narrow = along(narrow, x)
-        low, high = self.increment.means
-        eta = self.increment.natural((noise / narrow).clamp(low + EDGE, high - EDGE))
+        guessed = not isinstance(estimate, Data | Atoms)
+        eta = self.natural(noise / narrow, guessed)
         loc, scale = x / ratio, (narrow * width / ratio).expand_as(x)
         if self.symmetric:
             law: Any = self.increment.tilted(loc, scale, -eta)

@@ -9,6 +9,7 @@ So an engine is the law of this noise; densities of bridges follow from three of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from .. import laws
 from ..estimates import Atoms, Data, Epsilon, Mean, Velocity
 from ..estimates import Score as ScoreEstimate
 from ..increment_laws import Still
-from ..increments import Increment
+from ..increments import REALS, Increment
 from ..numerics.autodiff import gradient
 from ..shapes import along, one_time
 from ..solve import Engine, Score, Unsolved
@@ -29,6 +30,8 @@ from ..validation import shown, values_are_checked
 Law = Any  # a distribution with entries as batch dimensions
 POINTS, ZOOMS = 513, 2  # of the grid of a bridge, and how often it is narrowed
 MANY = 1 << 20  # numbers at once
+EDGE = 1e-6  # how near a tilted law's mean may come to the end of its support
+KNEE = 0.75  # of the way there, from where guesses of it are bent
 NEAR = 1e-6  # a time is the number of a step up to what a division by T loses
 
 
@@ -211,10 +214,45 @@ class WalkEngine(Engine):
         noise = self.noise(torch.zeros_like(mean), s, t)
         return laws.Affine(noise, mean, -1 / ratio)
 
+    def natural(self, mean: Tensor, guessed: bool) -> Tensor:
+        r"""The tilt of a mean; a mean that is a guess may lie anywhere.
+
+        Where a guess comes near the ends of the support or leaves it the tilt goes on along its
+        tangent: the law stays one of the family, and what it costs grows linearly.
+        """
+        low, high = self.increment.means
+        if not guessed:
+            return self.increment.natural(mean.clamp(low + EDGE, high - EDGE))
+        eta = self.increment.natural(mean.clamp(KNEE * low, KNEE * high))
+        if math.isfinite(low):
+            eta = eta + self._tangent(low) * (mean - KNEE * low).clamp(max=0)
+        if math.isfinite(high):
+            eta = eta + self._tangent(high) * (mean - KNEE * high).clamp(min=0)
+        return eta
+
+    def _tangent(self, end: float) -> Tensor:
+        """The slope of the tilt against the mean, near an end of the support."""
+        knee = torch.tensor(KNEE * end, dtype=torch.float64)
+        return gradient(self.increment.natural, knee).detach()
+
+    def single(self, k: Tensor) -> bool:
+        """Whether the noise at step k is one increment."""
+        return False
+
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
+        """Noise of the walk's shape around the mean; tilted, not shifted, off a bounded support.
+
+        So the data that may have led here are never left out.
+        """
         k = self.index(t)
         x_0 = self.mean(estimate, x, k)
-        width = self.spread(k, x) / along((self.left(k) / 2).exp(), x)
+        a = along((self.left(k) / 2).exp(), x)
+        width = self.spread(k, x) / a
+        if self.increment.means != REALS and not self.increment.lattice and self.single(k):
+            guessed = not isinstance(estimate, Data | Atoms)
+            eta = self.natural((x / a - x_0) / width, guessed)
+            tilted = self.increment.tilted(torch.zeros_like(x), torch.ones_like(x), eta)
+            return laws.Affine(tilted, x / a, -width).to_event(x.dim() - 1)
         law = self.mirrored(x_0, width.expand_as(x_0))
         return law.to_event(x.dim() - 1)
 
