@@ -217,12 +217,16 @@ def _backward(chain: Chain, steps: Steps, s: int, t: int) -> float:
         return chain.bridge(zero, zero, s, t)
 
     u = torch.tensor(WAVES, dtype=torch.float64) / early[2]
-    goal = _wave(*whole[:2], carried * u) * _wave(*_seen(law, 0.0, width), u)
-    return float((_wave(*early[:2], u) - goal).abs().max())
+    between = _seen(law, 0.0, width)
+    goal = _wave(*whole[:2], carried * u) * _wave(*between, u)
+    gap = float((_wave(*early[:2], u) - goal).abs().max())
+    return gap / _allowed(early[0], whole[0], between[0])
 
 
 def _bridge(chain: Chain, steps: Steps, s: int, t: int) -> float:
     """Its density is that of Bayes' rule, and integrates to one."""
+    if steps.increment.lattice:
+        raise Unsolved("a law of atoms alone has no density")
     x_0, x_t = 0.2, 0.6
     y = torch.linspace(-6, 6, GRID, dtype=torch.float64).unsqueeze(1)
     start, end = torch.full_like(y, x_0), torch.full_like(y, x_t)

@@ -248,7 +248,7 @@ class WalkEngine(Engine):
         x_0 = self.mean(estimate, x, k)
         a = along((self.left(k) / 2).exp(), x)
         width = self.spread(k, x) / a
-        if self.increment.means != REALS and not self.increment.lattice and self.single(k):
+        if self.single(k) and self.increment.means != REALS and not self.increment.lattice:
             guessed = not isinstance(estimate, Data | Atoms)
             eta = self.natural((x / a - x_0) / width, guessed)
             tilted = self.increment.tilted(torch.zeros_like(x), torch.ones_like(x), eta)
