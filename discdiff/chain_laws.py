@@ -171,7 +171,7 @@ def _indices(chain: Chain, x: State) -> float:
         early, whole = chain.marginal(x, i).log_prob(x_s), chain.marginal(x, j).log_prob(x_t)
         late = chain.transition(x_s, i, j).log_prob(x_t)
         law = chain.bridge(x, x_t, i, j)
-        if getattr(getattr(law, "base_dist", law), "log_still", None) is not None:
+        if getattr(getattr(law, "base_dist", law), "atom", None) is not None:
             raise Unsolved("a law with atoms has no density that Bayes' rule could multiply")
         bridge = law.log_prob(x_s)
         worst = max(worst, apart(bridge, early + late - whole))

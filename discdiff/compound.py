@@ -335,7 +335,7 @@ class Compound(Increment):
         noise = self.noise * (self.noise * c + torch.randn_like(count))
         return (total(jumps, count) + noise - self.rate * self.jump_mean) / self.root
 
-    def _levy(self, tau: Tensor, scale: Tensor) -> Distribution:
-        start = -scale * tau * (self.rate * self.jump_mean / self.root)
+    def _levy(self, tau: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
+        start = loc - scale * tau * (self.rate * self.jump_mean / self.root)
         width, noise = scale / self.root, self.noise * tau.sqrt()
         return CompoundPoisson(self.rate * tau, self.jump, noise, start, width)

@@ -80,7 +80,9 @@ class Tilt(_Family):
     r"""Steps back with noise of the exponential family of the increment law.
 
     Its mean is :math:`\mathbb{E}[x_s \mid x_t]`, as far as the head says it; by that it is the
-    likeliest of its family. For laws with a cumulant generating function, step by step.
+    likeliest of its family. Of a network's guess that comes near the ends of the support of the
+    noise, or lies beyond, the tilt goes on along its tangent. For laws with a cumulant generating
+    function, step by step.
 
     Arguments:
         posterior: Whether the noise is as much narrower as the bridge's is given the data, by

@@ -13,7 +13,7 @@ Every law of this file lives on the reals; a law with atoms says against which m
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as pyro
 import torch
@@ -35,24 +35,36 @@ from .numerics.transcendental import (
     incomplete_beta,
     langevin,
     log_bessel_k,
+    log_kummer,
     log_sinhc,
 )
 from .validation import require
 
 
-def tensors(*values: Any) -> tuple[Tensor, ...]:
-    """Numbers and tensors as floating tensors of one shape, float64 if all are numbers.
+def alike(*values: Any) -> tuple[Tensor, ...]:
+    """Numbers and tensors as floating tensors of one type, float64 if all are numbers.
+
+    Each keeps its shape: arithmetic costs no more than it must before they are broadcast.
 
     Example:
-        >>> [v.dtype for v in tensors(1.0, torch.zeros(2))]
+        >>> [v.dtype for v in alike(1.0, torch.zeros(2))]
         [torch.float32, torch.float32]
     """
     given = [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
     like = given[0] if given else torch.zeros((), dtype=torch.float64)
     for v in given:
         like = like.to(torch.promote_types(like.dtype, v.dtype))
-    each = [torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in values]
-    return torch.broadcast_tensors(*each)
+    return tuple(torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in values)
+
+
+def tensors(*values: Any) -> tuple[Tensor, ...]:
+    """Numbers and tensors as floating tensors of one type and one shape.
+
+    Example:
+        >>> [v.shape for v in tensors(1.0, torch.zeros(2))]
+        [torch.Size([2]), torch.Size([2])]
+    """
+    return torch.broadcast_tensors(*alike(*values))
 
 
 def uniform_draws(shape: Size, like: Tensor) -> Tensor:
@@ -63,7 +75,7 @@ def uniform_draws(shape: Size, like: Tensor) -> Tensor:
 
 def gamma_draws(a: Tensor) -> Tensor:
     r"""Draws of :math:`\Gamma(a, 1)`, one per entry; the gradient reaches a."""
-    return TorchGamma(a, torch.ones_like(a), validate_args=False).rsample()
+    return TorchGamma(a, a.new_ones(()), validate_args=False).rsample()
 
 
 def log_gamma_draws(a: Tensor, shape: Size) -> Tensor:
@@ -135,7 +147,7 @@ class ShiftedGamma(_Drawn):
 
     def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
         k = self.concentration.expand(Size(sample_shape) + self.batch_shape)
-        return self.start + self.scale * gamma_draws(k)
+        return torch.addcmul(self.start, self.scale, gamma_draws(k))
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         k, g = self.concentration, (x - self.start) / self.scale
@@ -352,6 +364,13 @@ class NegativeLogGamma(_Drawn):
         return torch.special.gammaincc(*torch.broadcast_tensors(self.a, g))
 
 
+class Still(NamedTuple):
+    """The atom of a law that has one beside a density: where it is, and its log-probability."""
+
+    at: Tensor
+    log_prob: Tensor
+
+
 class SpikedLaplace(_Law):
     r"""The law that is m with probability w, else Laplace(m, b).
 
@@ -385,9 +404,8 @@ class SpikedLaplace(_Law):
         return torch.where(uniform_draws(x.shape, x) < self.weight, self.loc, x)
 
     @property
-    def log_still(self) -> Tensor:
-        """The log-probability of the atom."""
-        return self.weight.log()
+    def still(self) -> Still:
+        return Still(self.loc, self.weight.log())
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         slab = self.slab.log_prob(x) + torch.log1p(-self.weight)
@@ -476,8 +494,8 @@ class VarianceGamma(_Drawn):
 
     def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
         time = self.time.expand(Size(sample_shape) + self.batch_shape)
-        difference = gamma_draws(time) - gamma_draws(time)
-        return self.loc + self.scale / math.sqrt(2) * difference
+        deviation = gamma_draws(time).sqrt()
+        return torch.addcmul(self.loc, self.scale, deviation * torch.randn_like(deviation))
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         r"""The log-density, +∞ at the centre if :math:`\tau \le 1/2`."""
@@ -767,6 +785,10 @@ class GammaInnovation(_Law):
     def variance(self) -> Tensor:
         return self.concentration * self.scale**2 * (1 - self.rho**2)
 
+    @property
+    def still(self) -> Still:
+        return Still(self.start, self.concentration * self.rho.log())
+
     def _draw(self, shape: Size) -> Tensor:
         k = self.concentration.expand(shape + self.batch_shape)
         count = torch.poisson(gamma_draws(k) * (1 - self.rho) / self.rho)
@@ -779,13 +801,8 @@ class GammaInnovation(_Law):
         y, k, width, rho = torch.broadcast_tensors((x - self.start) / width, k, width, self.rho)
         inside = y > 0
         y = torch.where(inside, y, torch.ones_like(y))
-        w = ((1 - rho) * y).unsqueeze(-1)
         # Σ_n NegativeBinomial(n) y^{n−1} e^{−y} / Γ(n) = k (1−ρ) ρ^k e^{−y} ₁F₁(k + 1; 2; (1−ρ) y)
-        most = float(w.detach().max()) + float(k.max())
-        n = torch.arange(80 + int(1.5 * most + 12 * math.sqrt(most)), dtype=y.dtype)
-        above = torch.lgamma(k.unsqueeze(-1) + 1 + n) - torch.lgamma(k.unsqueeze(-1) + 1)
-        terms = n * w.log() + above - torch.lgamma(n + 2) - torch.lgamma(n + 1)
-        value = terms.logsumexp(-1) + k.log() + torch.log1p(-rho) + k * rho.log() - y
+        value = log_kummer(k, (1 - rho) * y) + k.log() + torch.log1p(-rho) + k * rho.log() - y
         value = value - width.log()
         value = torch.where(inside, value, torch.full_like(value, -torch.inf))
         return torch.where(x == self.start, k * rho.log(), value)
@@ -960,7 +977,8 @@ class ShiftedPoisson(_Law):
         return self.scale**2 * self.rate
 
     def _draw(self, shape: Size) -> Tensor:
-        return self.loc + self.scale * torch.poisson(self.rate.expand(shape + self.batch_shape))
+        count = torch.poisson(self.rate.expand(shape + self.batch_shape))
+        return torch.addcmul(self.loc, self.scale, count)
 
     def _count(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest count, and whether x is on the lattice up to rounding."""

@@ -30,6 +30,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions import Gumbel as TorchGumbel
 
+from . import laws
 from .increment_laws import (
     GammaInnovation,
     GeneralisedNormal,
@@ -53,6 +54,7 @@ from .increment_laws import (
     Triangular,
     TruncatedExponential,
     VarianceGamma,
+    alike,
     log_gamma_rule,
     tensors,
 )
@@ -204,7 +206,7 @@ class Increment(ABC):
 
     def law(self, loc: Any, scale: Any) -> Distribution:
         r"""The law of :math:`m + s \xi`, of the shape to which m and s > 0 broadcast."""
-        return self._law(*tensors(loc, scale))
+        return self._law(*alike(loc, scale))
 
     @abstractmethod
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution: ...
@@ -221,17 +223,18 @@ class Increment(ABC):
     def _tilted(self, loc: Tensor, scale: Tensor, eta: Tensor) -> Distribution:
         raise Unsolved(f"the tilted {self.name} law has no exact draws here")
 
-    def innovation(self, rho: Any, scale: Any) -> Distribution:
-        r"""The law of :math:`s \varepsilon_\rho`, with :math:`\xi = \rho \xi' + \varepsilon_\rho`.
+    def innovation(self, rho: Any, scale: Any, loc: Any = 0.0) -> Distribution:
+        r"""The law of :math:`m + s \varepsilon_\rho`, :math:`\xi = \rho \xi' + \varepsilon_\rho`.
 
-        Its characteristic function is :math:`\varphi(s u) / \varphi(\rho s u)`.
+        The characteristic function of :math:`s \varepsilon_\rho` is
+        :math:`\varphi(s u) / \varphi(\rho s u)`.
 
         Raises:
             Unsolved: If there is none, or none in closed form.
         """
-        return self._innovation(*tensors(rho, scale))
+        return self._innovation(*alike(rho, scale, loc))
 
-    def _innovation(self, rho: Tensor, scale: Tensor) -> Distribution:
+    def _innovation(self, rho: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
         if self.decomposable:
             raise Unsolved(
                 f"the {self.name} law is self-decomposable, but its innovation has no closed "
@@ -242,14 +245,15 @@ class Increment(ABC):
             "keeps it at all times; declare fixed-shape increments instead"
         )
 
-    def levy(self, tau: Any, scale: Any) -> Distribution | None:
-        r"""The law of :math:`s L_\tau`, L the Lévy process with :math:`L_1 = \xi`.
+    def levy(self, tau: Any, scale: Any, loc: Any = 0.0) -> Distribution | None:
+        r"""The law of :math:`m + s L_\tau`, L the Lévy process with :math:`L_1 = \xi`.
 
-        Its characteristic function is :math:`\varphi(s u)^\tau`; None where it has no closed form.
+        The characteristic function of :math:`s L_\tau` is :math:`\varphi(s u)^\tau`; None where
+        the law has no closed form.
         """
-        return self._levy(*tensors(tau, scale)) if self.divisible else None
+        return self._levy(*alike(tau, scale, loc)) if self.divisible else None
 
-    def _levy(self, tau: Tensor, scale: Tensor) -> Distribution | None:
+    def _levy(self, tau: Tensor, scale: Tensor, loc: Tensor) -> Distribution | None:
         return None
 
     def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution | None:
@@ -353,16 +357,16 @@ class Normal(Increment):
         return m
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
-        return pyro.Normal(loc, scale, validate_args=False)
+        return laws.Normal(loc, scale, validate_args=False)
 
     def _tilted(self, loc: Tensor, scale: Tensor, eta: Tensor) -> Distribution:
         return self._law(loc + scale * eta, scale)
 
-    def _innovation(self, rho: Tensor, scale: Tensor) -> Distribution:
-        return self._law(torch.zeros_like(rho), scale * ((1 - rho) * (1 + rho)).sqrt())
+    def _innovation(self, rho: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
+        return self._law(loc, scale * ((1 - rho) * (1 + rho)).sqrt())
 
-    def _levy(self, tau: Tensor, scale: Tensor) -> Distribution:
-        return self._law(torch.zeros_like(tau), scale * tau.sqrt())
+    def _levy(self, tau: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
+        return self._law(loc, scale * tau.sqrt())
 
     @property
     def mixing(self) -> Distribution:
@@ -406,11 +410,11 @@ class Laplace(Increment):
     def _log_mgf(self, z: Tensor) -> Tensor:
         return -torch.log(1 - z**2 / 2)
 
-    def _innovation(self, rho: Tensor, scale: Tensor) -> Distribution:
-        return SpikedLaplace(torch.zeros_like(rho), scale / math.sqrt(2), rho**2)
+    def _innovation(self, rho: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
+        return SpikedLaplace(loc, scale / math.sqrt(2), rho**2)
 
-    def _levy(self, tau: Tensor, scale: Tensor) -> Distribution:
-        return VarianceGamma(torch.zeros_like(tau), scale, tau)
+    def _levy(self, tau: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
+        return VarianceGamma(loc, scale, tau)
 
     @property
     def mixing(self) -> Distribution:
@@ -450,8 +454,8 @@ class Logistic(Increment):
         s = math.sqrt(3) / math.pi
         return LogitBeta(loc, s * scale, 1 + s * eta, 1 - s * eta)
 
-    def _innovation(self, rho: Tensor, scale: Tensor) -> Distribution:
-        return LogisticInnovation(torch.zeros_like(rho), math.sqrt(3) / math.pi * scale, rho)
+    def _innovation(self, rho: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
+        return LogisticInnovation(loc, math.sqrt(3) / math.pi * scale, rho)
 
     @property
     def mixing(self) -> Distribution:
@@ -546,7 +550,7 @@ class Student(Increment):
         return (self.df - 2) ** m * math.exp(logs)
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
-        df = torch.full_like(loc, self.df)
+        df = torch.full_like(scale, self.df)
         width = math.sqrt((self.df - 2) / self.df) * scale
         return StudentT(df, loc, width, validate_args=False)
 
@@ -595,21 +599,18 @@ class Gamma(Increment):
         return m / (1 + m / self.root)
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
-        return self._shifted(torch.full_like(loc, self.shape), loc, scale)
-
-    def _shifted(self, k: Tensor, loc: Tensor, scale: Tensor) -> ShiftedGamma:
-        return ShiftedGamma(k, scale / self.root, loc - scale * self.root)
+        return ShiftedGamma(self.shape, scale / self.root, loc - scale * self.root)
 
     def _tilted(self, loc: Tensor, scale: Tensor, eta: Tensor) -> Distribution:
         width = scale / (self.root - eta)
-        return ShiftedGamma(torch.full_like(loc, self.shape), width, loc - scale * self.root)
+        return ShiftedGamma(self.shape, width, loc - scale * self.root)
 
     def _log_mgf(self, z: Tensor) -> Tensor:
         return -self.shape * torch.log(1 - z / self.root) - z * self.root
 
-    def _innovation(self, rho: Tensor, scale: Tensor) -> Distribution:
-        k = torch.full_like(rho, self.shape)
-        return GammaInnovation(k, scale / self.root, rho, -scale * self.root * (1 - rho))
+    def _innovation(self, rho: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
+        start = loc - scale * self.root * (1 - rho)
+        return GammaInnovation(self.shape, scale / self.root, rho, start)
 
     def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""Of a gamma process the share that has come is :math:`\mathrm{Beta}(k s, k (t - s))`."""
@@ -617,8 +618,9 @@ class Gamma(Increment):
         share = Share(self.shape * s, self.shape * (t - s), validate_args=False)
         return Affine(share, -self.shape * s / self.root, units / self.root)
 
-    def _levy(self, tau: Tensor, scale: Tensor) -> Distribution:
-        return ShiftedGamma(self.shape * tau, scale / self.root, -scale * self.root * tau)
+    def _levy(self, tau: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
+        start = loc - scale * self.root * tau
+        return ShiftedGamma(self.shape * tau, scale / self.root, start)
 
 
 @standardises(torch.distributions.Exponential)
@@ -669,9 +671,9 @@ class Gumbel(Increment):
         width = self.c * scale
         return NegativeLogGamma(loc - EULER * width, width, 1 - self.c * eta)
 
-    def _innovation(self, rho: Tensor, scale: Tensor) -> Distribution:
+    def _innovation(self, rho: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
         width = self.c * scale
-        return GumbelInnovation(-EULER * width * (1 - rho), width, rho)
+        return GumbelInnovation(loc - EULER * width * (1 - rho), width, rho)
 
 
 @standardises(Rademacher)
@@ -938,7 +940,7 @@ class Poisson(Increment):
         return self.root * torch.log1p(m / self.root)
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
-        return self._shifted(torch.full_like(loc, self.rate), loc, scale)
+        return self._shifted(loc.new_tensor(self.rate), loc, scale)
 
     def _shifted(self, rate: Tensor, loc: Tensor, scale: Tensor) -> Distribution:
         return ShiftedPoisson(rate, loc - scale * self.root, scale / self.root)
@@ -951,8 +953,9 @@ class Poisson(Increment):
         count = self.root * total + self.rate * t
         return ThinnedCount(count, s / t, -self.root * s, 1 / self.root)
 
-    def _levy(self, tau: Tensor, scale: Tensor) -> Distribution:
-        return ShiftedPoisson(self.rate * tau, -scale * self.root * tau, scale / self.root)
+    def _levy(self, tau: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
+        start = loc - scale * self.root * tau
+        return ShiftedPoisson(self.rate * tau, start, scale / self.root)
 
 
 class GaussianMixture(Increment):
@@ -1001,6 +1004,7 @@ class GaussianMixture(Increment):
         return e * (self._exponents(e).softmax(-1) @ self.variances)
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
+        loc, scale = torch.broadcast_tensors(loc, scale)
         logs = self.weights.log().to(loc).expand(loc.shape + self.weights.shape)
         return self._mixed(logs, loc.unsqueeze(-1).expand_as(logs), scale)
 
@@ -1099,7 +1103,7 @@ class Stable:
 
     def law(self, loc: Any, scale: Any) -> SymmetricStable:
         r"""The law of :math:`m + c X`."""
-        loc, scale = tensors(loc, scale)
+        loc, scale = alike(loc, scale)
         return SymmetricStable(self.alpha, loc, self.scale * scale)
 
     @property
@@ -1112,12 +1116,12 @@ class Stable:
 
     def innovation(self, rho: Any, scale: Any) -> Distribution:
         r"""The law of :math:`c (1 - \rho^\alpha)^{1/\alpha} X`: added to ρcX it makes cX."""
-        rho, scale = tensors(rho, scale)
+        rho, scale = alike(rho, scale)
         return self.law(0.0, scale * (-torch.expm1(self.alpha * rho.log())) ** (1 / self.alpha))
 
     def levy(self, tau: Any, scale: Any) -> Distribution:
         r"""The law at time τ of the process that is cX at time 1: :math:`\tau^{1/\alpha} c X`."""
-        tau, scale = tensors(tau, scale)
+        tau, scale = alike(tau, scale)
         return self.law(0.0, scale * tau ** (1 / self.alpha))
 
     def sample(
@@ -1366,7 +1370,7 @@ class Numeric(Increment):
         )
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
-        return Standardised(self, loc, scale)
+        return Standardised(self, *torch.broadcast_tensors(loc, scale))
 
 
 def _transform(u: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:

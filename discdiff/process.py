@@ -39,7 +39,7 @@ from .estimates import (
     Velocity,
 )
 from .params import Declared, Versions, declare, probabilities, sparse
-from .shapes import once
+from .shapes import once, one_time
 from .solve import Engine, Unsolved, engine_for
 from .solve import Score as Readings
 from .validation import (
@@ -1558,14 +1558,15 @@ class Chain(Process):
 
     def time(self, index: Tensor) -> Tensor:
         """The time of the process at an index."""
-        return self.grid()[len(self.times) - index.long()]
+        return once(lambda k: self.grid()[len(self.times) - k.long()], index)
 
     def check_time(self, t: float | Tensor, x: State, name: str) -> Tensor:
         t = as_time(t, first_tensor(x), name)
         if values_are_checked(t):
-            bad = (t != t.round()) | (t > len(self.times))
+            k = one_time(t)
+            bad = (k != k.round()) | (k > len(self.times))
             rule = f"{name} must be an index of the chain, 0 … {len(self.times)}"
-            require(not bool(bad.any()), f"{rule}; it contains {shown(t[bad])}")
+            require(not bool(bad.any()), f"{rule}; it contains {shown(k[bad])}")
         return t
 
     def leaves(self, t: Tensor) -> Iterator[Leaf]:

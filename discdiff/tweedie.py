@@ -32,7 +32,8 @@ from .numerics.autodiff import gradient
 from .solve import Unsolved
 from .validation import require
 
-NEAR, FAR, STEP = 1e-4, 1e3, 2e-3  # jumps seen one by one, and the step of their logarithms
+FAR, STEP = 1e3, 2e-3  # of jumps seen one by one, and the step of their logarithms
+NEAR, SINGULAR = 1e-8, 1e-4  # the least of them, and where small jumps are without number
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def noise_mean(
 
     Returns:
         Shape (n,). The integral over jumps is by the trapezoidal rule in the logarithm of their
-        size, up to `FAR`; below `NEAR` the density is taken as linear.
+        size, up to `FAR`, to 1e-14 for smooth densities; below `NEAR`, or `SINGULAR` for stable
+        noise, the density is taken as linear.
 
     Example:
         >>> from torch.distributions import Gamma  # x is 0 for certain: all of y is noise
@@ -110,7 +112,8 @@ def noise_mean(
     """
     require(tau > 0, f"tau must be positive; it is {tau}")
     does = jumps(law)
-    v = torch.arange(math.log(NEAR), math.log(FAR), STEP, dtype=torch.float64)
+    least = SINGULAR if does.power > 0 else NEAR
+    v = torch.arange(math.log(least), math.log(FAR), STEP, dtype=torch.float64)
     z = v.exp()
     up, down = (z * f(z) * STEP for f in (does.up, does.down))
     for each in (up, down):
@@ -118,8 +121,8 @@ def noise_mean(
     moved = y.unsqueeze(-1)
     total = (up * density(moved - z)).sum(-1) - (down * density(moved + z)).sum(-1)
     p, slope = density(y), gradient(density, y)
-    near = torch.tensor(NEAR, dtype=torch.float64)
+    near = torch.tensor(least, dtype=torch.float64)
     rise, fall = does.up(near), does.down(near)
-    total = total + NEAR * p * (rise - fall) / (1 - does.power if rise != fall else 1)
-    total = total - NEAR**2 * slope * (rise + fall) / (2 - does.power)
+    total = total + least * p * (rise - fall) / (1 - does.power if rise != fall else 1)
+    total = total - least**2 * slope * (rise + fall) / (2 - does.power)
     return tau * (total - does.variance * slope) / p

@@ -1,10 +1,15 @@
 r"""Draws of :math:`x_t` given the data from walks of a thousand steps, at step 10 and at the last.
 
-The floor is a normal draw of the same size; rows of torch draw from the same family themselves.
-No walk runs through its steps: a draw costs the same at every index.
+Where the law of :math:`x_t` has a closed form, the floor is torch's own sampler of that family, at
+the same size and with a location and a scale for each row; for tables it is a normal draw. No walk
+runs through its steps: a draw costs the same at every index, but for gamma variables, of which
+torch draws small shapes more slowly.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import pyro.distributions as pyro
 import torch
@@ -13,50 +18,84 @@ from torch import Tensor
 
 from groups import Case, Work
 
-SIZE = 1 << 18
+SHAPE = (256, 3, 32, 32)
 LAPLACE, LOGISTIC, GAMMA = td.Laplace(0.0, 1.0), pyro.Logistic(0.0, 1.0), td.Gamma(3.0, 1.0)
+KEPT = (1 - torch.linspace(1e-3, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+
+State = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def data(device: torch.device) -> Tensor:
-    return torch.zeros(SIZE // 64, 64, device=device)
+def data(index: int) -> Callable[[torch.device], State]:
+    """Data, and for each row what is kept of them, the scale of the noise and the Lévy time."""
+
+    def make(device: torch.device) -> State:
+        x = torch.zeros(SHAPE, device=device)
+        kept = KEPT[index - 1].to(device)
+        rows = kept.sqrt(), (1 - kept).sqrt(), 1 / kept - 1
+        a, s, tau = (v.float().expand(len(x), 1, 1, 1).contiguous() for v in rows)
+        return x, a, s, tau
+
+    return make
 
 
-def floor(x: Tensor) -> Tensor:
-    return 0.5 * x + 0.5 * torch.randn_like(x)
+def normal(state: State) -> Tensor:
+    x, a, s, _ = state
+    return a * x + s * torch.randn_like(x)
 
 
-draw = Case(f"x_t given x_0, {SIZE} numbers", data, floor)
+def laplace(state: State) -> Tensor:
+    x, a, s, _ = state
+    return td.Laplace(a * x, s / math.sqrt(2), validate_args=False).sample()
 
 
-def of_torch(label: str, law: td.Distribution) -> None:
-    """A row of torch's own sampler."""
-
-    def build(x: Tensor) -> Work:
-        wide = law.expand(x.shape)
-        return lambda: 0.5 * x + 0.5 * wide.sample()
-
-    draw.row(label)(build)
+def logistic(state: State) -> Tensor:
+    x, a, s, _ = state
+    return pyro.Logistic(a * x, s * math.sqrt(3) / math.pi, validate_args=False).sample()
 
 
-def of_walk(label: str, kind: str, law: td.Distribution, k: int) -> None:
-    """A row of a walk at an index; its table is made beforehand."""
-
-    def build(x: Tensor, dd) -> Work:
-        walk = getattr(dd, kind)(law, dd.linear_betas(1000, 1e-3, 0.02))
-        walk.marginal(x[:1], k).sample()
-        return lambda: walk.marginal(x, k).sample()
-
-    draw.row(label, "discdiff", install="-e .")(build)
+def gamma(state: State) -> Tensor:
+    x, a, s, tau = state
+    law = td.Gamma((3 * tau).expand_as(x), math.sqrt(3) / a, validate_args=False)
+    return a * x + law.sample() - math.sqrt(3) * tau * a
 
 
-of_torch("torch, Laplace", LAPLACE)
-of_torch("pyro, logistic", LOGISTIC)
-of_torch("torch, gamma", GAMMA)
-for index in (10, 1000):
-    of_walk(f"MarginalWalk, Laplace, t = {index}: closed form", "MarginalWalk", LAPLACE, index)
-    of_walk(f"MarginalWalk, logistic, t = {index}: closed form", "MarginalWalk", LOGISTIC, index)
-    of_walk(f"LevyWalk, gamma, t = {index}: closed form", "LevyWalk", GAMMA, index)
-    of_walk(f"Walk, Laplace, t = {index}: table", "Walk", LAPLACE, index)
-    of_walk(f"ReverseWalk, Laplace, t = {index}: table", "ReverseWalk", LAPLACE, index)
+def variance_gamma(state: State) -> Tensor:
+    x, a, s, tau = state
+    law = td.Gamma(tau.expand_as(x), torch.ones_like(tau), validate_args=False)
+    return a * x + a * law.sample().sqrt() * torch.randn_like(x)
 
-CASES = [draw]
+
+def case(name: str, floor: Callable[[State], Tensor], index: int, *walks: tuple) -> Case:
+    """A floor and the walks that are held against it; tables are made beforehand."""
+    size = " x ".join(map(str, SHAPE))
+    made = Case(f"x_t given x_0 at t = {index}, {size}: {name}", data(index), floor)
+
+    def row(kind: str, law: td.Distribution, label: str) -> None:
+        def build(state: State, dd) -> Work:
+            x = state[0]
+            walk = getattr(dd, kind)(law, dd.linear_betas(1000, 1e-3, 0.02))
+            walk.marginal(x[:1], index).sample()
+            return lambda: walk.marginal(x, index).sample()
+
+        made.row(f"{kind}, {label}", "discdiff", install="-e .")(build)
+
+    for each in walks:
+        row(*each)
+    return made
+
+
+def cases(index: int) -> list[Case]:
+    """All families at an index."""
+    at_once = ("MarginalWalk", LAPLACE, "Laplace")
+    tables = [(kind, LAPLACE, "Laplace: table") for kind in ("Walk", "ReverseWalk")]
+    return [
+        case("normal", normal, index, ("Walk", td.Normal(0.0, 1.0), "normal")),
+        case("Laplace", laplace, index, at_once),
+        case("logistic", logistic, index, ("MarginalWalk", LOGISTIC, "logistic")),
+        case("gamma", gamma, index, ("LevyWalk", GAMMA, "gamma")),
+        case("variance-gamma", variance_gamma, index, ("LevyWalk", LAPLACE, "Laplace")),
+        case("tables", normal, index, *tables),
+    ]
+
+
+CASES = cases(10) + cases(1000)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .. import laws
+from ..increment_laws import Still
 from ..shapes import along
 from ..solve import Engine, solves
 from ..walks import FixedMarginals
 from .normal_walk import NormalWalk, is_normal
+from .sums import Either
 from .walk import WalkEngine
 
 
@@ -40,17 +41,22 @@ class Marginals(WalkEngine):
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         width = (-torch.expm1(self.log_kept[t])).sqrt()
-        scale = along(width, loc).expand_as(loc).to(loc.dtype)
-        if bool((s == 0).all()):
+        scale = along(width, loc)
+        first = s == 0
+        if bool(first.all()):
             return self.increment.law(loc, scale)
-        law = self.increment.innovation(
-            along(self.rho(s, t), loc).expand_as(loc).to(loc.dtype), scale
-        )
-        return laws.Affine(law, loc, torch.ones_like(loc))
+        rho = torch.where(first, 0.5, self.rho(s, t))  # from the data there is no innovation
+        late = self.increment.innovation(along(rho, loc), scale, loc)
+        if not bool(first.any()):
+            return late
+        return Either(along(first, loc, torch.bool), self.increment.law(loc, scale), late)
 
-    def log_still(self, s: Tensor, t: Tensor) -> Tensor | None:
-        law = self.increment.innovation(self.rho(s, t), torch.ones_like(self.kept(s, t)))
-        return getattr(law, "log_still", None)
+    def still(self, x: Tensor, s: Tensor, t: Tensor) -> Still | None:
+        law = self.increment.innovation(along(self.rho(s, t), x), self.spread(t, x))
+        return getattr(law, "still", None)
+
+    def single(self, k: Tensor) -> bool:
+        return True
 
     def width(self, s: Tensor, t: Tensor) -> Tensor:
         return self.increment.reach * (-torch.expm1(self.log_kept[t])).sqrt()

@@ -41,7 +41,7 @@ class NormalWalk(WalkEngine):
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         scale = along((-torch.expm1(self.kept(s, t))).sqrt(), loc)
-        return pyro.Normal(loc, scale.expand_as(loc), validate_args=False)
+        return laws.Normal(loc, scale, validate_args=False)
 
     def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
         if isinstance(estimate, ScoreEstimate):

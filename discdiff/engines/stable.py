@@ -139,7 +139,7 @@ class GivenVariances(_ScaledByPowers):
         kept = (self.log_kept[t].unsqueeze(1) - self.log_kept[1:]).exp()
         weights = torch.where(within, kept, 0.0) * self.term.betas ** (2 / self.alpha)
         term: Any = self.term
-        return term.summed(weights, x).to(x.dtype)
+        return term.summed(weights.expand(len(x), -1), x).to(x.dtype)
 
     def whole(self, k: Tensor, x: Tensor) -> Tensor:
         r""":math:`\Sigma_k`."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .. import laws
+from ..estimates import Atoms, Data
 from ..increments import REALS, Increment
 from ..numerics.fourier import Grid, TooSharp, tabulate
 from ..shapes import along
@@ -28,7 +29,6 @@ from ..walks import FixedIncrements, FixedReversal, LevyClock
 from .normal_walk import NormalWalk, is_normal
 from .walk import WalkEngine
 
-EDGE = 1e-6  # how near a tilted law's mean may come to the end of its support
 SPREAD = 10.0  # standard deviations that many small increments reach together
 
 
@@ -138,14 +138,14 @@ class Summed(WalkEngine):
             c = [self._padded(self.coefficients(*pair)) for pair in pairs.tolist()]
             return Drawn(loc, torch.stack(c).to(loc.device)[row], self.increment)
         if bool(single.all()):
-            return self.increment.law(loc, scale.expand_as(loc).to(loc.dtype))
+            return self.increment.law(loc, scale)
         pairs = torch.stack([s, t], 1)
         pairs[single] = pairs[~single][0]
         rows = self.book.rows(map(tuple, pairs.tolist()), loc.device)
         table = Tabulated(loc, scale, along(rows, loc, torch.int64), self.book)
         if not bool(single.any()):
             return table
-        one = self.increment.law(loc, scale.expand_as(loc).to(loc.dtype))
+        one = self.increment.law(loc, scale)
         return Either(along(single, loc, torch.bool), one, table)
 
     def width(self, s: Tensor, t: Tensor) -> Tensor:
@@ -174,11 +174,14 @@ class ForwardSteps(Summed):
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.summed(loc, (-torch.expm1(self.kept(s, t))).sqrt(), s, t, t - s <= 1)
 
+    def single(self, k: Tensor) -> bool:
+        return bool((k == 1).all())
+
     def reflected(self, mean: Tensor, ratio: Tensor, s: Tensor, t: Tensor) -> Distribution:
         if not bool((t - s == 1).all()):
             return super().reflected(mean, ratio, s, t)
         scale = along((-torch.expm1(self.kept(s, t))).sqrt(), mean) / ratio
-        return self.mirrored(mean, scale.expand_as(mean))
+        return self.mirrored(mean, scale)
 
     def tilted(
         self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, posterior: bool
@@ -192,8 +195,8 @@ class ForwardSteps(Summed):
         noise = (x - ratio * self.step_mean(estimate, x, j, k)) / width
         narrow = self._narrowing(j, k) if posterior else torch.ones_like(self.log_kept[k])
         narrow = along(narrow, x)
-        low, high = self.increment.means
-        eta = self.increment.natural((noise / narrow).clamp(low + EDGE, high - EDGE))
+        guessed = not isinstance(estimate, Data | Atoms)
+        eta = self.natural(noise / narrow, guessed)
         loc, scale = x / ratio, (narrow * width / ratio).expand_as(x)
         if self.symmetric:
             law: Any = self.increment.tilted(loc, scale, -eta)
@@ -232,12 +235,12 @@ class Clocked(Summed):
         return (-self.log_kept[s]).exp() * torch.expm1(-self.kept(s, t))
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        tau = along(self.tau(s, t), loc).expand_as(loc)
-        law = self.increment.levy(tau, along((self.log_kept[t] / 2).exp(), loc).expand_as(loc))
+        scale = along((self.log_kept[t] / 2).exp(), loc)
+        law = self.increment.levy(along(self.tau(s, t), loc), scale, loc)
         if law is None:
             scale = (-torch.expm1(self.kept(s, t))).sqrt()
             return self.summed(loc, scale, s, t, torch.zeros_like(s, dtype=torch.bool))
-        return laws.Affine(law, loc, torch.ones_like(loc))
+        return law
 
     def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         a_s, a_t = (along((self.log_kept[k] / 2).exp(), x) for k in (s, t))

@@ -9,6 +9,7 @@ So an engine is the law of this noise; densities of bridges follow from three of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,15 +20,18 @@ from torch.distributions import Distribution, constraints
 from .. import laws
 from ..estimates import Atoms, Data, Epsilon, Mean, Velocity
 from ..estimates import Score as ScoreEstimate
-from ..increments import Increment
+from ..increment_laws import Still
+from ..increments import REALS, Increment
 from ..numerics.autodiff import gradient
-from ..shapes import along
+from ..shapes import along, one_time
 from ..solve import Engine, Score, Unsolved
 from ..validation import shown, values_are_checked
 
 Law = Any  # a distribution with entries as batch dimensions
 POINTS, ZOOMS = 513, 2  # of the grid of a bridge, and how often it is narrowed
 MANY = 1 << 20  # numbers at once
+EDGE = 1e-6  # how near a tilted law's mean may come to the end of its support
+KNEE = 0.75  # of the way there, from where guesses of it are bent
 NEAR = 1e-6  # a time is the number of a step up to what a division by T loses
 
 
@@ -70,8 +74,8 @@ class WalkEngine(Engine):
         """The law of loc + noise from step s to t, entry by entry."""
         raise self.unsolved("transition")
 
-    def log_still(self, s: Tensor, t: Tensor) -> Tensor | None:
-        """The log-probability that the noise from s to t is zero; None if it never is."""
+    def still(self, x: Tensor, s: Tensor, t: Tensor) -> Still | None:
+        """The atom of the noise from s to t, against x; None if it has none."""
         return None
 
     def width(self, s: Tensor, t: Tensor) -> Tensor:
@@ -79,11 +83,12 @@ class WalkEngine(Engine):
         raise self.unsolved("transition")
 
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
-        k = self.index(t)
+        k = self.index(one_time(t))
         return self._from(x_0, torch.zeros_like(k), k).to_event(x_0.dim() - 1)
 
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        return self._from(x, self.index(s), self.index(t)).to_event(x.dim() - 1)
+        j, k = self.index(one_time(s, t)), self.index(one_time(t, s))
+        return self._from(x, j, k).to_event(x.dim() - 1)
 
     def _from(self, x: Tensor, s: Tensor, t: Tensor) -> Law:
         return self.noise(along((self.kept(s, t) / 2).exp(), x) * x, s, t)
@@ -209,10 +214,45 @@ class WalkEngine(Engine):
         noise = self.noise(torch.zeros_like(mean), s, t)
         return laws.Affine(noise, mean, -1 / ratio)
 
+    def natural(self, mean: Tensor, guessed: bool) -> Tensor:
+        r"""The tilt of a mean; a mean that is a guess may lie anywhere.
+
+        Where a guess comes near the ends of the support or leaves it the tilt goes on along its
+        tangent: the law stays one of the family, and what it costs grows linearly.
+        """
+        low, high = self.increment.means
+        if not guessed:
+            return self.increment.natural(mean.clamp(low + EDGE, high - EDGE))
+        eta = self.increment.natural(mean.clamp(KNEE * low, KNEE * high))
+        if math.isfinite(low):
+            eta = eta + self._tangent(low) * (mean - KNEE * low).clamp(max=0)
+        if math.isfinite(high):
+            eta = eta + self._tangent(high) * (mean - KNEE * high).clamp(min=0)
+        return eta
+
+    def _tangent(self, end: float) -> Tensor:
+        """The slope of the tilt against the mean, near an end of the support."""
+        knee = torch.tensor(KNEE * end, dtype=torch.float64)
+        return gradient(self.increment.natural, knee).detach()
+
+    def single(self, k: Tensor) -> bool:
+        """Whether the noise at step k is one increment."""
+        return False
+
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
+        """Noise of the walk's shape around the mean; tilted, not shifted, off a bounded support.
+
+        So the data that may have led here are never left out.
+        """
         k = self.index(t)
         x_0 = self.mean(estimate, x, k)
-        width = self.spread(k, x) / along((self.left(k) / 2).exp(), x)
+        a = along((self.left(k) / 2).exp(), x)
+        width = self.spread(k, x) / a
+        if self.single(k) and self.increment.means != REALS and not self.increment.lattice:
+            guessed = not isinstance(estimate, Data | Atoms)
+            eta = self.natural((x / a - x_0) / width, guessed)
+            tilted = self.increment.tilted(torch.zeros_like(x), torch.ones_like(x), eta)
+            return laws.Affine(tilted, x / a, -width).to_event(x.dim() - 1)
         law = self.mirrored(x_0, width.expand_as(x_0))
         return law.to_event(x.dim() - 1)
 
@@ -220,7 +260,7 @@ class WalkEngine(Engine):
         r"""The law of :math:`\mathrm{loc} - \mathrm{scale} \cdot \xi`."""
         if self.symmetric:
             return self.increment.law(loc, scale)
-        law = self.increment.law(torch.zeros_like(loc), torch.ones_like(scale))
+        law = self.increment.law(torch.zeros_like(loc), 1.0)
         return laws.Affine(law, loc, -scale)
 
 
@@ -228,14 +268,14 @@ class Bridge(laws._Law):
     r"""The law of :math:`x_s` given both ends, entry by entry, from the laws of the noise.
 
     Its density is exact. Draws invert a distribution function on `POINTS` points of the interval
-    where the density is within :math:`e^{-40}` of its largest value. Noise that may be zero is an
-    atom of the bridge, at :math:`x_t / \sqrt{\bar\alpha_t / \bar\alpha_s}`.
+    where the density is within :math:`e^{-40}` of its largest value. An atom a of the noise is one
+    of the bridge, at :math:`(x_t - a) / \sqrt{\bar\alpha_t / \bar\alpha_s}`.
     """
 
     def __init__(self, engine: WalkEngine, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> None:
         self.engine, self.x_0, self.x, self.s, self.t = engine, x_0, x, s, t
         self.ratio = along((engine.kept(s, t) / 2).exp(), x)
-        self.log_still = engine.log_still(s, t)
+        self.atom = engine.still(x, s, t)
         super().__init__(x.shape)
 
     @property
@@ -254,23 +294,27 @@ class Bridge(laws._Law):
 
     def log_prob(self, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         density = self._joint(y) - self._log_whole()
-        if self.log_still is None:
+        if self.atom is None:
             return density
-        end = self.x / self.ratio
-        there = (y - end).abs() <= 4 * torch.finfo(y.dtype).eps * end.abs()
+        end, size = self._end(), (self.x.abs() + self.atom.at.abs()) / self.ratio
+        there = (y - end).abs() <= 4 * torch.finfo(y.dtype).eps * size
         return torch.where(there, self._log_atom(), density)
 
     def still(self) -> Tensor | float:
-        """The probability that the noise from s to t is zero, given both ends."""
-        return 0.0 if self.log_still is None else self._log_atom().exp()
+        """The probability that the noise from s to t is at its atom, given both ends."""
+        return 0.0 if self.atom is None else self._log_atom().exp()
+
+    def _end(self) -> Tensor:
+        """Where the bridge has its atom."""
+        assert self.atom is not None
+        return (self.x - self.atom.at) / self.ratio
 
     def _log_atom(self) -> Tensor:
-        """The log-probability that the noise from s to t is zero, given both ends."""
-        assert self.log_still is not None
+        """The log-probability that the noise from s to t is at its atom, given both ends."""
+        assert self.atom is not None
         zero = torch.zeros_like(self.s)
-        start = self.engine._from(self.x_0, zero, self.s).log_prob(self.x / self.ratio)
-        still = along(self.log_still, self.x)
-        return start + still - self.ratio.log() - self._log_whole()
+        start = self.engine._from(self.x_0, zero, self.s).log_prob(self._end())
+        return start + self.atom.log_prob - self.ratio.log() - self._log_whole()
 
     def _range(self) -> tuple[Tensor, Tensor]:
         """Where both factors have mass."""
@@ -304,9 +348,9 @@ class Bridge(laws._Law):
     def mean(self) -> Tensor:
         y, p = self._grid()
         mean = torch.trapezoid(y * p, y, dim=0) / torch.trapezoid(p, y, dim=0)
-        if self.log_still is None:
+        if self.atom is None:
             return mean
-        return torch.lerp(mean, self.x / self.ratio, self._log_atom().exp())
+        return torch.lerp(mean, self._end(), self._log_atom().exp())
 
     def _draw(self, shape: torch.Size) -> Tensor:
         if shape:
@@ -315,10 +359,10 @@ class Bridge(laws._Law):
         drawn = torch.cat(
             [self._rows(k, k + some)._at_once() for k in range(0, len(self.x), some)]
         )
-        if self.log_still is None:
+        if self.atom is None:
             return drawn
         still = torch.rand_like(drawn) < self._log_atom().exp()
-        return torch.where(still, self.x / self.ratio, drawn)
+        return torch.where(still, self._end(), drawn)
 
     def _rows(self, first: int, last: int) -> Bridge:
         """The law of some batch elements."""

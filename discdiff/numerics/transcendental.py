@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EULER = 0.57721566490153286061  # minus the derivative of Γ at 1
@@ -208,3 +209,46 @@ def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     for c in reversed(coefficients[:-1]):
         value = value * x + c
     return value
+
+
+def log_kummer(k: Tensor, w: Tensor) -> Tensor:
+    r""":math:`\log {}_1F_1(k + 1; 2; w)` for k > 0 and w ≥ 0, of one shape.
+
+    A series of positive terms up to w = k + 40, and beyond it
+
+    .. math:: {}_1F_1(k + 1; 2; w) \sim \frac{e^w w^{k - 1}}{\Gamma(k + 1)}
+              \sum_n \frac{(-k)_n (1 - k)_n}{n!\, w^n};
+
+    at whole k it is :math:`e^w` times a polynomial, :math:`{}_1F_1(1 - k; 2; -w)`.
+
+    Example:
+        >>> log_kummer(torch.tensor(1.0).double(), torch.tensor(3.0).double())  # e^w at k = 1
+        tensor(3., dtype=torch.float64)
+    """
+    order = float(k.detach().max()) if k.numel() else 0.0
+    if order <= 40 and bool((k == k.detach().round()).all()):
+        total = torch.ones_like(w)
+        for n in range(int(order) - 2, -1, -1):
+            total = 1 + total * w * ((k - 1 - n).clamp(min=0) / ((n + 1) * (n + 2)))
+        return w + total.log()
+    far = w > k + 40
+    near, beyond = torch.where(far, 1.0, w), torch.where(far, w, k + 40)
+    series = _kummer_series(k, near, order)
+    term = rest = torch.ones_like(beyond)
+    for n in range(int(order) + 40):
+        term = term * ((n - k) * (n + 1 - k) / ((n + 1) * beyond))
+        rest = rest + term
+    tail = beyond + (k - 1) * beyond.log() - torch.lgamma(k + 1) + rest.log()
+    return torch.where(far, tail, series)
+
+
+def _kummer_series(k: Tensor, w: Tensor, order: float) -> Tensor:
+    """The logarithm of the series in w ≤ k + 40, by Horner's rule."""
+    most = float(w.detach().max()) if w.numel() else 0.0
+    log = order > 200  # where sums outgrow the largest number
+    total = torch.zeros_like(w) if log else torch.ones_like(w)
+    last = int(most + 9 * math.sqrt(most) + 30) + int(order)
+    for n in range(last, -1, -1):
+        ratio = w * ((k + 1 + n) / ((n + 1) * (n + 2)))
+        total = F.softplus(total + ratio.log(), threshold=40) if log else 1 + total * ratio
+    return total if log else total.log()
