@@ -23,7 +23,7 @@ from torch.distributions import constraints
 from .numerics.autodiff import gradient
 from .numerics.special import log1pexp, logexpm1
 from .params import Declared, declare, fixed, increasing, nonnegative
-from .validation import described, require, shown
+from .validation import require, require_kind, shown
 
 Number = float | Tensor
 LAST = 1 - 2.0**-53  # the end of the open interval: the last time before 1
@@ -223,10 +223,10 @@ class Linear(Clock):
         require_positive(self.b1, "b1")
 
     def forward(self, t: Tensor) -> Tensor:
-        return t * (self.b0 + (self.b1 - self.b0) / 2 * t)
+        return t * torch.lerp(self.b0.to(t), self.b1.to(t), t / 2)
 
     def rate(self, t: Tensor) -> Tensor:
-        return self.b0 + (self.b1 - self.b0) * t
+        return torch.lerp(self.b0.to(t), self.b1.to(t), t)
 
     def inverse(self, u: Tensor) -> Tensor:
         # The root of (b1 − b0)/2 t² + b0 t = u in the form that does not cancel.
@@ -609,8 +609,7 @@ class Learned(Clock):
         super().__init__()
         whole = isinstance(panels, int) and panels >= 1 and panels is not True
         require(whole, f"panels must be an integer ≥ 1; it is {panels}")
-        clock = base is None or isinstance(base, Clock)
-        require(clock, f"base must be a Clock; it is {described(base)}")
+        require_kind(base, Clock | None, "base must be a Clock")
         self.base = base if base is not None else LogLinear()
         self.panels = panels
         self.logits = nn.Parameter(torch.zeros(panels, dtype=torch.float64))

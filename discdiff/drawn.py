@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,17 +13,24 @@ from .laws import hidden_log_prob
 from .process import Process, first_tensor
 
 State = Any
+OFF: AbstractContextManager[Any] = nullcontext()
 
 
-def full_precision(x_0: State) -> torch.autocast:
+def full_precision(x_0: State) -> AbstractContextManager[Any]:
     """The mode in which the mathematics of processes runs, whatever the network's."""
-    return torch.autocast(first_tensor(x_0).device.type, enabled=False)
+    device = first_tensor(x_0).device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else OFF
 
 
 def learns(process: Process) -> bool:
     """Whether a declared number requires grad."""
-    held = (v for m in process.modules() for v in (*m._parameters.values(), *m._buffers.values()))
-    return any(v is not None and v.requires_grad for v in held)
+    modules: list[Any] = [process]
+    for module in modules:
+        for number in (*module._parameters.values(), *module._buffers.values()):
+            if number is not None and number.requires_grad:
+                return True
+        modules.extend(module._modules.values())
+    return False
 
 
 def with_draw(process: Process, law: Distribution, x: State, value: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from .shapes import along
 from .solve import Unsolved
 from .stepper import Model, Stepper, carried, kernel_of, law_matrix
 from .times import require_reach, tempo_of
-from .validation import described, require
+from .validation import require, require_kind
 
 State = Any
 LIMIT = 1 << 20  # states
@@ -189,8 +189,7 @@ def marginal(
         tensor([0.7491, 0.2509], dtype=torch.float64)
     """
     require_head(head)
-    right = stepper is None or isinstance(stepper, Stepper)
-    require(right, f"stepper must be of dd.steppers; it is {described(stepper)}")
+    require_kind(stepper, Stepper | None, "stepper must be of dd.steppers")
     require(process.timed, "a model needs a process on a clock: declare .on(clock)")
     space = _space(process, shape)
     size = len(space.probs)

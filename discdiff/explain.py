@@ -36,7 +36,7 @@ from .loss import sum_over_terms
 from .process import Chain, Generator, Leaf, Process, kinds_of, moving_terms
 from .solve import Engine, Unsolved, covering, engine_for
 from .terms import Term
-from .validation import described, require, shown
+from .validation import require_kind, shown
 
 KINDS: tuple[type[Estimate], ...] = (
     Mean,
@@ -151,10 +151,7 @@ def explain(process: Process) -> Explanation:
         heads   Missing, Posterior, Ratio, Exact
         limit   certain: 0
     """
-    require(
-        isinstance(process, Process),
-        f"process must be a Process; it is {described(process)}",
-    )
+    require_kind(process, Process, "process must be a Process")
     if isinstance(process, Chain):
         late, early = process.grid()[:2].split(1)
         pairs = zip(process.process.leaves(late), process.process.leaves(early), strict=True)

@@ -20,7 +20,7 @@ from .estimates import Atoms, Estimate, Parts
 from .numerics.special import log_softplus
 from .process import Chain, Process, batch_size, first_tensor, map_state, require_process
 from .shapes import along
-from .validation import described, require, require_numbers, shown, values_are_checked
+from .validation import require, require_kind, require_numbers, shown, values_are_checked
 
 State = Any
 
@@ -96,11 +96,7 @@ def require_head(head: Head) -> None:
     Raises:
         ValueError: If it is anything else.
     """
-    require(
-        isinstance(head, Head),
-        f"head must be a head around a network, such as heads.Epsilon(net); it is "
-        f"{described(head)}",
-    )
+    require_kind(head, Head, "head must be a head around a network, such as heads.Epsilon(net)")
 
 
 def leaf_heads(process: Process, head: Head) -> list[tuple[Any, Any]]:

@@ -38,7 +38,7 @@ from .solve import Score, Unsolved
 from .stepper import Stepper, require_stepper
 from .steps import Steps
 from .terms import Diffusion, Drift, Jump
-from .validation import described, require, shown, values_are_checked
+from .validation import require, require_kind, shown, values_are_checked
 from .weights import NLL, Weight
 
 State = Any
@@ -95,16 +95,17 @@ def loss(
         return _term(process, head, x_0, t, stepper, context, x_t)
     require(stepper is None, "a stepper is for the steps of a chain: see process.at(times)")
     weight = weight or NLL()
-    require(isinstance(weight, Weight), f"weight must be of dd.weights; it is {described(weight)}")
+    require_kind(weight, Weight, "weight must be of dd.weights")
     x_0 = process.check_data(x_0, "x_0")
     require_possible(process, head, x_0)
     t = _check_noisy_time(process, process.check_time(t, x_0, "t"))
     exactly = full_precision(x_0)
     with exactly:
+        parts = weighed(process, t, weight)  # what is small comes before what is large
         noisy, target = _noisy(process, x_0, t, x_t)
     estimate = head(noisy, t, context)
     with exactly:
-        value = integrand(process, target, estimate, noisy, t, weight)
+        value = summed(parts, target, estimate, noisy)
         if x_t is not None or not torch.is_grad_enabled() or not learns(process):
             return value
         return with_draw(process, process._marginal(x_0, t), noisy, value)
@@ -186,19 +187,34 @@ def integrand(
     weight: Weight | None = None,
 ) -> Tensor:
     """The divergence rate between the reversals that two estimates determine, shape (B,)."""
-    weight = weight or NLL()
+    return summed(weighed(process, t, weight or NLL()), target, estimate, x_t)
+
+
+def weighed(process: Process, t: Tensor, weight: Weight) -> list[tuple[Leaf, Tensor]]:
+    """The leaves, each with its speed times its weight, shape (B,)."""
+    return [(leaf, leaf.speed * weight(leaf)) for leaf in process.leaves(t)]
+
+
+def summed(
+    parts: list[tuple[Leaf, Tensor]], target: Estimate, estimate: Estimate, x_t: State
+) -> Tensor:
+    """The sum over leaves of their divergence rates times numbers, shape (B,)."""
     total = None
-    for leaf in process.leaves(t):
-        scale = leaf.speed * weight(leaf)
-        rate = kl_rate(leaf, leaf.read(target), leaf.read(estimate), x_t)
-        rate = rate * scale.to(rate.dtype)
+    for leaf, scale in parts:
+        rate = kl_rate(leaf, leaf.read(target), leaf.read(estimate), x_t, scale)
         total = rate if total is None else total + rate
     assert total is not None
     return total
 
 
-def kl_rate(leaf: Leaf, target: Estimate, estimate: Estimate, x_t: State) -> Tensor:
-    """The divergence rate of one leaf per unit of its own time, shape (B,)."""
+def kl_rate(
+    leaf: Leaf,
+    target: Estimate,
+    estimate: Estimate,
+    x_t: State,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """The divergence rate of one leaf per unit of its own time, or times numbers, shape (B,)."""
     x, t, engine = leaf.get(x_t), leaf.time, leaf.core.engine
     leaf.core.check_estimate(estimate, x)
     closed = engine.kl_rate(target, estimate, x, t)
@@ -206,8 +222,10 @@ def kl_rate(leaf: Leaf, target: Estimate, estimate: Estimate, x_t: State) -> Ten
         values, factor = closed
         values = sum_event(leaf.still(values, x_t))
         factor = leaf.coefficient if factor is None else factor
+        factor = factor if scale is None else factor * scale
         return values * factor.to(values.dtype)
-    return sum_over_terms(leaf, target, estimate, x_t)
+    rate = sum_over_terms(leaf, target, estimate, x_t)
+    return rate if scale is None else rate * scale.to(rate.dtype)
 
 
 def sum_over_terms(leaf: Leaf, target: Estimate, estimate: Estimate, x_t: State) -> Tensor:

@@ -33,7 +33,7 @@ from .objective import categories, noisy_state, prepared, summed
 from .process import Leaf, Process
 from .shapes import sum_event
 from .solve import Unsolved
-from .validation import described, require
+from .validation import require_kind
 from .weights import Weight
 
 State = Any
@@ -136,7 +136,7 @@ def ratio_matching(
         tensor([5.5452])
     """
     rule = rule or Log()
-    require(isinstance(rule, Rule), f"rule must be of dd.matching; it is {described(rule)}")
+    require_kind(rule, Rule, "rule must be of dd.matching")
     x_0, t, weight = prepared(process, head, x_0, t, weight)
     x, law = noisy_state(process, x_0, t, x_t, steps)
     estimate = head(x, t, context)

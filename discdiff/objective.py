@@ -21,7 +21,7 @@ from .heads import Head, require_head
 from .process import Leaf, Process, first_tensor, map_state, require_process, require_shape
 from .simulate import advance
 from .solve import Unsolved
-from .validation import described, require, values_are_checked
+from .validation import require, require_kind, values_are_checked
 from .weights import NLL, Weight
 
 State = Any
@@ -39,7 +39,7 @@ def prepared(
     require_process(process)
     require_head(head)
     weight = weight or NLL()
-    require(isinstance(weight, Weight), f"weight must be of dd.weights; it is {described(weight)}")
+    require_kind(weight, Weight, "weight must be of dd.weights")
     x_0 = process.check_data(x_0, "x_0")
     t = process.check_time(t, x_0, "t")
     if values_are_checked(t):

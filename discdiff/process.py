@@ -14,6 +14,7 @@ that is linear in the generator (losses, reversal, Euler steps) walks the leaves
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -48,6 +49,7 @@ from .validation import (
     described,
     require,
     require_countable,
+    require_kind,
     require_order,
     require_tensor,
     require_values,
@@ -382,11 +384,7 @@ class Process(Declared, ABC):
 
     def check_time(self, t: float | Tensor, x: State, name: str) -> Tensor:
         """A time as float64 of shape (B,), after its shape and values were checked."""
-        t = as_time(t, first_tensor(x), name)
-        if self.timed and values_are_checked(t) and t.numel() and float(t.detach().amax()) > 1:
-            late = shown(t[t > 1])
-            raise ValueError(f"{name} must lie in [0, 1] on a clock; it contains {late}")
-        return t
+        return as_time(t, first_tensor(x), name, 1.0 if self.timed else math.inf)
 
 
 @dataclass
@@ -568,7 +566,7 @@ class Sum(Generator):
 
     @property
     def terms(self) -> tuple[Any, ...]:
-        return tuple(self.members)
+        return tuple(self._modules["members"]._modules.values())  # type: ignore[union-attr]
 
     def __rmul__(self, rate: float | Tensor) -> Sum:
         return Sum(*(rate * term for term in self.terms))
@@ -596,7 +594,7 @@ class Timed(Process):
 
     def __init__(self, process: Process, clock: Clock) -> None:
         super().__init__()
-        require(isinstance(clock, Clock), f"clock must be a Clock; it is {described(clock)}")
+        require_kind(clock, Clock, "clock must be a Clock")
         require(not process.timed, "the process already runs on a clock")
         self.process, self.clock = process, clock
 
@@ -611,7 +609,8 @@ class Timed(Process):
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
         speed = once(self.clock.rate, t)
         for leaf in self.process.leaves(self.own(t)):
-            yield replace(leaf, speed=leaf.speed * speed, clock=self.clock)
+            leaf.speed, leaf.clock = leaf.speed * speed, self.clock
+            yield leaf
 
     def check_state(self, x: State, name: str) -> State:
         return self.process.check_state(x, name)
@@ -724,7 +723,7 @@ class Lifted(Process):
 
     def _declare(self, law: Distribution) -> None:
         count = self.size - 1
-        require(isinstance(law, Distribution), f"lift needs a normal law; it is {described(law)}")
+        require_kind(law, Distribution, "lift needs a normal law")
         fits = law.event_shape in ((), (count,)) and law.batch_shape in ((), (1,), (count,))
         require(
             isinstance(law.mean, Tensor) and fits,
@@ -1465,14 +1464,12 @@ def _require_one_tensor(process: Process, verb: str) -> None:
 
 def require_process(process: Any) -> None:
     """Raises ``ValueError`` unless this is a process."""
-    rule = "process must be a Process"
-    require(isinstance(process, Process), f"{rule}; it is {described(process)}")
+    require_kind(process, Process, "process must be a Process")
 
 
 def require_law(law: Any, shape: Shape, name: str) -> None:
     """Raises ``ValueError`` unless this is a law of states of this shape."""
-    rule = f"{name} must be a distribution"
-    require(isinstance(law, Distribution), f"{rule}; it is {described(law)}")
+    require_kind(law, Distribution, f"{name} must be a distribution")
     if isinstance(shape, Mapping):
         return
     batch, event = tuple(law.batch_shape), tuple(law.event_shape)

@@ -27,7 +27,7 @@ from .solve import Unsolved
 from .stepper import Stepper
 from .steppers import Ancestral
 from .times import natural
-from .validation import described, require, require_count, require_numbers, shown
+from .validation import require, require_count, require_kind, require_numbers, shown
 
 State = Any
 
@@ -86,10 +86,7 @@ def sample(
     shape = process.data_shape(shape)
     t = grid_times(process, steps, grid)
     stepper = stepper or Ancestral()
-    require(
-        isinstance(stepper, Stepper),
-        f"stepper must be of dd.steppers; it is {described(stepper)}",
-    )
+    require_kind(stepper, Stepper, "stepper must be of dd.steppers")
     if prior is not None:
         require_law(prior, process.state_shape(shape), "prior")
     x = start if start is not None else (prior or process.at(t[:1]).prior(shape)).sample()

@@ -22,7 +22,7 @@ from .process import Leaf, Process, batch_size, map_state
 from .shapes import span
 from .solve import Unsolved
 from .terms import Diffusion
-from .validation import described, require
+from .validation import require, require_kind
 
 State = Any
 Model = Callable[[State, Tensor], Estimate]
@@ -124,8 +124,7 @@ class LeafRun(Stepper):
 
 def require_stepper(stepper: Stepper | None) -> None:
     """Raises ``ValueError`` unless this is a stepper, or none was given."""
-    right = stepper is None or isinstance(stepper, Stepper)
-    require(right, f"stepper must be of dd.steppers; it is {described(stepper)}")
+    require_kind(stepper, Stepper | None, "stepper must be of dd.steppers")
 
 
 def only_leaf(process: Process, x: State, t: Tensor, s: Tensor) -> tuple[Leaf, Leaf]:

@@ -128,12 +128,22 @@ def described(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def require_kind(value: Any, kind: Any, rule: str) -> None:
+    """Raises unless the value is an instance of a class (or of one of a union)."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{rule}; it is {described(value)}")
+
+
 def require_tensor(x: Any, name: str) -> None:
     """Raises unless this is a tensor with a batch dimension that holds something."""
-    require(isinstance(x, Tensor), f"{name} must be a tensor; it is {described(x)}")
-    require(x.dim() >= 1, f"{name} must have a batch dimension; its shape is ()")
-    require(x.numel() > 0, f"{name} must not be empty; its shape is {tuple(x.shape)}")
-    require(x.layout == torch.strided, f"{name} must be a dense tensor; it is {x.layout}")
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} must be a tensor; it is {described(x)}")
+    if x.dim() < 1:
+        raise ValueError(f"{name} must have a batch dimension; its shape is ()")
+    if x.numel() == 0:
+        raise ValueError(f"{name} must not be empty; its shape is {tuple(x.shape)}")
+    if x.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor; it is {x.layout}")
 
 
 def as_shape(shape: Any, name: str = "shape") -> tuple[int, ...]:
@@ -205,16 +215,18 @@ def _holds_fast(x: Tensor, support: constraints.Constraint) -> bool:
     return low <= int(least) and int(most) <= high
 
 
-def as_time(t: float | Tensor, x: Tensor, name: str) -> Tensor:
+def as_time(t: float | Tensor, x: Tensor, name: str, end: float = math.inf) -> Tensor:
     r"""A time argument as float64 of shape :math:`(B,)` on the device of the state ``x``.
 
     Raises:
-        ValueError: If the shape is neither () nor (B,), or a time is negative or NaN.
+        ValueError: If the shape is neither () nor (B,), or a time is negative, NaN or past the
+            end.
     """
     batch = x.shape[0]
     if not isinstance(t, Tensor):
         require(isinstance(t, float | int), f"{name} must be a number or a tensor; it is {t!r}")
         require(t >= 0, f"{name} must be a time ≥ 0; it is {t}")
+        require(t <= end, f"{name} must lie in [0, {end:g}] on a clock; it is {t}")
         return torch.tensor(float(t), dtype=torch.float64, device=x.device).expand(batch)
     if t.dim() != 0 and t.shape != (batch,):
         raise ValueError(
@@ -222,9 +234,13 @@ def as_time(t: float | Tensor, x: Tensor, name: str) -> Tensor:
             f"its shape is {tuple(t.shape)}"
         )
     t = t.to(device=x.device, dtype=torch.float64)
-    # the least of several is NaN if one is
-    if values_are_checked(t) and t.numel() and not float(t.detach().amin()) >= 0:
-        raise ValueError(f"{name} must hold times ≥ 0; it contains {shown(t[~(t >= 0)])}")
+    if values_are_checked(t) and t.numel():
+        least, most = (float(v) for v in t.detach().aminmax())  # NaN if one is
+        if not least >= 0:
+            raise ValueError(f"{name} must hold times ≥ 0; it contains {shown(t[~(t >= 0)])}")
+        if most > end:
+            late = f"it contains {shown(t[t > end])}"
+            raise ValueError(f"{name} must lie in [0, {end:g}] on a clock; {late}")
     return t.expand(batch)
 
 

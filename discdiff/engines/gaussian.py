@@ -285,7 +285,8 @@ class Gaussian(AffineEngine):
         moments = self.moments(None, t)
         noise = torch.randn_like(x_0)
         x = self._fit(moments.variance.sqrt(), x_0) * noise
-        return x.add_(self._centre(x_0, moments)), Epsilon(noise)
+        x = x.addcmul_(self._fit(moments.phi, x_0), x_0)
+        return x + self._fit(moments.mean, x_0) if self.drifting else x, Epsilon(noise)
 
     def _centre(self, x_0: Tensor, moments: Moments) -> Tensor:
         centre = self._fit(moments.phi, x_0) * x_0
