@@ -43,7 +43,7 @@ from .declare import (
 from .describe import Description
 from .encoding import AsCategories, AsCounts, AsDensity, AsReals, AsTable, Encoding
 from .settings import Settings
-from .timing import density_by_guess, quiet_time
+from .timing import density_by_guess, quiet_time, shares_by_guess
 
 CHUNK = 4096  # items validated at a time
 REACH = 8.0  # outputs of this size are learned fast; larger factors overfit sooner (measured)
@@ -75,6 +75,7 @@ class Model(nn.Module):
         self.classes = len(data.classes) if settings.labels else 0
         self.head.net = self._network(settings)
         self._timed: tuple[float, Blend | Density] | None = None
+        self._drawn: Tensor | None = None
 
     @property
     def dims(self) -> int:
@@ -154,7 +155,21 @@ class Model(nn.Module):
         nats = term(torch.ones(count))
         if last == 1:
             return nats
-        return nats + (last - 1) * term(torch.randint(2, last + 1, (count,)))
+        shares = self._shares()
+        u = (torch.rand(count, dtype=torch.float64) + torch.randperm(count)) / count
+        i = torch.searchsorted(shares.cumsum(0), u.to(shares.device)).clamp(max=last - 2)
+        return nats + term(2 + i) / shares[i].to(nats)
+
+    def _shares(self) -> Tensor:
+        """How often each of the steps 2 … T of a chain is looked at."""
+        assert isinstance(self.process, Chain)
+        net, last = self.head.net, len(self.process.times)
+        if not isinstance(net, Precondition):
+            return torch.full((last - 1,), 1 / (last - 1), dtype=torch.float64)
+        if self._drawn is None or learns(self.process):
+            y = torch.zeros(1, *self.data.event, device=net.mean.device)
+            self._drawn = shares_by_guess(self.process, partial(net.log_left, y))
+        return self._drawn
 
     def timing(self) -> tuple[float, Blend | Density]:
         """Where the bound stops and how its times are drawn, anew where numbers are learned."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..likelihood import STOP
-from ..process import Process
+from ..process import Chain, Process
 from ..times import Density, natural
 
 LogLeft = Callable[[Tensor], Tensor]  # log R_t / C_0 at times (n,)
@@ -37,6 +37,14 @@ def quiet_time(log_left: LogLeft) -> float:
             return STOP  # such a process has no noise, or nothing else
         low, high = float(grid[quiet - 1]), float(grid[quiet])
     return math.exp(low)
+
+
+@torch.no_grad()
+def shares_by_guess(chain: Chain, log_left: LogLeft) -> Tensor:
+    """The shares of the steps 2 … T in the path-KL of normal data; they add up to one."""
+    left = log_left(chain.grid().flip(0)[1:])
+    growth = torch.where(left.isfinite(), left, 0.0).diff().clamp(min=0.0) / 2 + STEP * FLOOR
+    return growth / growth.sum()
 
 
 @torch.no_grad()
