@@ -217,10 +217,12 @@ def _at_end(leaf: Leaf) -> dict:
     try:
         law, origin = core._marginal(one, late), core._marginal(zero, late)
         left = (core._marginal(first, late).mean - origin.mean).detach().reshape(-1)[0]
-        gap = laws.kl(law, _prior(leaf, origin)).detach().sum() / math.prod(shape)
+        kl = math.inf  # of data that differ where noise never comes
+        if getattr(core.engine, "reached", True):
+            gap = laws.kl(law, _prior(leaf, origin)).detach().sum() / math.prod(shape)
+            kl = float(gap.nan_to_num(torch.inf, posinf=torch.inf))
     except Unsolved:
         return {}
-    kl = float(gap.nan_to_num(torch.inf, posinf=torch.inf))
     variance = _variance(leaf, zero, end)
     return {"end": float(end), "left": float(left), "variance": variance, "prior_kl": kl}
 

@@ -75,14 +75,13 @@ def tempo_of(leaf: Leaf) -> Tempo:
 
 
 @torch.compiler.assume_constant_result
-@torch.no_grad()
 def _tempo(core: Generator) -> tuple[float, float]:
     """The rates of a tempo; in a compiled graph as they were when it was compiled."""
     engine = _engine(core)
     numbers = [v for term in engine.terms for v in (*term.parameters(), *term.buffers())]
     known = _tempos.get(engine)
     if known is None or not known[0].hold(numbers):
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.no_grad():
             known = _tempos[engine] = Versions(numbers), engine.tempo()
     return known[1].slow, known[1].fast
 

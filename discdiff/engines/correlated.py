@@ -116,7 +116,7 @@ def _kl_correlated(p: Correlated, q: Correlated) -> Tensor:
     require_density(q.dense)
     inverse, gap = q._inverse(), p.loc - q.loc
     spread = (inverse.to(p.factor) @ p.factor).square().sum((-2, -1)).to(gap.dtype)
-    shift = act(inverse, gap).square().sum(-1)
+    shift = act(inverse.to(gap.dtype), gap).square().sum(-1)
     known, certain = p._certain(), q._certain()
     size = (~certain).sum(-1).to(gap.dtype)
     value = (spread + shift - size) / 2 + q._log_det() - p._log_det()
