@@ -10,6 +10,7 @@ states are enumerated.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,7 @@ from .shapes import along, sum_event
 from .validation import require_finite
 
 State = Any
+LOG_ROOT = math.log(2 * math.pi) / 2
 
 
 def point(value: Tensor) -> Distribution:
@@ -65,13 +67,42 @@ class _Law(TorchDistribution):
 
 
 class Normal(pyro.Normal):
-    """The normal law, drawn without a pass that looks for negative scales."""
+    """The normal law, which at scale 0 is certain, drawn without a look for negative scales."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        certain = self.scale == 0
+        white = (x - self.loc) / torch.where(certain, 1.0, self.scale)
+        value = -white.square() / 2 - self.scale.log() - LOG_ROOT  # −log 0 = ∞ where x is certain
+        return torch.where(certain & (white != 0), -torch.inf, value)
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Distribution:
+        count = self.loc.dim() if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
+        return Entries(self, count) if count else self
 
     def sample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
             z = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
             return z.mul_(self.scale).add_(self.loc)
+
+
+class Entries(pyro.Independent):
+    """Independent entries of one event: one that cannot be outweighs all that are certain."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        each = self.base_dist.log_prob(value)
+        axes = tuple(range(-self.reinterpreted_batch_ndims, 0))
+        return torch.where((each == -torch.inf).any(axes), -torch.inf, each.sum(axes))
+
+
+@register_kl(Normal, Normal)
+def _kl_normals(p: Normal, q: Normal) -> Tensor:
+    certain = q.scale == 0
+    scale = torch.where(certain, 1.0, q.scale)
+    share = (p.scale / scale).square()
+    value = (share + ((p.loc - q.loc) / scale).square() - 1 - share.log()) / 2
+    same = torch.where((p.scale == 0) & (p.loc == q.loc), 0.0, torch.inf)
+    return torch.where(certain, same, value)
 
 
 class Joint(_Law):
@@ -695,7 +726,7 @@ def kl(p: Distribution, q: Distribution) -> Tensor:
 @torch.compiler.assume_constant_result
 def _look_up_normals() -> None:
     """Has torch find and keep its rule for normal laws, which no graph can choose."""
-    law = pyro.Normal(torch.zeros(()), torch.ones(()), validate_args=False)
+    law = Normal(torch.zeros(1), torch.ones(1), validate_args=False).to_event(1)
     kl_divergence(law, law)
 
 

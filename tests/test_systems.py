@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 from torch.distributions import Normal
 
 import discdiff as dd
+from discdiff import laws
 from discdiff.numerics.constant import Constant, digits
 from discdiff.numerics.factors import add_columns, cholesky, lower_inverse, triangular
 from discdiff.numerics.staircase import reached
@@ -533,3 +534,24 @@ def test_what_noise_never_reaches_has_no_density():
         law.log_prob(x)
     with pytest.raises(dd.Unsolved, match="the law has no density"):
         torch.distributions.kl_divergence(law, law)
+
+
+def test_numbers_at_time_zero_are_a_point_mass():
+    vp = (dd.Linear(-1 / 2) + dd.Noise(1.0)).on(dd.clock.Linear(0.1, 20.0))
+    x_0 = torch.tensor([[0.5, -1.0]] * 3)
+    law = vp.marginal(x_0, torch.tensor([0.0, 0.0, 0.5]))
+    x = x_0.clone()
+    x[1, 0] += 1
+    found = law.log_prob(x)
+    late = torch.distributions.Normal(law.base_dist.loc[2], law.base_dist.scale[2])
+    assert found[0] == torch.inf and found[1] == -torch.inf
+    torch.testing.assert_close(found[2], late.log_prob(x[2]).sum())
+    same, other = (vp.marginal(v, torch.tensor([0.0, 0.1, 0.5])) for v in (x_0, x))
+    assert laws.kl(law, same).tolist() == [0.0, torch.inf, 0.0]
+    assert laws.kl(same, law)[1] == torch.inf
+    assert laws.kl(vp.marginal(x, 0.0), vp.marginal(x_0, 0.0)).tolist() == [0.0, torch.inf, 0.0]
+    normal = torch.distributions.kl_divergence(
+        torch.distributions.Normal(same.base_dist.loc[1:], same.base_dist.scale[1:]),
+        torch.distributions.Normal(other.base_dist.loc[1:], other.base_dist.scale[1:]),
+    )
+    torch.testing.assert_close(laws.kl(same, other)[1:], normal.sum(1))

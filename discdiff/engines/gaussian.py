@@ -18,13 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import pyro.distributions as pyro
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import mse_loss
 
-from .. import estimates
+from .. import estimates, laws
 from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Normal, Velocity
 from ..numerics.linalg import spanning
 from ..numerics.quadrature import gauss_legendre, tail_integrals
@@ -511,7 +510,7 @@ def _apart(fine: Tensor, coarse: Tensor) -> float:
 
 def normal(mean: Tensor, std: Tensor) -> Distribution:
     """Independent normal laws, entry by entry."""
-    law = pyro.Normal(mean, std.expand(mean.shape), validate_args=False)
+    law = laws.Normal(mean, std.expand(mean.shape), validate_args=False)
     return law.to_event(mean.dim() - 1)
 
 
