@@ -572,3 +572,43 @@ def test_settings_are_checked():
     for wrong in ({"steps": 0}, {"dropout": 1.0}, {"lr": -1.0}, {"seed": -1}, {"ema": 1.5}):
         with pytest.raises(ValueError, match=f"--{next(iter(wrong))}"):
             Settings(**wrong)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "laplace"])
+def test_steps_of_a_chain_are_drawn_without_bias(description, name):
+    """One drawn step over its share has the mean of all steps; the first is never left out."""
+    torch.manual_seed(0)
+    steps = 20
+    betas = dd.linear_betas(steps) if name == "ddpm" else dd.log_snr_betas(steps)
+    if name == "ddpm":
+        chain = zoo.ddpm_chain(betas)
+    else:
+        chain = dd.Walk(torch.distributions.Laplace(0.0, 1.0), betas)
+    model = Model(chain, description, Settings(width=16, blocks=1)).eval()
+    shares = model._shares()
+    assert shares.shape == (steps - 1,) and float(shares.min()) > 0
+    assert float(shares.sum()) == pytest.approx(1.0)
+    x_0 = model.encoding.encode(digits().values[:2])
+    with torch.no_grad():
+        many = x_0.repeat(1500, *[1] * (x_0.dim() - 1))
+        drawn = model._chain_path(many, None).reshape(-1, 2)
+        k = torch.arange(1, steps + 1).repeat_interleave(300)
+        each = [
+            dd.loss(chain, model.head, x.expand(len(k), *x.shape), k, stepper=model.stepper)
+            for x in x_0
+        ]
+    whole = torch.stack([v.reshape(steps, 300).mean(1).sum() for v in each])
+    noise = torch.stack([(v.reshape(steps, 300).var(1) / 300).sum() for v in each])
+    error = (drawn.var(0) / len(drawn) + noise).sqrt()
+    assert bool(((drawn.mean(0) - whole).abs() < 5 * error).all()), (drawn.mean(0), whole, error)
+    within = 0.05 if name == "ddpm" else 0.25
+    assert bool((error < within * whole.abs()).all()), (whole, error)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "laplace", "logistic", "gamma"])
+def test_chains_train_from_the_command_line(name, tmp_path):
+    runs = ["--data", small(tmp_path), "--runs", tmp_path, "--name", name]
+    assert discdiff("train", "--process", name, *TINY, *runs) == 0
+    with (tmp_path / name / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows and all(math.isfinite(float(row["validation"])) for row in rows)
