@@ -1,8 +1,8 @@
 """Processes by name or from a user's file, and the encoding and head that suit them.
 
-`process_named` declares blackout, masked, uniform and variance-preserving diffusion for given
-data, or takes ``PATH:NAME``, a process in a Python file. `encoding_for` and `head_for` find by
-trial how the data become states, and what a network can say that determines the reversal: the
+`process_named` declares blackout, masked, uniform, variance-preserving diffusion and chains for
+given data, or takes ``PATH:NAME``, a process in a Python file. `encoding_for` and `head_for` find
+by trial how the data become states, and what a network can say that determines the reversal: the
 process itself decides, by accepting or refusing.
 """
 

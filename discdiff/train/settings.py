@@ -10,7 +10,8 @@ class Settings:
     """The options of a training run.
 
     Arguments:
-        process: blackout, masked, uniform, vp, or PATH:NAME, a process in a Python file.
+        process: blackout, masked, uniform, vp, ddpm, laplace, logistic, gamma, or PATH:NAME, a
+            process in a Python file.
         data: digits, binary-digits, a .npy, .npz, .csv or .txt file, or a folder of images.
         length: Number of characters per item of a text file.
         labels: Whether the network is told the class labels.
