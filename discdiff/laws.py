@@ -22,7 +22,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 from torch.distributions.transforms import Transform
 
-from .numerics.special import log_binomial_pmf, log_poisson_pmf, log_sum
+from .numerics.special import log_binomial_pmf, log_poisson_pmf, log_sum, xlogx_ratio
 from .shapes import along, sum_event
 from .validation import require_finite
 
@@ -809,9 +809,7 @@ def _kl_indexed(p: Indexed, q: Indexed) -> Tensor:
 
 
 def _kl_of_logs(log_p: Tensor, log_q: Tensor) -> Tensor:
-    none = log_p == -torch.inf
-    gap = torch.where(none, torch.zeros_like(log_p), log_p - log_q)
-    return (log_p.exp() * gap).sum(-1)
+    return xlogx_ratio(log_p, log_q).sum(-1)
 
 
 def _repeat(x: State, count: int) -> State:

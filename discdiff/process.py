@@ -123,6 +123,13 @@ class Leaf:
             return Readings(gradient=estimate.value)
         return self.core.engine.score(estimate, x, self.time)
 
+    def require_score(self, estimate: Estimate) -> None:
+        """Raises where the law of reals has no density, at time 0."""
+        if isinstance(estimate, Score) or self.core.support.is_discrete:
+            return
+        if values_are_checked(self.time) and bool((self.time == 0).any()):
+            raise ValueError("t must be > 0 for a score of reals: at t = 0 their law is a point")
+
     def require_possible(self, data: Data, x: State) -> None:
         """Raises where data cannot lead to a state of the whole, so that there is no bridge.
 
@@ -131,7 +138,7 @@ class Leaf:
         """
         here: Any = self.read(data)
         there = self.get(x)
-        known = isinstance(here, Data) and self.core.support.is_discrete
+        known = isinstance(here, Data)
         chance = self.core.engine.log_chance(here.value, there, self.time) if known else None
         if chance is None:
             return
@@ -140,7 +147,7 @@ class Leaf:
             at = self.time.reshape(-1, *(1,) * (bad.dim() - 1)).expand(bad.shape)[bad]
             raise ValueError(
                 f"x_0 and x_t{f' of {self.name!r}' if self.path else ''} must have "
-                f"p(x_t | x_0) > 0; x_t contains {shown(there[bad])} where x_0 is "
+                f"p(x_t | x_0) > 0 (in this precision); x_t contains {shown(there[bad])} where x_0 is "
                 f"{shown(here.value[bad])}, at own times {shown(at)}"
             )
 
@@ -247,12 +254,17 @@ class Process(Declared, ABC):
 
         Returns:
             A `Score` with readings ``gradient`` and ``log_ratio``; a dict of them for a product.
+
+        Raises:
+            ValueError: If a state does not fit, or at t = 0, where laws of reals are point masses.
         """
         x_t = self.check_state(x_t, "x_t")
         _, t = self._times(x_t, 0.0, t)
         estimate = self._estimate(x_0, x_t)
         self.require_own_coordinates("score")
         leaves = list(self.leaves(t))
+        for leaf in leaves:
+            leaf.require_score(leaf.read(estimate))
         scores = [leaf.score(leaf.read(estimate), leaf.get(x_t)) for leaf in leaves]
         return by_name(leaves, scores)
 

@@ -578,3 +578,17 @@ def test_rates_that_are_learned_rebuild_the_tree_and_its_panels():
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
         (expected,) = torch.autograd.grad(theirs, Q.scale)
         torch.testing.assert_close(slope, expected, rtol=1e-7, atol=0)
+
+
+def test_gradients_of_random_rates_are_those_of_the_exponential():
+    """Also where rounding makes the shares of the fastest state exceed one."""
+    torch.manual_seed(0)
+    for size in (3, 4, 6, 9) * 15:
+        rates = torch.rand(size, size, dtype=torch.float64).fill_diagonal_(0.0).requires_grad_()
+        Q = rates - rates.sum(1).diag()
+        chain, one = Uniformized(Q), torch.ones(size, dtype=torch.float64)
+        P = chain.rows(torch.arange(size), one)
+        found = torch.autograd.grad(P.log().sum(), rates)[0]
+        goal = torch.autograd.grad(torch.matrix_exp(Q).log().sum(), rates)[0]
+        off = ~torch.eye(size, dtype=torch.bool)
+        torch.testing.assert_close(found[off], goal[off], rtol=1e-9, atol=1e-9)

@@ -555,3 +555,13 @@ def test_numbers_at_time_zero_are_a_point_mass():
         torch.distributions.Normal(other.base_dist.loc[1:], other.base_dist.scale[1:]),
     )
     torch.testing.assert_close(laws.kl(same, other)[1:], normal.sum(1))
+
+
+def test_nothing_has_moved_at_time_zero():
+    process, x = dd.Linear(-1 / 2) + dd.Noise(1.0), torch.tensor([[1.0, 2.0]])
+    law = process.bridge(x, x, 0.0, 0.0)
+    assert torch.equal(law.sample(), x) and law.log_prob(x).tolist() == [torch.inf]
+    with pytest.raises(ValueError, match="p\\(x_t"):
+        process.bridge(x, x + 1, 0.0, 0.0)
+    with pytest.raises(ValueError, match="t must be > 0"):
+        process.score(x, x, 0.0)

@@ -291,6 +291,11 @@ class Gaussian(AffineEngine):
         centre = self._fit(moments.phi, x_0) * x_0
         return centre + self._fit(moments.mean, x_0) if self.drifting else centre
 
+    def log_chance(self, x_0: Tensor, x: Tensor, t: Tensor) -> Tensor | None:
+        if not bool((t == 0).any()):
+            return None
+        return torch.where((along(t, x) == 0) & (x != x_0), -torch.inf, torch.zeros_like(x))
+
     def around(self, centre: Tensor, c: Tensor) -> Distribution:
         return normal(centre, aligned(c, centre))
 
@@ -307,13 +312,15 @@ class Gaussian(AffineEngine):
             | Denoising Diffusion Implicit Models (Song et al., 2021)
         """
         early, whole = self._from_zero(s, t)
-        left = early.variance / whole.variance
+        noisy = whole.variance > 0  # where nothing is noisy yet, nothing moves
+        total = torch.where(noisy, whole.variance, 1.0)
+        left = torch.where(noisy, early.variance / total, 1.0)
         gain, noise = left.sqrt(), None
         if eta:
             late = self.moments(s, t)
             bridge = late.phi * left
             if eta > 1:
-                anew = torch.where(left > 0, late.variance / whole.variance, 0.0)
+                anew = torch.where(left > 0, late.variance / total, 0.0)
                 gain = (left * carried(eta, anew)).sqrt()
             else:
                 gain = bridge if eta == 1 else _blend(gain, bridge, eta)

@@ -27,7 +27,7 @@ from torch.distributions import Distribution, constraints, register_kl
 from .. import laws
 from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Logits, Posterior, Ratio
 from ..laws import _Law, draw_categories
-from ..numerics.special import safe_log
+from ..numerics.special import safe_log, xlogx_ratio
 from ..params import changes
 from ..shapes import one_time, span
 from ..solve import Engine, Score, Tempo
@@ -42,7 +42,6 @@ from .replacement import (
     no_posterior,
     positive_log,
     require_before_infinity,
-    xlogx_ratio,
 )
 
 FEWEST, MOST, ENTRIES = 4, 32, 1 << 13  # states from which, and entries at which, tempos are read

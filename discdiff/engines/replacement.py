@@ -39,7 +39,7 @@ from ..estimates import (
     remove,
 )
 from ..laws import _Law
-from ..numerics.special import log1mexp, log_add, safe_log, times_log
+from ..numerics.special import log1mexp, log_add, safe_log, times_log, xlogx_ratio
 from ..shapes import along, one_time, span
 from ..solve import Engine, Score, Tempo, Unsolved, solves
 from ..terms import Replace
@@ -114,12 +114,6 @@ def _kl_replaced(p: Replaced, q: Replaced) -> Tensor:
     kept = xlogx_ratio(log_same, log_pi)
     rest = times_log((1 - pi) * log_touched.exp(), log_touched)
     return (kept + rest).to(torch.get_default_dtype())
-
-
-def xlogx_ratio(log_p: Tensor, log_q: Tensor) -> Tensor:
-    r""":math:`p \log(p / q)`, zero at p = 0."""
-    none = log_p == -torch.inf
-    return log_p.exp() * torch.where(none, torch.zeros_like(log_p), log_p - log_q)
 
 
 class Restored(_Law):

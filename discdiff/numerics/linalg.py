@@ -80,7 +80,9 @@ class Uniformized:
         top = rates.detach().sum(-1).max()
         self.rate = torch.where(top > 0, top, torch.ones_like(top))  # any rate serves Q = 0
         jumps = rates / self.rate
-        M = jumps + (1 - jumps.sum(-1)).clamp(min=0).diag_embed()  # exact sums are at most 1
+        stays = 1 - jumps.sum(-1)  # not negative, but for rounding, which has no gradient
+        stays = stays + (stays.clamp(min=0) - stays).detach()
+        M = jumps + stays.diag_embed()
         powers = [torch.eye(M.shape[0], dtype=M.dtype, device=M.device)]
         for _ in range(TERMS - 1):
             powers.append(powers[-1] @ M)

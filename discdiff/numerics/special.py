@@ -70,6 +70,19 @@ def log1pexp(z: Tensor) -> Tensor:
     return softplus(z, threshold=50)  # above 50 it is z: the rest, e^{-50}, is below rounding
 
 
+def xlogx_ratio(log_p: Tensor, log_q: Tensor) -> Tensor:
+    r""":math:`p \log(p / q)`: zero at p = 0, +∞ where only q = 0, however small p is.
+
+    Example:
+        >>> log_p = torch.tensor([0.0, -torch.inf, -1e3])
+        >>> xlogx_ratio(log_p, torch.tensor([-1.0, 0.0, -torch.inf]))
+        tensor([1., 0., inf])
+    """
+    none, lost = log_p == -torch.inf, log_q == -torch.inf
+    gap = torch.where(none | lost, torch.zeros_like(log_p), log_p - log_q)
+    return torch.where(lost & ~none, torch.inf, log_p.exp() * gap)
+
+
 def log_add(a: Tensor, b: Tensor) -> Tensor:
     r""":math:`\log(e^a + e^b)`, −∞ with a zero gradient instead of NaN where both are −∞.
 
