@@ -49,7 +49,7 @@ class Masked(nn.Module):
         self.net, self.mask, self.chunk = net, mask, _count(chunk, 1, "chunk")
 
     def forward(self, x: Tensor, t: Tensor, context: Any = None) -> Tensor:
-        flat = x.flatten(1)
+        flat, t = x.flatten(1), t.expand(len(x))
         batch, length = flat.shape
         found = []
         for rows in torch.arange(batch * length, device=x.device).split(self.chunk):
@@ -90,7 +90,7 @@ class Energy(nn.Module):
         self.chunk = _count(chunk, 1, "chunk")
 
     def forward(self, x: Tensor, t: Tensor, context: Any = None) -> Tensor:
-        flat = x.flatten(1)
+        flat, t = x.flatten(1), t.expand(len(x))
         batch, length = flat.shape
         count = 1 + length * (self.size - 1)
         found = []
