@@ -448,7 +448,7 @@ class Logistic(Increment):
         return math.sqrt(3) * circular_langevin(math.sqrt(3) * e)
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
-        return pyro.Logistic(loc, math.sqrt(3) / math.pi * scale, validate_args=False)
+        return laws.Logistic(loc, math.sqrt(3) / math.pi * scale, validate_args=False)
 
     def _tilted(self, loc: Tensor, scale: Tensor, eta: Tensor) -> Distribution:
         s = math.sqrt(3) / math.pi

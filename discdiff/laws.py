@@ -105,6 +105,16 @@ def _kl_normals(p: Normal, q: Normal) -> Tensor:
     return torch.where(certain, same, value)
 
 
+class Logistic(pyro.Logistic):
+    """The logistic law, whose draws are finite: uniform numbers are kept off 0."""
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+        u = torch.rand(
+            self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
+        )
+        return self.icdf(u.clamp_(min=torch.finfo(u.dtype).eps / 4))
+
+
 class Joint(_Law):
     """Independent laws side by side, one per name; draws and values are dicts."""
 

@@ -147,8 +147,8 @@ class Leaf:
             at = self.time.reshape(-1, *(1,) * (bad.dim() - 1)).expand(bad.shape)[bad]
             raise ValueError(
                 f"x_0 and x_t{f' of {self.name!r}' if self.path else ''} must have "
-                f"p(x_t | x_0) > 0 (in this precision); x_t contains {shown(there[bad])} where x_0 is "
-                f"{shown(here.value[bad])}, at own times {shown(at)}"
+                f"p(x_t | x_0) > 0 (in this precision); x_t contains {shown(there[bad])} where "
+                f"x_0 is {shown(here.value[bad])}, at own times {shown(at)}"
             )
 
     def still(self, values: Tensor, x: State) -> Tensor:

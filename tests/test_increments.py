@@ -614,3 +614,13 @@ def test_special_functions():
         ours = transcendental.log_bessel_k(number(order), x)
         theirs = [float(mpmath.log(mpmath.besselk(order, float(v)))) for v in x]
         assert float((ours - number(theirs)).abs().max()) < 1e-11
+
+
+def test_logistic_draws_are_finite_where_uniform_numbers_are_zero(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *a, **k: torch.zeros(*a, **k))
+    for dtype, least in ((torch.float32, -25 * math.log(2)), (torch.float64, -54 * math.log(2))):
+        law = increment(pyro.Logistic(0.0, 1.0)).law(
+            torch.zeros(3, dtype=dtype), torch.ones(3, dtype=dtype)
+        )
+        draws = law.sample() * math.pi / math.sqrt(3)
+        torch.testing.assert_close(draws, torch.full((3,), least, dtype=dtype))
