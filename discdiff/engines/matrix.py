@@ -71,7 +71,9 @@ from .horizon import horizon, require_near
 PARTS = (4, 8, 16, 32, 64, 128)  # of a unit of own time
 TOLERANCE = 1e-11  # of the flow over each unit
 TURNS = 2**15  # the most panels of a table of rotations
+LONG = 4  # coordinates of a lift along axes whose laws may lose their digits
 KEPT = 1024  # kernels at one time each
+DISTINCT = 2e10  # growth of rounding in a whitened law: beyond, fewer than four digits are left
 MANY = 512  # spans of time, of which some will be equal
 
 
@@ -285,10 +287,39 @@ class MatrixGaussian(AffineEngine):
         pivots = factor.diagonal(dim1=-2, dim2=-1)
         lost = ~(pivots > 0).reshape(len(tau), -1).all(1) & (tau > 0)
         if bool(lost.any()):
-            raise Unsolved(
-                f"noise comes through a chain along no axis, and after {shown(tau[lost])} its "
-                "directions are one to rounding. Way out: turn the coordinates, or later times"
-            )
+            raise self._one_to_rounding(tau[lost])
+
+    def _require_digits(self, factor: Tensor, tau: Tensor, start: Tensor | None = None) -> None:
+        r"""Raises where the law of a factor in the own coordinates has lost its digits.
+
+        A row of L is rounded relative to its norm, or to that of what it was subtracted from. In
+        the whitened law this is multiplied by :math:`|L^{-1}|`, and once more where L is found
+        from the covariance itself.
+
+        Arguments:
+            factor: L, lower triangular.
+            tau: The times over which the law is one; no law is looked at over none.
+            start: The factor of which L is left, if any.
+        """
+        aligned = self._stairs() is None and self.noise_basis.stairs is None
+        short = self.auxiliaries is None or self.size < LONG
+        if (aligned and short and not self.varying) or not values_are_checked(factor):
+            return
+        if _repeated(tau):
+            factor, tau = factor[:1], tau[:1]
+        factor = factor.detach()
+        rows = torch.linalg.vector_norm(factor if start is None else start.detach(), dim=-1)
+        certain = torch.diag_embed((rows == 0).to(factor))
+        growth = (lower_inverse(factor + certain).abs() @ rows.unsqueeze(-1)).reshape(len(tau), -1)
+        lost = ~(growth < DISTINCT ** (0.5 if self.varying else 1.0)).all(1) & (tau > 0)
+        if bool(lost.any()):
+            raise self._one_to_rounding(tau[lost])
+
+    def _one_to_rounding(self, tau: Tensor) -> Unsolved:
+        return Unsolved(
+            f"noise comes through a chain along no axis, and after {shown(tau)} its directions "
+            "are one to rounding. Way out: turn the coordinates, or later times"
+        )
 
     def _varying(self, s: Tensor, t: Tensor) -> Flow:
         """The flows of functions of time; where many are asked for, each span of time once."""
@@ -447,6 +478,8 @@ class MatrixGaussian(AffineEngine):
 
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         flow, factor = self.moments(s, t)
+        if self.full:
+            self._require_digits(factor, t - s)
         centre = self._apply(flow.phi, x)
         if self.drifting:
             centre = centre + self._fit(flow.mean, x, 1)
@@ -454,6 +487,8 @@ class MatrixGaussian(AffineEngine):
 
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
         kernel = self.kernel(t)
+        if self.reached:
+            self._require_digits(kernel.factor, t)
         return self._law(self.centre(x_0, kernel), kernel.factor, self.reached)
 
     def _law(self, centre: Tensor, factor: Tensor, dense: bool) -> Distribution:
@@ -532,38 +567,61 @@ class MatrixGaussian(AffineEngine):
         """
         if eta > 1:
             raise self.unsolved("a step of vectors with more noise than the bridge's (eta > 1)")
-        early, late, (flow, spread) = self.kernel(s), self.kernel(t), self.moments(s, t)
-        L, inverse = self._root(early, s), self._inverse_root(late, t)
+        early, late = self.kernel(s), self.kernel(t)
+        turn, phi, spread = self._between(s, t)
+        L, end = self._root(early, s), self._root(late, t)
+        inverse = self._inverse(end)
         if eta < 1 and self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
             later = s.clamp(min=self._shortest(t))
             L = self._root(self.kernel(later), later)
-        shrunk = (inverse @ flow.phi @ L).mT
+        shrunk = (inverse @ phi @ L).mT
         noise = None
         if eta:
             gain = L @ shrunk @ inverse
-            left = L - gain @ flow.phi @ L
-            noise = eta * triangular(torch.cat([left, gain @ spread], -1))
+            left = L - gain @ phi @ L
+            noise = triangular(torch.cat([left, gain @ spread], -1))
+            self._require_digits(L, s)
+            self._require_digits(end, t)
+            tau = torch.where(s > 0, t - s, 0.0)
+            if self.auxiliaries is not None:  # their variance outweighs that of the noise
+                self._require_digits(noise, tau, L)
+            if turn is not None:
+                noise = triangular(turn @ noise)
+            self._require_digits(noise, tau)
+            noise = eta * noise
         if eta < 1:
             rotation = self._rotation(t)
             turned = rotation(s) @ rotation(t).mT
             gain = L @ (_nearest(turned, shrunk, eta) if eta else turned) @ inverse
+        if turn is not None:
+            gain = turn @ gain @ turn.mT
         p, q = self._reading(kind, late)
         rest = early.load - gain @ late.load
         mean = early.mean - times_vector(gain + rest @ p, late.mean) if self._shifts() else None
         flat = self.auxiliaries is not None and issubclass(kind, Data | Mean)
         return Vectorwise(gain + rest @ p, rest @ q, mean, noise, flat_in=flat)
 
-    def _root(self, kernel: Kernel, t: Tensor) -> Tensor:
-        """A factor of the covariance given the data, in the frame of the rotation."""
-        turn, factor = self._turned(t)
-        return kernel.factor if turn is None else turn @ factor
+    def _between(self, s: Tensor, t: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        r"""The turn of the basis of `_root`, and there :math:`\Phi` and a factor of Σ from s to t.
 
-    def _inverse_root(self, kernel: Kernel, t: Tensor) -> Tensor:
-        """The inverse of `_root`."""
+        No column of the factor is found by turning back: graded rows keep their digits.
+        """
+        if self.varying or (self._stairs() is None and self.noise_basis.stairs is None):
+            flow, spread = self.moments(s, t)
+            return None, flow.phi, spread
+        tau = span(s, t)
+        flows, other, _ = self._tables()
+        flow, spread = flows.law(tau, singular=not self.full)
+        if self.auxiliaries is None or self.data_basis is self.noise_basis:
+            return other, flow.phi, spread
+        flows, turn, _ = self._lifted_tables()
+        spread = spread if other is None else other @ spread
+        return turn, flows(tau).phi, spread if turn is None else turn.mT @ spread
+
+    def _root(self, kernel: Kernel, t: Tensor) -> Tensor:
+        """The lower factor of the covariance given the data, in the basis that keeps digits."""
         turn, factor = self._turned(t)
-        if turn is None:
-            return self._inverse(kernel.factor)
-        return self._inverse(factor) @ turn.mT
+        return kernel.factor if turn is None else factor
 
     def _stairs(self) -> Stairs | None:
         """The staircase in whose coordinates the law given the data is factored."""
