@@ -30,7 +30,7 @@ def states(value, count=2):
 def test_bridges_of_impossible_pairs_are_refused(name):
     make, start, end = IMPOSSIBLE[name]
     x_0, x_t = states(start), states(end)
-    with pytest.raises(ValueError, match=r"x_0 and x_t must have p\(x_t \| x_0\) > 0; x_t cont"):
+    with pytest.raises(ValueError, match=r"must have p\(x_t \| x_0\) > 0 .*; x_t contains"):
         make().bridge(x_0, x_t, 0.2, 0.5)
     with pytest.raises(ValueError, match=r"p\(x_t \| x_0\) > 0"):
         make().on(dd.clock.Constant(2.0)).bridge(x_0, x_t, 0.2, 0.5)
