@@ -3,9 +3,11 @@ r"""Times every row of every case against a floor written by hand in plain torch
 In each round all rows of a case run once, in random order, so that whatever else the machine does
 falls on all of them alike. On the CPU the time is that of the process, in one thread; on a GPU it
 is the wall clock, synchronised. A row shorter than ``SHORTEST`` is repeated within its turn.
-Reported are the median over rounds, its ratio to the floor's and the quartiles. Memory that is
-freed stays with the process, as on a GPU: else the system may take it back after every call, and
-what is timed, of floors and of rows, is how it hands out empty pages.
+Reported are the median over rounds, its ratio to the floor's and the quartiles.
+
+The system may take back memory that is freed after every call; then a part of what is timed, of
+floors and of rows, is how it hands out empty pages. With ``--keep-memory`` freed memory stays with
+the process, as on a GPU, and large temporaries cost less.
 
 Rows of libraries that are not installed are skipped. The extra ``bench`` leaves out azula and
 torchcfm, which need torchvision: its wheels on the default index are built for CUDA and break
@@ -15,6 +17,7 @@ torch's CPU wheels first.
 Usage::
 
     python benchmarks/run.py [group ...] [--rounds N] [--seed N] [--device cpu|cuda] [--csv PATH]
+        [--keep-memory]
 """
 
 import argparse
@@ -182,6 +185,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("groups", nargs="*", metavar="group", help=f"of {', '.join(GROUPS)}; all")
     parser.add_argument("--rounds", type=int, default=21, help="at least two")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep-memory", action="store_true", help="on Linux with glibc")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--csv", type=Path, help="default: benchmarks/results/<groups>_<device>.csv"
@@ -200,11 +204,13 @@ def main() -> None:
     names = options.groups or list(GROUPS)
     device = torch.device(options.device)
     torch.set_num_threads(1)
-    keep_memory()
+    if options.keep_memory:
+        keep_memory()
     torch.manual_seed(options.seed)
     random.seed(options.seed)
     command = f"python benchmarks/run.py {' '.join(names)} --rounds {options.rounds}"
     command += f" --seed {options.seed} --device {device.type}"
+    command += " --keep-memory" if options.keep_memory else ""
     header = [command, f"seed {options.seed}", machine(device)]
     print(*header, sep="\n")
     table = []
