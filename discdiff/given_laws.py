@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 
 from . import laws
 from .process import Chain
-from .report import Row, measured
+from .report import Row, index_pairs, measured
 from .solve import Unsolved
 
 DRAWS = 20_000
@@ -34,7 +34,7 @@ Law = Callable[[int], Distribution]
 def given_rows(chain: Chain, x: Tensor) -> list[Row]:
     """The laws of the steps back of a chain, given the data."""
     data = x.flatten()[:2].reshape(2, 1).double()
-    pairs = _pairs(len(chain.times))
+    pairs = index_pairs(len(chain.times))
     of = lambda error: lambda: max(error(chain, data, s, t) for s, t in pairs)
     return [
         measured("carried marginals", "", QUANTILE, of(_carried)),
@@ -43,11 +43,6 @@ def given_rows(chain: Chain, x: Tensor) -> list[Row]:
         measured("likelihood ratio", "", QUANTILE, of(_ratio)),
         measured("divergence", "", QUANTILE, of(_divergence)),
     ]
-
-
-def _pairs(count: int) -> list[tuple[int, int]]:
-    found = {(1, 2), (1, count), (count // 2, count), (count - 1, count)}
-    return sorted((s, t) for s, t in found if 1 <= s < t <= count)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from .lattice_walk import LatticeSteps
 from .process import Chain
-from .report import Row, measured
+from .report import Row, index_pairs, measured
 from .sites import chi_square
 
 QUANTILE, CLOSE, DRAWS = 5.5, 1e-9, 4000
@@ -22,7 +22,7 @@ MANY = 60  # steps whose points are all looked at
 
 def lattice_rows(chain: Chain, steps: LatticeSteps) -> list[Row]:
     """The laws of a walk on a lattice."""
-    pairs = _pairs(min(steps.count, MANY))
+    pairs = index_pairs(min(steps.count, MANY)) or [(0, 1)]
     of = lambda error: lambda: max(error(chain, steps, s, t) for s, t in pairs)
     return [
         measured("one step", "", CLOSE, of(_one_step)),
@@ -31,11 +31,6 @@ def lattice_rows(chain: Chain, steps: LatticeSteps) -> list[Row]:
         measured("bridge", "", CLOSE, of(_bridge)),
         measured("agreement", "", QUANTILE, of(_agreement)),
     ]
-
-
-def _pairs(count: int) -> list[tuple[int, int]]:
-    found = {(1, 2), (1, count), (count // 2, count), (count - 1, count)}
-    return sorted((s, t) for s, t in found if 1 <= s < t) or [(0, 1)]
 
 
 def _reached(steps: LatticeSteps, k: int) -> Tensor:

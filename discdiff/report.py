@@ -69,3 +69,14 @@ def measured(law: str, part: str, tolerance: float, error: Callable[[], Any]) ->
     value, note = found if isinstance(found, tuple) else (found, "")
     value = float(value)
     return Row(law, part, torch.inf if value != value else value, tolerance, note)
+
+
+def index_pairs(count: int) -> list[tuple[int, int]]:
+    """Pairs of indices 1 ≤ s < t at which the laws of a chain of so many steps are looked at.
+
+    Example:
+        >>> index_pairs(8)
+        [(1, 2), (1, 8), (4, 8), (7, 8)]
+    """
+    found = {(1, 2), (1, count), (count // 2, count), (count - 1, count)}
+    return sorted((s, t) for s, t in found if 1 <= s < t <= count)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .process import Chain
-from .report import Row, measured
+from .report import Row, index_pairs, measured
 from .solve import Unsolved
 from .walks import Contracting, FixedReversal, StableIncrements, Steps
 
@@ -42,7 +42,7 @@ Law = Callable[[Tensor], Distribution]
 
 def walk_rows(chain: Chain, steps: Steps) -> list[Row]:
     """The laws of the noise between the indices of a walk."""
-    pairs = _pairs(len(chain.times))
+    pairs = index_pairs(len(chain.times))
     backward = isinstance(steps, FixedReversal)
     of = lambda error: lambda: max(error(chain, steps, s, t) for s, t in pairs)
     return [
@@ -56,7 +56,7 @@ def walk_rows(chain: Chain, steps: Steps) -> list[Row]:
 
 def stable_rows(chain: Chain, steps: StableIncrements) -> list[Row]:
     """The laws of the noise between the indices of a stable walk."""
-    pairs = _pairs(len(chain.times))
+    pairs = index_pairs(len(chain.times))
     of = lambda error: lambda: max(error(chain, steps, s, t) for s, t in pairs)
     return [
         measured("one step", "", 1e-8, lambda: _one_step(chain, steps)),
@@ -115,12 +115,6 @@ def _farthest(y: Tensor, p: Tensor, law: Law, count: int) -> float:
     at = cdf[(torch.searchsorted(y, draws, right=True) - 1).clamp(min=0)]
     empirical = torch.arange(1, count + 1) / count
     return float((at - empirical).abs().max()) * math.sqrt(count) / 0.4
-
-
-def _pairs(count: int) -> list[tuple[int, int]]:
-    """Some pairs of indices 1 ≤ s < t."""
-    found = {(1, 2), (1, count), (count // 2, count), (count - 1, count)}
-    return sorted((s, t) for s, t in found if 1 <= s < t <= count)
 
 
 def _at(law: Callable[[Tensor], Distribution], x: float, count: int) -> Distribution:
