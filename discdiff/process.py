@@ -40,7 +40,7 @@ from .estimates import (
     Velocity,
 )
 from .params import Declared, Versions, declare, probabilities, sparse
-from .shapes import once, one_time
+from .shapes import once, one_shape, one_time
 from .solve import Engine, Unsolved, engine_for
 from .solve import Score as Readings
 from .validation import (
@@ -594,6 +594,14 @@ def _require_one_width(terms: tuple[Any, ...]) -> None:
         len({size for _, size in asked}) < 2,
         "the terms of a sum must ask for one size of the last axis of the state; "
         + ", ".join(f"{name} asks for {size}" for name, size in asked),
+    )
+    sides = {
+        f"{of} of {term!r}": tuple(v) for term in terms for of, v in term.entry_shapes().items()
+    }
+    require(
+        one_shape(*sides.values()) is not None,
+        "matrices per entry must be for states of one shape; "
+        + ", ".join(f"{name} is for {shape}" for name, shape in sides.items()),
     )
 
 
@@ -1673,7 +1681,7 @@ def by_name(leaves: list[Leaf], values: list[Any]) -> Any:
 
 def first_tensor(x: State) -> Tensor:
     """The first tensor of a state."""
-    while not isinstance(x, Tensor):
+    while isinstance(x, Mapping):
         x = next(iter(x.values()))
     return x
 

@@ -15,6 +15,19 @@ def along(v: Tensor, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return v.to(dtype).reshape(v.shape + (1,) * (x.dim() - 1))
 
 
+def one_shape(*shapes: tuple[int, ...]) -> torch.Size | None:
+    """The shape to which all these are broadcast; None if there is none.
+
+    Example:
+        >>> one_shape((3, 1), (4,)), one_shape((3,), (4,))
+        (torch.Size([3, 4]), None)
+    """
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        return None
+
+
 def sum_event(values: Tensor) -> Tensor:
     """The sum over all but the batch dimension."""
     return values if values.dim() == 1 else values.flatten(1).sum(1)

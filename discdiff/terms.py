@@ -43,7 +43,7 @@ from .params import (
     sparse,
 )
 from .process import Generator, Sum
-from .shapes import act
+from .shapes import act, one_shape
 from .solve import Unsolved
 from .validation import require, shown, values_are_checked
 
@@ -93,6 +93,10 @@ class Term(Generator):
         """The sizes that the last axis of a state must have, by the name of what asks for it."""
         return {}
 
+    def entry_shapes(self) -> dict[str, torch.Size]:
+        """The shapes of matrices per entry, (*event, k, k) without (k, k), by their names."""
+        return {}
+
     def check_shape(self, x: Tensor, name: str) -> None:
         """Raises ``ValueError`` if states of this shape do not fit the declared numbers."""
         for of, size in self.widths().items():
@@ -100,6 +104,12 @@ class Term(Generator):
                 x.dim() >= 2 and x.shape[-1] == size,
                 f"the last axis of {name} must have size {size}, as {of} has; "
                 f"its shape is {tuple(x.shape)}",
+            )
+        for of, sides in self.entry_shapes().items():
+            require(
+                one_shape(x.shape[1:-1], sides) == x.shape[1:-1],
+                f"{name} must have shape (B, {', '.join(map(str, sides))}, {x.shape[-1]}), as "
+                f"{of} has one matrix per entry; its shape is {tuple(x.shape)}",
             )
 
     def __repr__(self) -> str:
@@ -337,6 +347,9 @@ class Linear(LinearDrift):
             numbers["A"] = self.number("A", _START)
         return {k: v.shape[-1] for k, v in numbers.items() if v.dim()}
 
+    def entry_shapes(self) -> dict[str, torch.Size]:
+        return _entry_shape("A", self.number("A", _START), "A" in self.functions)
+
     def extra_repr(self) -> str:
         shown = {k: "…" for k in self.functions}
         A, b = (shown.get(k) or _numbers(getattr(self, k)) for k in ("A", "b"))
@@ -407,6 +420,9 @@ class Noise(WhiteNoise):
         if self.is_matrix():
             return {"B": B.shape[-2]}
         return {"B": B.shape[-1]} if self.function is None and B.dim() else {}
+
+    def entry_shapes(self) -> dict[str, torch.Size]:
+        return _entry_shape("B", self.number(_START), self.function is not None)
 
     def extra_repr(self) -> str:
         return "…" if self.function is not None else _numbers(self.B)
@@ -677,6 +693,12 @@ def require_function(value: Any, name: str) -> Tensor:
         f"it returns {first!r}",
     )
     return first
+
+
+def _entry_shape(name: str, value: Tensor, timely: bool) -> dict[str, torch.Size]:
+    """What is in front of a matrix on the last two axes, if anything is."""
+    sides = value.shape[int(timely) : -2]
+    return {name: sides} if sides else {}
 
 
 def _dims(value: Tensor, per_time: bool) -> int:

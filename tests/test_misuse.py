@@ -24,6 +24,7 @@ VP = (dd.Linear(-1 / 2) + dd.Noise(1.0)).on(dd.clock.Linear(0.1, 20.0))
 TO_INFINITY = (dd.Linear(-1 / 2) + dd.Noise(1.0)).on(dd.clock.LogLinear())
 MASKED = dd.Replace(dd.one_hot(MASK, K)).on(dd.clock.LogLinear())
 BLACKOUT = dd.Death().on(dd.clock.Logistic(15.0))
+PER_ENTRY = dd.Linear(-torch.eye(2).expand(3, 2, 2)) + dd.Noise(torch.ones(3, 2, 1))
 MATRIX = dd.Langevin([[0.0, -1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 2.0]], torch.eye(2))
 LOST = (dd.Linear(-torch.eye(2)) + dd.Noise([[0.0], [1.0]])).on(dd.clock.Constant(2.0))
 TABLE = dd.Product(income=VP, job=MASKED)
@@ -215,6 +216,22 @@ DATA = {
         "A of Linear(…) asks for 3",
         "B of Noise(<2×1>) asks for 2",
     ),
+    "matrices per entry of two shapes": case(
+        lambda: dd.Linear(-torch.eye(2).expand(3, 2, 2)) + dd.Noise(torch.ones(4, 2, 1)),
+        "states of one shape",
+        "A of Linear(<3×2×2>) is for (3,)",
+        "B of Noise(<4×2×1>) is for (4,)",
+    ),
+    "matrices per entry of other states": case(
+        lambda: PER_ENTRY.marginal(torch.ones(5, 4, 2), 0.5),
+        "x_0 must have shape (B, 3, 2)",
+        "A has one matrix per entry",
+        "(5, 4, 2)",
+    ),
+    "one state of many entries": case(
+        lambda: PER_ENTRY.marginal(torch.ones(5, 1, 2), 0.5), "(B, 3, 2)", "(5, 1, 2)"
+    ),
+    "a batch size for data": case(lambda: dd.times(VP, 512), "x_0", "tensor", "int"),
     "a shift of other vectors": case(
         lambda: dd.Linear([[0.0, 1.0], [-1.0, -1.0]], [1.0, 2.0, 3.0]),
         "b must be a number or have one entry for each coordinate of A",

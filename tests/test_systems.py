@@ -198,6 +198,114 @@ def test_bridges_of_noise_through_a_chain(name, share):
         assert errors["marginal", 1e-5] is errors["bridge", 1e-5] is None
 
 
+def chain_of(size):
+    """A and B of a chain along axes: noise in the last coordinate alone, each hears the next."""
+    Q = torch.diag(torch.ones(size - 1), 1)
+    D = torch.diag(torch.eye(size)[-1])
+    return -(Q.T - Q + D), (2 * D).sqrt()
+
+
+def exact_bridge(A, B, variance, s, t):
+    """The gain and the covariance of the bridge, and the factor of the law at t."""
+    start = mp.diag([0, *[variance] * (len(A) - 1)])
+    (early, now), (late, then) = exact_moments(A, B, s), exact_moments(A, B, t)
+    phi, _ = exact_moments(A, B, mp.mpf(t) - mp.mpf(s))
+    now, then = now + early * start * early.T, then + late * start * late.T
+    gain = now * phi.T * then**-1
+    return gain, now - gain * phi * now, mp.cholesky(then)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("share", [1e-5, 1 / 3, 0.95, 1 - 1e-6])
+@pytest.mark.parametrize("variance", [None, 0.04])
+def test_bridges_of_a_chain_along_axes(size, share, variance):
+    """Against 120 digits. Noise is smaller than auxiliaries by ten orders, and s is next to t.
+
+    The mean is as good as float64 lets it be: with the exact gain, rounded, it is hardly better.
+    """
+    A, B = chain_of(size)
+    process = dd.Linear(A) + dd.Noise(B)
+    lift = variance is not None
+    whole = process.lift(Normal(0.0, math.sqrt(variance))) if lift else process
+    x, y = torch.zeros(1, *() if lift else (size,)), torch.eye(size).unsqueeze(1)
+    for t in (1e-3, 1.0) if lift and size == 4 else (1e-5, 1e-3, 1.0):
+        s = share * t
+        if lift and size == 4 and s < 1e-4:
+            continue  # refused, see below
+        law = whole.bridge(x.expand(size, *x.shape[1:]), y.squeeze(1), s, t)
+        with mp.workdps(120):
+            gain, cov, late = exact_bridge(A, B, variance or 0, s, t)
+            white = mp.cholesky(cov) ** -1
+            rounded = mp.matrix([[mp.mpf(float(v)) for v in row] for row in gain.tolist()])
+            gap = mp.matrix(law.mean.mT.tolist()) - gain
+            gaps = [white * v * late for v in (gap, rounded - gain)]
+            error = whitened_error(law.factor[0], cov)
+        mean, floor = (max(float(abs(v)) for v in each) for each in gaps)
+        assert error < 1e-8
+        assert mean < 1e3 * floor + 1e-12
+
+
+def test_bridges_next_to_a_lift_of_four_are_refused():
+    A, B = chain_of(4)
+    whole = (dd.Linear(A) + dd.Noise(B)).lift(Normal(0.0, 0.2))
+    with pytest.raises(dd.Unsolved, match="one to rounding"):
+        whole.bridge(torch.zeros(1), torch.ones(1, 4), 3e-6, 1e-5)
+
+
+@pytest.mark.parametrize("lift", [False, True])
+@pytest.mark.parametrize("clock", [False, True])
+def test_bridges_of_no_time_are_points(lift, clock):
+    A, B = chain_of(3)
+    process = dd.Linear(A) + dd.Noise(B)
+    process = process.on(dd.clock.Linear(B0, B1)) if clock else process
+    process = process.lift(Normal(0.0, 0.2)) if lift else process
+    x, y = torch.zeros(1, *() if lift else (3,)), torch.tensor([[0.3, -0.2, 0.1]])
+    law = process.bridge(x, y, 0.5, 0.5)
+    assert torch.equal(law.mean, y) and torch.equal(law.sample(), y)
+    assert law.log_prob(y) == torch.inf and law.log_prob(y + 0.1) == -torch.inf
+
+
+def test_bridges_where_noise_is_in_some_directions_only():
+    """Auxiliaries that nothing pushes, against the form for full noise with little of it."""
+    A = torch.tensor([[-1.0, 1.0, 0.5], [0.0, -0.5, 0.0], [0.0, 0.0, -2.0]])
+    x, y = torch.ones(1), torch.tensor([[0.4, 0.3, -0.2]])
+
+    def bridge(little):
+        B = torch.diag(torch.tensor([1.0, little, little]))
+        process = (dd.Linear(A) + dd.Noise(B)).lift(Normal(0.0, 1.0))
+        return process.bridge(x, y, 0.2, 0.7)
+
+    none, some = bridge(0.0), bridge(1e-4)
+    torch.testing.assert_close(none.mean, some.mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(none.covariance_matrix, some.covariance_matrix, rtol=0, atol=1e-6)
+
+
+def test_scores_and_losses_without_digits_are_refused():
+    B, A = torch.tensor(CHAINED["four, no axis"]).unsqueeze(1), torch.tensor(COUPLED)
+    process, t, x = dd.Linear(A) + dd.Noise(B), torch.full((2,), 1e-5), torch.randn(2, 4)
+    for ask in (
+        lambda: process.score(torch.randn(2, 4), dd.estimates.Data(x), t),
+        lambda: dd.loss(process, dd.heads.Epsilon(lambda y, t: y), x, t),
+        lambda: dd.loss(process, dd.heads.Score(lambda y, t: y), x, t),
+    ):
+        with pytest.raises(dd.Unsolved, match="stop=1e-3"):
+            ask()
+
+
+def test_the_loss_of_a_lift_outlives_its_scores():
+    r"""Noise in the last of four coordinates sees :math:`L_{44}` alone, which has its digits."""
+    A, B = chain_of(4)
+    whole = (dd.Linear(A) + dd.Noise(B)).lift(Normal(0.0, 0.2))
+    x, t = torch.zeros(100_000), torch.full((100_000,), 1e-7)
+    with pytest.raises(dd.Unsolved, match="one to rounding"):
+        whole.score(torch.zeros(100_000, 4), dd.estimates.Data(x), t)
+    found = dd.loss(whole, dd.heads.Epsilon(lambda y, t: 0 * y), x, t).mean()
+    with mp.workdps(120):
+        _, _, factor = exact_bridge(A, B, mp.mpf("0.04"), 5e-8, 1e-7)
+        exact = factor[3, 3] ** -2  # G / 2 = 1
+    assert abs(float(found) / float(exact) - 1) < 0.025  # five standard errors
+
+
 @pytest.mark.parametrize("varying", [False, True])
 def test_what_has_no_digits_left_is_refused(varying):
     """Laws in all four coordinates, of functions of time as well; paths go on."""

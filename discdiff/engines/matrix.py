@@ -19,7 +19,7 @@ score is :math:`-L^{-\top} \hat\varepsilon`, and the bridge to an earlier time s
     P_s \hat x_0 + m_s + W (y_t - P_t \hat x_0 - m_t), \qquad
     W = \Sigma_s \Phi^\top \Sigma_t^{-1},
 
-with a covariance that is the sum of two squares, never a difference.
+with a covariance that is never found as a difference.
 
 References:
     | Where to diffuse, how to diffuse, and how to get back (Singhal et al., 2023)
@@ -43,6 +43,7 @@ from torch.nn.functional import pad
 from .. import estimates
 from ..estimates import Data, Epsilon, Estimate, Mean, Normal
 from ..numerics.autodiff import Memo
+from ..numerics.conditional import conditioned
 from ..numerics.constant import Constant, Places, digits
 from ..numerics.factors import (
     add_columns,
@@ -301,9 +302,9 @@ class MatrixGaussian(AffineEngine):
             tau: The times over which the law is one; no law is looked at over none.
             start: The factor of which L is left, if any.
         """
-        aligned = self._stairs() is None and self.noise_basis.stairs is None
         short = self.auxiliaries is None or self.size < LONG
-        if (aligned and short and not self.varying) or not values_are_checked(factor):
+        exact = short and not (self._oblique() or self.varying)
+        if exact or not values_are_checked(factor):
             return
         if _repeated(tau):
             factor, tau = factor[:1], tau[:1]
@@ -318,7 +319,7 @@ class MatrixGaussian(AffineEngine):
     def _one_to_rounding(self, tau: Tensor) -> Unsolved:
         return Unsolved(
             f"noise comes through a chain along no axis, and after {shown(tau)} its directions "
-            "are one to rounding. Way out: turn the coordinates, or later times"
+            "are one to rounding. Way out: turn the coordinates, or later times (as by stop=1e-3)"
         )
 
     def _varying(self, s: Tensor, t: Tensor) -> Flow:
@@ -455,6 +456,11 @@ class MatrixGaussian(AffineEngine):
         require_density(self.reached)
         return lower_inverse(factor)
 
+    def _exact_inverse(self, kernel: Kernel, t: Tensor) -> Tensor:
+        """The inverse of the factor at time t, refused where it has no digits left."""
+        self._require_digits(kernel.factor, t)
+        return self._inverse(kernel.factor)
+
     def _align(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
         """Numbers (B, *sides, …) with ``axes`` last axes of their own, against a state."""
         return _behind(value, x.dim() + axes - 2)
@@ -570,29 +576,20 @@ class MatrixGaussian(AffineEngine):
         early, late = self.kernel(s), self.kernel(t)
         turn, phi, spread = self._between(s, t)
         L, end = self._root(early, s), self._root(late, t)
-        inverse = self._inverse(end)
-        if eta < 1 and self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
-            later = s.clamp(min=self._shortest(t))
-            L = self._root(self.kernel(later), later)
-        shrunk = (inverse @ phi @ L).mT
         noise = None
         if eta:
-            gain = L @ shrunk @ inverse
-            left = L - gain @ phi @ L
-            noise = triangular(torch.cat([left, gain @ spread], -1))
+            gain, noise = self._conditioned(L, phi, spread, s, t)
             self._require_digits(L, s)
             self._require_digits(end, t)
             tau = torch.where(s > 0, t - s, 0.0)
-            if self.auxiliaries is not None:  # their variance outweighs that of the noise
+            if self.auxiliaries is not None and self._oblique():  # they outweigh the noise
                 self._require_digits(noise, tau, L)
             if turn is not None:
                 noise = triangular(turn @ noise)
             self._require_digits(noise, tau)
             noise = eta * noise
         if eta < 1:
-            rotation = self._rotation(t)
-            turned = rotation(s) @ rotation(t).mT
-            gain = L @ (_nearest(turned, shrunk, eta) if eta else turned) @ inverse
+            gain = self._keeping(L, end, phi, s, t, eta)
         if turn is not None:
             gain = turn @ gain @ turn.mT
         p, q = self._reading(kind, late)
@@ -601,12 +598,33 @@ class MatrixGaussian(AffineEngine):
         flat = self.auxiliaries is not None and issubclass(kind, Data | Mean)
         return Vectorwise(gain + rest @ p, rest @ q, mean, noise, flat_in=flat)
 
+    def _conditioned(
+        self, L: Tensor, phi: Tensor, spread: Tensor, s: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The gain and the factor of the bridge; at s = t it is a point."""
+        require_density(self.reached)
+        still, eye = _behind(s == t, L.dim() - 1), torch.eye(self.size).to(L)
+        gain, noise = conditioned(L, phi, torch.where(still, eye, spread), self.full)
+        return torch.where(still, eye, gain), torch.where(still, 0.0, noise)
+
+    def _keeping(
+        self, L: Tensor, end: Tensor, phi: Tensor, s: Tensor, t: Tensor, eta: float
+    ) -> Tensor:
+        """The gain of a step with less than the whole noise."""
+        inverse = self._inverse(end)
+        if self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
+            later = s.clamp(min=self._shortest(t))
+            L = self._root(self.kernel(later), later)
+        rotation = self._rotation(t)
+        turned = rotation(s) @ rotation(t).mT
+        return L @ (_nearest(turned, (inverse @ phi @ L).mT, eta) if eta else turned) @ inverse
+
     def _between(self, s: Tensor, t: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         r"""The turn of the basis of `_root`, and there :math:`\Phi` and a factor of Σ from s to t.
 
         No column of the factor is found by turning back: graded rows keep their digits.
         """
-        if self.varying or (self._stairs() is None and self.noise_basis.stairs is None):
+        if self.varying or not self._oblique():
             flow, spread = self.moments(s, t)
             return None, flow.phi, spread
         tau = span(s, t)
@@ -616,12 +634,16 @@ class MatrixGaussian(AffineEngine):
             return other, flow.phi, spread
         flows, turn, _ = self._lifted_tables()
         spread = spread if other is None else other @ spread
-        return turn, flows(tau).phi, spread if turn is None else turn.mT @ spread
+        return turn, flows(tau).phi, triangular(spread if turn is None else turn.mT @ spread)
 
     def _root(self, kernel: Kernel, t: Tensor) -> Tensor:
         """The lower factor of the covariance given the data, in the basis that keeps digits."""
         turn, factor = self._turned(t)
         return kernel.factor if turn is None else factor
+
+    def _oblique(self) -> bool:
+        """Whether noise or what data hear of it comes through a chain along no axis."""
+        return self._stairs() is not None or self.noise_basis.stairs is not None
 
     def _stairs(self) -> Stairs | None:
         """The staircase in whose coordinates the law given the data is factored."""
@@ -733,12 +755,12 @@ class MatrixGaussian(AffineEngine):
         if isinstance(estimate, estimates.Score):
             return -self._apply(kernel.factor.mT, estimate.value)
         rest = x - self.centre(self.mean_of(estimate, x, t), kernel)
-        return self._apply(self._inverse(kernel.factor), rest)
+        return self._apply(self._exact_inverse(kernel, t), rest)
 
     def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
         if isinstance(estimate, estimates.Score):
             return Score(gradient=estimate.value)
-        inverse = self._inverse(self.kernel(t).factor)
+        inverse = self._exact_inverse(self.kernel(t), t)
         return Score(gradient=-self._apply(inverse.mT, self.epsilon_of(estimate, x, t)))
 
     def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
@@ -761,6 +783,8 @@ class MatrixGaussian(AffineEngine):
     def kl_rate(
         self, target: Any, estimate: Any, x: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor] | None:
+        if self._oblique():  # along axes the noise sees what has its digits
+            self._require_digits(self.kernel(t).factor, t)
         gap = self.epsilon_of(estimate, x, t) - self.epsilon_of(target, x, t)
         gain = self._gain(t)
         factor = _half_square(gain)
@@ -781,7 +805,7 @@ class MatrixGaussian(AffineEngine):
         if self.auxiliaries is None:
             factor = triangular(torch.linalg.inv(kernel.load) @ kernel.factor)
             return self._law(x_0, factor, self.reached)
-        a = (self._inverse(kernel.factor) @ kernel.load).squeeze(-1)
+        a = (self._exact_inverse(kernel, t) @ kernel.load).squeeze(-1)
         std = a.square().sum(-1).rsqrt()
         return normal(x_0, self._fit(std.unsqueeze(-1), x_0.unsqueeze(-1), 1).squeeze(-1))
 
