@@ -186,8 +186,7 @@ def _vectors(law: Correlated, others: Tensor, grid: int, across: int) -> tuple[T
         across: Points of a Gauss–Hermite rule in every other direction.
     """
     mean, factor, size = law.mean, law.factor, law.event_shape[0]
-    gaps = (others - mean).movedim(0, -1)
-    gaps = torch.linalg.solve_triangular(factor.expand(*gaps.shape[:-1], size), gaps, upper=False)
+    gaps = law.whitened(others - mean).movedim(0, -1)
     turn, lengths, _ = torch.linalg.svd(gaps)
     long = lengths > 1e-9 * lengths.amax(-1, keepdim=True)
     along = max(1, int(long.reshape(-1, long.shape[-1]).any(0).sum()))
@@ -200,8 +199,7 @@ def _vectors(law: Correlated, others: Tensor, grid: int, across: int) -> tuple[T
     near = u[:, :along].square().sum(-1) <= REACH**2
     u, log_w = (v[near].reshape(-1, *[1] * (mean.dim() - 1), *v.shape[1:]) for v in (u, log_w))
     y = mean + (factor @ (turn @ u.unsqueeze(-1))).squeeze(-1)
-    volume = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return y, law.log_prob(y) + volume + log_w
+    return y, law.log_prob(y) + law.log_det() + log_w
 
 
 def expected_path_kl(

@@ -113,7 +113,8 @@ class Vectorwise(Affine):
         a: On the state, (n, \*sides, k, k).
         b: On what the network says, (n, \*sides, k, c).
         d: Added, (n, \*sides, k); None for nothing.
-        c: On noise, (n, \*sides, k, k); None for none.
+        c: On noise, lower triangular, (n, \*sides, k, k); None for none.
+        turn: Turns what c makes of noise, orthogonal of shape (k, k); None for no turn.
         flat_in: Whether the network speaks of data without a last axis (c = 1).
         flat_out: Whether the result is data without a last axis.
     """
@@ -122,14 +123,15 @@ class Vectorwise(Affine):
     b: Tensor
     d: Tensor | None = None
     c: Tensor | None = None
+    turn: Tensor | None = None
     flat_in: bool = False
     flat_out: bool = False
 
     def rows(self) -> list[Vectorwise]:
         parts = (self.a, self.b, self.d, self.c)
         columns = [[None] * len(self.a) if v is None else list(v.split(1)) for v in parts]
-        flat = self.flat_in, self.flat_out
-        return [Vectorwise(*row, *flat) for row in zip(*columns, strict=True)]  # type: ignore
+        same = self.turn, self.flat_in, self.flat_out
+        return [Vectorwise(*row, *same) for row in zip(*columns, strict=True)]  # type: ignore
 
     def centre(self, x: Tensor, e: Tensor) -> Tensor:
         require_said_shape(e, x.shape[:-1] if self.flat_in else x.shape)
@@ -142,7 +144,8 @@ class Vectorwise(Affine):
         moved = self.centre(x, e)
         if self.c is None:
             return moved
-        return moved + act(aligned(self.c, x, 1), torch.randn_like(x))
+        noise = act(aligned(self.c, x, 1), torch.randn_like(x))
+        return moved + (noise if self.turn is None else noise @ self.turn.to(x.dtype).mT)
 
 
 class AffineEngine(Engine, ABC):

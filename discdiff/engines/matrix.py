@@ -19,7 +19,8 @@ score is :math:`-L^{-\top} \hat\varepsilon`, and the bridge to an earlier time s
     P_s \hat x_0 + m_s + W (y_t - P_t \hat x_0 - m_t), \qquad
     W = \Sigma_s \Phi^\top \Sigma_t^{-1},
 
-with a covariance that is never found as a difference.
+with a covariance that is never found as a difference. Where noise comes through a chain along no
+axis, factors are those in the coordinates of a staircase: :math:`T L` stands for L then.
 
 References:
     | Where to diffuse, how to diffuse, and how to get back (Singhal et al., 2023)
@@ -85,7 +86,7 @@ class Kernel:
     Arguments:
         load: P, shape (B, *sides, k, c) with c = 1 under a lift, else k.
         mean: m, shape (B, *sides, k).
-        factor: L, lower triangular, shape (B, *sides, k, k).
+        factor: L, lower triangular in the coordinates of the law, shape (B, *sides, k, k).
     """
 
     load: Tensor
@@ -266,7 +267,7 @@ class MatrixGaussian(AffineEngine):
         return self.moments(s, t)[0]
 
     def moments(self, s: Tensor, t: Tensor) -> tuple[Flow, Tensor]:
-        """The moments of the transition from s to t, and the factor of the covariance."""
+        """The moments of the transition from s to t, and the factor in the noise's coordinates."""
         if _repeated(s) and _repeated(t):
             flow, factor = self.moments(s[:1], t[:1])
             every = Flow(*(v.expand(len(t), *v.shape[1:]) for v in flow))
@@ -275,23 +276,20 @@ class MatrixGaussian(AffineEngine):
             flow = self._varying(s, t)
             return flow, cholesky(flow.cov)
         flows, turn, _ = self._tables()
-        tau = span(s, t)
-        flow, factor = _turned_back(turn, *flows.law(tau, singular=not self.full))
-        if turn is not None and self.full:
-            self._require_told_apart(factor, tau)
-        return flow, factor
+        flow, factor = flows.law(span(s, t), singular=not self.full)
+        return _turned_back(turn, flow, factor), factor
 
-    def _require_told_apart(self, factor: Tensor, tau: Tensor) -> None:
-        """Raises where coordinates that noise reaches through a chain are equal to rounding."""
-        if not values_are_checked(factor):
-            return
-        pivots = factor.diagonal(dim1=-2, dim2=-1)
-        lost = ~(pivots > 0).reshape(len(tau), -1).all(1) & (tau > 0)
-        if bool(lost.any()):
-            raise self._one_to_rounding(tau[lost])
+    def _noise_turn(self) -> Tensor | None:
+        """From the coordinates in which the noise's factor is found to the own ones."""
+        return None if self.varying else self._tables().turn
+
+    def _data_turn(self) -> Tensor | None:
+        """From the coordinates in which the factor given the data is found to the own ones."""
+        lift = self.auxiliaries is not None and not self.varying
+        return self._lifted_tables().turn if lift else self._noise_turn()
 
     def _require_digits(self, factor: Tensor, tau: Tensor, start: Tensor | None = None) -> None:
-        r"""Raises where the law of a factor in the own coordinates has lost its digits.
+        r"""Raises where the law of a factor has lost its digits.
 
         A row of L is rounded relative to its norm, or to that of what it was subtracted from. In
         the whitened law this is multiplied by :math:`|L^{-1}|`, and once more where L is found
@@ -303,7 +301,7 @@ class MatrixGaussian(AffineEngine):
             start: The factor of which L is left, if any.
         """
         short = self.auxiliaries is None or self.size < LONG
-        exact = short and not (self._oblique() or self.varying)
+        exact = short and not self.varying and start is None
         if exact or not values_are_checked(factor):
             return
         if _repeated(tau):
@@ -423,19 +421,14 @@ class MatrixGaussian(AffineEngine):
     def _kernel(self, t: Tensor, tables: Tables | None = None) -> Kernel:
         if self.auxiliaries is None or self.varying:
             return self._given(*self.moments(torch.zeros_like(t), t))
-        turn = (tables or self._lifted_tables()).turn
-        return self._lifted(*_turned_back(turn, *self._law_of_lift(t, tables)))
-
-    def _law_of_lift(self, t: Tensor, tables: Tables | None = None) -> tuple[Flow, Tensor]:
-        """The flow from 0, and the factor with the auxiliaries, in the basis of the data.
-
-        The factor of the noise alone may be lost to rounding, as auxiliaries cover what it loses.
-        """
         flows, turn, _ = tables or self._lifted_tables()
         columns = self.auxiliaries.columns  # type: ignore[union-attr]
         if turn is not None:  # lower triangular, so that what data hear late stays small
             columns = pad(triangular(turn[1:, 1:].mT @ columns[1:]), (0, 0, 1, 0))
-        return flows.law(t, columns, singular=not self.full or self.ranks is not None)
+        # The factor of the noise alone may be lost to rounding: auxiliaries cover what it loses.
+        singular = not self.full or self.ranks is not None
+        flow, factor = flows.law(t, columns, singular=singular)
+        return self._lifted(_turned_back(turn, flow, factor), factor)
 
     def _given(self, flow: Flow, factor: Tensor) -> Kernel:
         """The law given the data, from the flow from 0 and the factor of its covariance."""
@@ -451,15 +444,21 @@ class MatrixGaussian(AffineEngine):
             mean = mean + times_vector(flow.phi[..., 1:], aux.mean)
         return Kernel(flow.phi[..., :1], mean, factor)
 
-    def _inverse(self, factor: Tensor) -> Tensor:
-        """The inverse of a factor of the law given the data, which must have a density."""
+    def _root(self, kernel: Kernel) -> Tensor:
+        """T L, of the law given the data."""
+        turn = self._data_turn()
+        return kernel.factor if turn is None else turn @ kernel.factor
+
+    def _inverse(self, kernel: Kernel) -> Tensor:
+        r""":math:`L^{-1} T^\top`, of the law given the data, which must have a density."""
         require_density(self.reached)
-        return lower_inverse(factor)
+        turn, inverse = self._data_turn(), lower_inverse(kernel.factor)
+        return inverse if turn is None else inverse @ turn.mT
 
     def _exact_inverse(self, kernel: Kernel, t: Tensor) -> Tensor:
-        """The inverse of the factor at time t, refused where it has no digits left."""
+        """The inverse at time t, refused where it has no digits left."""
         self._require_digits(kernel.factor, t)
-        return self._inverse(kernel.factor)
+        return self._inverse(kernel)
 
     def _align(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
         """Numbers (B, *sides, …) with ``axes`` last axes of their own, against a state."""
@@ -489,16 +488,19 @@ class MatrixGaussian(AffineEngine):
         centre = self._apply(flow.phi, x)
         if self.drifting:
             centre = centre + self._fit(flow.mean, x, 1)
-        return self._law(centre, factor, self.full)
+        return self._law(centre, factor, self.full, self._noise_turn())
 
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
         kernel = self.kernel(t)
         if self.reached:
             self._require_digits(kernel.factor, t)
-        return self._law(self.centre(x_0, kernel), kernel.factor, self.reached)
+        turn = self._data_turn()
+        return self._law(self.centre(x_0, kernel), kernel.factor, self.reached, turn)
 
-    def _law(self, centre: Tensor, factor: Tensor, dense: bool) -> Distribution:
-        law = Correlated(centre, self._align(factor, centre, 2), dense)
+    def _law(
+        self, centre: Tensor, factor: Tensor, dense: bool, turn: Tensor | None = None
+    ) -> Distribution:
+        law = Correlated(centre, self._align(factor, centre, 2), dense, turn)
         return law.to_event(centre.dim() - 2)
 
     def perturb(self, x_0: Tensor, t: Tensor) -> tuple[Tensor, Estimate]:
@@ -506,7 +508,7 @@ class MatrixGaussian(AffineEngine):
         kernel = self.kernel(t)
         centre = self.centre(x_0, kernel)
         noise = torch.randn_like(centre)
-        return centre + self._apply(kernel.factor, noise), Epsilon(noise)
+        return centre + self._apply(self._root(kernel), noise), Epsilon(noise)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         mean, S = self._stationary()
@@ -556,7 +558,7 @@ class MatrixGaussian(AffineEngine):
         raise self.unsolved("a step averaged over a normal law of the data")
 
     def around(self, centre: Tensor, c: Tensor) -> Distribution:
-        return self._law(centre, c, self.full)
+        return self._law(centre, c, self.full, self._noise_turn())
 
     def affine(self, kind: type, s: Tensor, t: Tensor, eta: float) -> Vectorwise:
         r"""The step to s that keeps the marginal, with noise :math:`\eta` times the bridge's.
@@ -574,93 +576,55 @@ class MatrixGaussian(AffineEngine):
         if eta > 1:
             raise self.unsolved("a step of vectors with more noise than the bridge's (eta > 1)")
         early, late = self.kernel(s), self.kernel(t)
-        turn, phi, spread = self._between(s, t)
-        L, end = self._root(early, s), self._root(late, t)
         noise = None
         if eta:
-            gain, noise = self._conditioned(L, phi, spread, s, t)
-            self._require_digits(L, s)
-            self._require_digits(end, t)
-            tau = torch.where(s > 0, t - s, 0.0)
-            if self.auxiliaries is not None and self._oblique():  # they outweigh the noise
-                self._require_digits(noise, tau, L)
-            if turn is not None:
-                noise = triangular(turn @ noise)
-            self._require_digits(noise, tau)
+            gain, noise = self._bridged(early, late, s, t)
             noise = eta * noise
         if eta < 1:
-            gain = self._keeping(L, end, phi, s, t, eta)
-        if turn is not None:
-            gain = turn @ gain @ turn.mT
+            gain = self._keeping(early, late, s, t, eta)
         p, q = self._reading(kind, late)
         rest = early.load - gain @ late.load
         mean = early.mean - times_vector(gain + rest @ p, late.mean) if self._shifts() else None
+        turn = self._noise_turn() if eta else None
         flat = self.auxiliaries is not None and issubclass(kind, Data | Mean)
-        return Vectorwise(gain + rest @ p, rest @ q, mean, noise, flat_in=flat)
+        return Vectorwise(gain + rest @ p, rest @ q, mean, noise, turn, flat_in=flat)
 
-    def _conditioned(
-        self, L: Tensor, phi: Tensor, spread: Tensor, s: Tensor, t: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The gain and the factor of the bridge; at s = t it is a point."""
-        require_density(self.reached)
-        still, eye = _behind(s == t, L.dim() - 1), torch.eye(self.size).to(L)
-        gain, noise = conditioned(L, phi, torch.where(still, eye, spread), self.full)
-        return torch.where(still, eye, gain), torch.where(still, 0.0, noise)
+    def _bridged(self, early: Kernel, late: Kernel, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The gain of the bridge, and its factor in the noise's coordinates.
 
-    def _keeping(
-        self, L: Tensor, end: Tensor, phi: Tensor, s: Tensor, t: Tensor, eta: float
-    ) -> Tensor:
-        """The gain of a step with less than the whole noise."""
-        inverse = self._inverse(end)
-        if self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
-            later = s.clamp(min=self._shortest(t))
-            L = self._root(self.kernel(later), later)
-        rotation = self._rotation(t)
-        turned = rotation(s) @ rotation(t).mT
-        return L @ (_nearest(turned, (inverse @ phi @ L).mT, eta) if eta else turned) @ inverse
-
-    def _between(self, s: Tensor, t: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        r"""The turn of the basis of `_root`, and there :math:`\Phi` and a factor of Σ from s to t.
-
-        No column of the factor is found by turning back: graded rows keep their digits.
+        There the noise between s and t is graded, and so is the bridge if they are close.
         """
-        if self.varying or not self._oblique():
+        require_density(self.reached)
+        self._require_digits(early.factor, s)
+        self._require_digits(late.factor, t)
+        turn, L = self._noise_turn(), early.factor
+        if turn is None:
             flow, spread = self.moments(s, t)
-            return None, flow.phi, spread
-        tau = span(s, t)
-        flows, other, _ = self._tables()
-        flow, spread = flows.law(tau, singular=not self.full)
-        if self.auxiliaries is None or self.data_basis is self.noise_basis:
-            return other, flow.phi, spread
-        flows, turn, _ = self._lifted_tables()
-        spread = spread if other is None else other @ spread
-        return turn, flows(tau).phi, triangular(spread if turn is None else turn.mT @ spread)
+        else:
+            flow, spread = self._tables().flows.law(span(s, t), singular=not self.full)
+        if turn is not self._data_turn():
+            L = triangular(turn.mT @ self._root(early))  # type: ignore[union-attr]
+        still, eye = _behind(s == t, L.dim() - 1), torch.eye(self.size).to(L)
+        gain, noise = conditioned(L, flow.phi, torch.where(still, eye, spread), self.full)
+        gain, noise = torch.where(still, eye, gain), torch.where(still, 0.0, noise)
+        self._require_digits(noise, torch.where(s > 0, t - s, 0.0))
+        return gain if turn is None else turn @ gain @ turn.mT, noise
 
-    def _root(self, kernel: Kernel, t: Tensor) -> Tensor:
-        """The lower factor of the covariance given the data, in the basis that keeps digits."""
-        turn, factor = self._turned(t)
-        return kernel.factor if turn is None else factor
-
-    def _oblique(self) -> bool:
-        """Whether noise or what data hear of it comes through a chain along no axis."""
-        return self._stairs() is not None or self.noise_basis.stairs is not None
+    def _keeping(self, early: Kernel, late: Kernel, s: Tensor, t: Tensor, eta: float) -> Tensor:
+        """The gain of a step with less than the whole noise."""
+        if self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
+            early = self.kernel(s.clamp(min=self._shortest(t)))
+        rotation, inverse = self._rotation(t), self._inverse(late)
+        between = rotation(s) @ rotation(t).mT
+        if eta:
+            shrunk = (inverse @ self.flow(s, t).phi @ self._root(early)).mT
+            between = _nearest(between, shrunk, eta)
+        return self._root(early) @ between @ inverse
 
     def _stairs(self) -> Stairs | None:
         """The staircase in whose coordinates the law given the data is factored."""
         basis = self.noise_basis if self.auxiliaries is None else self.data_basis
         return basis.stairs
-
-    def _turned(self, t: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The turn of the basis of the law given the data, and the lower factor there.
-
-        Short of it a chain along no axis has a factor whose entries are equal to rounding.
-        """
-        if self._stairs() is None:
-            return None, t
-        if self.auxiliaries is not None:
-            return self._lifted_tables().turn, self._law_of_lift(t)[1]
-        flows, turn, _ = self._tables()
-        return turn, flows.law(t)[1]
 
     def reading(self, kind: type, t: Tensor) -> Vectorwise:
         r""":math:`\hat x_0` from the state and what the network says of it."""
@@ -677,19 +641,19 @@ class MatrixGaussian(AffineEngine):
         :math:`\hat\varepsilon`.
         """
         self.require_said(kind)
-        load, factor = kernel.load, kernel.factor
+        load, root = kernel.load, self._root(kernel)
         if issubclass(kind, Data | Mean):
             eye = torch.eye(load.shape[-1], dtype=load.dtype, device=load.device)
             return 0 * load.mT, eye.expand(*load.shape[:-2], *eye.shape)
         if self.auxiliaries is None:
             p = torch.linalg.inv(load)
-            q = -p @ factor
+            q = -p @ root
         else:
-            inverse = self._inverse(factor)
+            inverse = self._inverse(kernel)
             q = -(inverse @ load).mT
             q = q / q.square().sum(-1, keepdim=True)
             p = -q @ inverse
-        return p, (q if issubclass(kind, Epsilon) else -q @ factor.mT)
+        return p, (q if issubclass(kind, Epsilon) else -q @ root.mT)
 
     def _shifts(self) -> bool:
         return self.drifting or self.auxiliaries is not None
@@ -735,12 +699,9 @@ class MatrixGaussian(AffineEngine):
         """A, G and the lower factor given the data at increasing times (n,)."""
         A, _, G = self._system(t)
         zero = torch.zeros_like(t)
-        turn, factor = self._turned(t)
-        if turn is not None:
-            stairs = self._stairs().again(A[0], G[0])  # type: ignore[union-attr]
-            return *stairs.systems(A, G), factor
         if not self.varying:
-            return A, G, self._kernel(t).factor
+            stairs, factor = self._stairs(), self._kernel(t).factor
+            return *(stairs.again(A[0], G[0]).systems(A, G) if stairs else (A, G)), factor
         starts = torch.cat([zero[:1], t[:-1]])
         flow = running(Varying(self._system, 1)(starts, t))
         return A, G, self._given(flow, cholesky(flow.cov)).factor
@@ -753,7 +714,7 @@ class MatrixGaussian(AffineEngine):
             return estimate.value
         kernel = self.kernel(t)
         if isinstance(estimate, estimates.Score):
-            return -self._apply(kernel.factor.mT, estimate.value)
+            return -self._apply(self._root(kernel).mT, estimate.value)
         rest = x - self.centre(self.mean_of(estimate, x, t), kernel)
         return self._apply(self._exact_inverse(kernel, t), rest)
 
@@ -774,17 +735,18 @@ class MatrixGaussian(AffineEngine):
 
     def _gain(self, t: Tensor) -> Tensor:
         r""":math:`B^\top L^{-\top}`: which noise the loss sees, shape (B, *sides, r, k)."""
-        inverse = self._inverse(self.kernel(t).factor)
+        require_density(self.reached)
+        inverse, stairs = lower_inverse(self.kernel(t).factor), self._stairs()
         roots = [noise.scale.sqrt() * noise.matrix(t, self.size) for noise in self.noises]
         roots = [_behind(B, inverse.dim() - 1) for B in roots]
         B = torch.cat([B.expand(len(t), *inverse.shape[1:-1], -1) for B in roots], -1)
+        if stairs is not None:
+            B = stairs._replace(turn=self._data_turn()).noise(B)
         return (inverse @ B).mT
 
     def kl_rate(
         self, target: Any, estimate: Any, x: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        if self._oblique():  # along axes the noise sees what has its digits
-            self._require_digits(self.kernel(t).factor, t)
         gap = self.epsilon_of(estimate, x, t) - self.epsilon_of(target, x, t)
         gain = self._gain(t)
         factor = _half_square(gain)
@@ -803,8 +765,10 @@ class MatrixGaussian(AffineEngine):
         kernel = self.kernel(t)
         x_0 = self.mean_of(estimate, x, t)
         if self.auxiliaries is None:
-            factor = triangular(torch.linalg.inv(kernel.load) @ kernel.factor)
-            return self._law(x_0, factor, self.reached)
+            turn, load = self._noise_turn(), kernel.load
+            load = load if turn is None else turn.mT @ load @ turn
+            factor = triangular(torch.linalg.inv(load) @ kernel.factor)
+            return self._law(x_0, factor, self.reached, turn)
         a = (self._exact_inverse(kernel, t) @ kernel.load).squeeze(-1)
         std = a.square().sum(-1).rsqrt()
         return normal(x_0, self._fit(std.unsqueeze(-1), x_0.unsqueeze(-1), 1).squeeze(-1))
@@ -821,7 +785,7 @@ class MatrixGaussian(AffineEngine):
             noise = kernel.factor.diagonal(dim1=-2, dim2=-1).log().mean(-1)
             level = 2 * (torch.linalg.slogdet(kernel.load)[1] / self.size - noise)
         else:
-            level = (self._inverse(kernel.factor) @ kernel.load).square().sum((-2, -1)).log()
+            level = (self._inverse(kernel) @ kernel.load).square().sum((-2, -1)).log()
         return torch.where(t > 0, level.reshape(len(t), -1).mean(-1).exp(), torch.inf)
 
     def profile(self, z: Tensor, breadth: float = 0.0) -> Tensor:
@@ -848,13 +812,12 @@ def _apart(fine: Tensor, coarse: Tensor) -> Tensor:
     return ((fine - coarse).abs().flatten(1).amax(1) / size).max()
 
 
-def _turned_back(turn: Tensor | None, flow: Flow, factor: Tensor) -> tuple[Flow, Tensor]:
-    """A flow and a factor of its covariance in the own coordinates, from turned ones."""
+def _turned_back(turn: Tensor | None, flow: Flow, factor: Tensor) -> Flow:
+    """A flow in the own coordinates, from turned ones."""
     if turn is None:
-        return flow, factor
-    factor = triangular(turn @ factor)
-    mean = times_vector(turn, flow.mean)
-    return Flow(turn @ flow.phi @ turn.mT, mean, factor @ factor.mT), factor
+        return flow
+    root, mean = turn @ factor, times_vector(turn, flow.mean)
+    return Flow(turn @ flow.phi @ turn.mT, mean, root @ root.mT)
 
 
 def _half_square(gain: Tensor) -> Tensor:

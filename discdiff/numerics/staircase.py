@@ -9,7 +9,8 @@ of covariances are nearly dependent, and their factor is found in other coordina
 .. math:: y' = T^\top y, \qquad A' = T^\top A T, \qquad G' = T^\top G T,
 
 with T orthogonal and its columns a basis of the directions, block after block. There the zeros of
-A' and G' are exact.
+A' and G' are exact. What is smallest over a short time comes first: the block that noise reaches
+last, or the coordinate of the data.
 
 References:
     | Linear Systems (Kailath, 1980), staircase forms
@@ -25,58 +26,94 @@ from torch import Tensor
 INDEPENDENT = 1e-9  # of the largest size: what has no more is no direction of its own
 NOISE = 1e-12  # of the largest entry of G: what has no more is rounding
 
+Picks = tuple[tuple[int, ...], ...]
+
 
 class Stairs(NamedTuple):
     r"""Coordinates :math:`y' = T^\top y` in which noise travels block after block.
 
     Arguments:
         turn: T, orthogonal, shape (k, k).
-        ranks: The sizes of the blocks.
+        picks: Which candidates make each block, as they are found. Those of noise stand in
+            reverse order.
         silent: None where noise enters the first block and goes on block after block; else the
             number of blocks from the first coordinate on into which none enters: they hear it
             from the next one.
     """
 
     turn: Tensor
-    ranks: tuple[int, ...]
+    picks: Picks
     silent: int | None = None
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The sizes of the blocks as they are found."""
+        return tuple(map(len, self.picks))
 
     def again(self, A: Tensor, G: Tensor) -> Stairs:
         """The staircase of other numbers with the same structure; looks at no values."""
         if self.silent is None:
-            return staircase(A, G, self.ranks)
-        first = _first_unit(G)
-        return Stairs(*_basis(A.detach().mT, first, self.ranks), self.silent)
+            return staircase(A, G, self.picks)
+        return Stairs(*_basis(A.mT, _first_unit(G), self.picks), self.silent)
 
     def systems(self, A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
         """A and G in these coordinates, with zeros where noise does not come."""
-        block = torch.repeat_interleave(torch.arange(len(self.ranks)), torch.tensor(self.ranks))
-        row, column = block.to(A.device).unsqueeze(1), block.to(A.device)
+        block = self._blocks(A)
+        row, column = block.unsqueeze(1), block
         turned = self.turn.mT @ A @ self.turn, self.turn.mT @ G @ self.turn
-        if self.silent is None:
-            none = row > column + 1, (row > 0) | (column > 0)
-        else:
-            none = column > row + 1, (row < self.silent) | (column < self.silent)
-        # What rounding leaves there is taken away; its derivatives are not.
-        A, G = (v - torch.where(z, v, 0.0).detach() for v, z in zip(turned, none, strict=True))
+        quiet = self._quiet(block)
+        none = row > column + 1 if self.silent is None else column > row + 1
+        pairs = zip(turned, (none, quiet.unsqueeze(1) | quiet), strict=True)
+        A, G = (_without(v, where) for v, where in pairs)
         return A, G
 
+    def noise(self, B: Tensor) -> Tensor:
+        """Sources (…, k, r) of noise in these coordinates, with zeros where none enters."""
+        return _without(self.turn.mT @ B, self._quiet(self._blocks(B)).unsqueeze(1))
+
+    def _blocks(self, like: Tensor) -> Tensor:
+        """The block of each coordinate."""
+        count = torch.arange(len(self.ranks)), torch.tensor(self.ranks)
+        block = torch.repeat_interleave(*count).to(like.device)
+        return block.flip(0) if self.silent is None else block
+
+    def _quiet(self, block: Tensor) -> Tensor:
+        """Whether no noise enters a coordinate of this block."""
+        return block > 0 if self.silent is None else block < self.silent
+
     def aligned(self) -> bool:
-        """Whether the blocks that matter are spanned by unit vectors: turning wins nothing."""
-        ranks = self.ranks if self.silent is None else self.ranks[: self.silent + 1]
-        parts = self.turn[:, : sum(ranks)].split(ranks, -1)
-        return all(bool(((p @ p.mT).round() - p @ p.mT).abs().max() < 1e-9) for p in parts)
+        """Whether the own coordinates are like these: turning wins nothing.
+
+        The blocks that matter are spanned by unit vectors, and those of noise stand in its order.
+        """
+        if self.silent is not None:
+            return _along_axes(self.turn, self.ranks[: self.silent + 1])
+        block = self._blocks(self.turn)
+        apart = block.unsqueeze(1) != block
+        return bool(self.turn[apart].abs().max() < 1e-9) if bool(apart.any()) else True
 
 
-def staircase(A: Tensor, G: Tensor, ranks: tuple[int, ...] | None = None) -> Stairs:
+def _along_axes(turn: Tensor, ranks: tuple[int, ...]) -> bool:
+    """Whether the first columns, in groups, are spanned by unit vectors each."""
+    parts = turn[:, : sum(ranks)].split(ranks, -1)
+    return all(bool(((p @ p.mT).round() - p @ p.mT).abs().max() < 1e-9) for p in parts)
+
+
+def _without(value: Tensor, none: Tensor) -> Tensor:
+    """What rounding leaves where there is nothing is taken away; its derivatives are not."""
+    return value - torch.where(none, value, 0.0).detach()
+
+
+def staircase(A: Tensor, G: Tensor, picks: Picks | None = None) -> Stairs:
     r"""The staircase of the noise: the range of G, what A makes of it beyond, and so on.
 
     Arguments:
         A: Shape (k, k).
         G: Shape (k, k).
-        ranks: The sizes of the blocks; found if not given, which looks at values.
+        picks: The structure; found if not given, which looks at values.
     """
-    return Stairs(*_basis(A.detach(), G.detach(), ranks))
+    turn, picks = _basis(A, G, picks)
+    return Stairs(turn.flip(-1), picks)
 
 
 def hearing(A: Tensor, G: Tensor) -> Stairs:
@@ -92,10 +129,10 @@ def hearing(A: Tensor, G: Tensor) -> Stairs:
         2
     """
     A, G = A.detach(), G.detach()
-    turn, ranks = _basis(A.mT, _first_unit(G), None)
+    turn, picks = _basis(A.mT, _first_unit(G), None)
     loud = (turn.mT @ G).abs().amax(1) > NOISE * G.abs().max()
-    each = [bool(v.any()) for v in loud.split(ranks)]
-    return Stairs(turn, ranks, each.index(True) if any(each) else 0)
+    each = [bool(v.any()) for v in loud.split([len(block) for block in picks])]
+    return Stairs(turn, picks, each.index(True) if any(each) else 0)
 
 
 def _first_unit(G: Tensor) -> Tensor:
@@ -105,21 +142,40 @@ def _first_unit(G: Tensor) -> Tensor:
     return first
 
 
-def _basis(
-    A: Tensor, start: Tensor, ranks: tuple[int, ...] | None
+def _basis(A: Tensor, start: Tensor, picks: Picks | None) -> tuple[Tensor, Picks]:
+    """An orthonormal basis of what A makes of a start, block after block, and what made them.
+
+    Each block has some columns of its candidates less what they share with those before: of the
+    start, then of A times the last block, and after an empty one of the unit matrix.
+    """
+    basis, found, candidates = A[:, :0], [], start
+    while basis.shape[1] < len(A):
+        given = None if picks is None else picks[len(found)]
+        block, chosen = _block(basis, candidates, given)
+        basis, candidates = torch.cat([basis, block], -1), A @ block
+        found.append(chosen)
+        if not chosen:
+            candidates = torch.eye(len(A)).to(A)
+    return basis, tuple(found)
+
+
+def _block(
+    basis: Tensor, candidates: Tensor, given: tuple[int, ...] | None
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """An orthonormal basis of what A makes of a start, block after block, and their sizes."""
-    rest, block, found, basis = torch.eye(len(A)).to(A), start, [], []
-    while rest.shape[1] and (ranks is None or len(found) < len(ranks)):
-        U, sizes, _ = torch.linalg.svd(rest.mT @ block)
-        most = torch.linalg.matrix_norm(block)
-        rank = int((sizes > INDEPENDENT * most).sum()) if ranks is None else ranks[len(found)]
-        if rank == 0:
-            rank = rest.shape[1]  # A never leads there
-        basis.append(rest @ U[:, :rank])
-        rest, block = rest @ U[:, rank:], A @ basis[-1]
-        found.append(rank)
-    return torch.cat(basis, -1), tuple(found)
+    """Orthonormal columns from candidates, orthogonal to a basis, and which made them."""
+    block, chosen = basis[:, :0], []
+    most = torch.linalg.matrix_norm(candidates.detach())
+    while given is None or len(chosen) < len(given):
+        both = torch.cat([basis, block], -1)
+        rest = candidates - both @ (both.mT @ candidates)
+        sizes = torch.linalg.vector_norm(rest.detach(), dim=0)
+        if given is None and not bool((sizes > INDEPENDENT * most).any()):
+            break
+        chosen.append(int(sizes.argmax()) if given is None else given[len(chosen)])
+        column = rest[:, chosen[-1]]
+        column = column - both @ (both.mT @ column)  # what rounding left of them
+        block = torch.cat([block, (column / column.norm()).unsqueeze(1)], -1)
+    return block, tuple(chosen)
 
 
 def reached(A: Tensor, G: Tensor, start: Tensor | None = None) -> bool:
