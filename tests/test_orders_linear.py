@@ -72,7 +72,8 @@ class Gaussian:
             moments = self.engine.moments(torch.zeros(1), leaf.time)
             return (v.reshape(1, 1) for v in (moments.phi, moments.mean, moments.variance))
         kernel = self.engine.kernel(leaf.time)
-        return kernel.load[0], kernel.mean[0], (kernel.factor @ kernel.factor.mT)[0]
+        root = self.engine.root(kernel)
+        return kernel.load[0], kernel.mean[0], (root @ root.mT)[0]
 
     def marginal(self, t):
         P, m, noise = self.kernel(t)

@@ -444,12 +444,12 @@ class MatrixGaussian(AffineEngine):
             mean = mean + times_vector(flow.phi[..., 1:], aux.mean)
         return Kernel(flow.phi[..., :1], mean, factor)
 
-    def _root(self, kernel: Kernel) -> Tensor:
+    def root(self, kernel: Kernel) -> Tensor:
         """T L, of the law given the data."""
         turn = self._data_turn()
         return kernel.factor if turn is None else turn @ kernel.factor
 
-    def _inverse(self, kernel: Kernel) -> Tensor:
+    def inverse(self, kernel: Kernel) -> Tensor:
         r""":math:`L^{-1} T^\top`, of the law given the data, which must have a density."""
         require_density(self.reached)
         turn, inverse = self._data_turn(), lower_inverse(kernel.factor)
@@ -458,7 +458,7 @@ class MatrixGaussian(AffineEngine):
     def _exact_inverse(self, kernel: Kernel, t: Tensor) -> Tensor:
         """The inverse at time t, refused where it has no digits left."""
         self._require_digits(kernel.factor, t)
-        return self._inverse(kernel)
+        return self.inverse(kernel)
 
     def _align(self, value: Tensor, x: Tensor, axes: int) -> Tensor:
         """Numbers (B, *sides, …) with ``axes`` last axes of their own, against a state."""
@@ -508,7 +508,7 @@ class MatrixGaussian(AffineEngine):
         kernel = self.kernel(t)
         centre = self.centre(x_0, kernel)
         noise = torch.randn_like(centre)
-        return centre + self._apply(self._root(kernel), noise), Epsilon(noise)
+        return centre + self._apply(self.root(kernel), noise), Epsilon(noise)
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         mean, S = self._stationary()
@@ -603,7 +603,7 @@ class MatrixGaussian(AffineEngine):
         else:
             flow, spread = self._tables().flows.law(span(s, t), singular=not self.full)
         if turn is not self._data_turn():
-            L = triangular(turn.mT @ self._root(early))  # type: ignore[union-attr]
+            L = triangular(turn.mT @ self.root(early))  # type: ignore[union-attr]
         still, eye = _behind(s == t, L.dim() - 1), torch.eye(self.size).to(L)
         gain, noise = conditioned(L, flow.phi, torch.where(still, eye, spread), self.full)
         gain, noise = torch.where(still, eye, gain), torch.where(still, 0.0, noise)
@@ -614,12 +614,12 @@ class MatrixGaussian(AffineEngine):
         """The gain of a step with less than the whole noise."""
         if self.auxiliaries is not None:  # L has a jump at 0, where Σ is singular
             early = self.kernel(s.clamp(min=self._shortest(t)))
-        rotation, inverse = self._rotation(t), self._inverse(late)
+        rotation, inverse = self._rotation(t), self.inverse(late)
         between = rotation(s) @ rotation(t).mT
         if eta:
-            shrunk = (inverse @ self.flow(s, t).phi @ self._root(early)).mT
+            shrunk = (inverse @ self.flow(s, t).phi @ self.root(early)).mT
             between = _nearest(between, shrunk, eta)
-        return self._root(early) @ between @ inverse
+        return self.root(early) @ between @ inverse
 
     def _stairs(self) -> Stairs | None:
         """The staircase in whose coordinates the law given the data is factored."""
@@ -641,7 +641,7 @@ class MatrixGaussian(AffineEngine):
         :math:`\hat\varepsilon`.
         """
         self.require_said(kind)
-        load, root = kernel.load, self._root(kernel)
+        load, root = kernel.load, self.root(kernel)
         if issubclass(kind, Data | Mean):
             eye = torch.eye(load.shape[-1], dtype=load.dtype, device=load.device)
             return 0 * load.mT, eye.expand(*load.shape[:-2], *eye.shape)
@@ -649,7 +649,7 @@ class MatrixGaussian(AffineEngine):
             p = torch.linalg.inv(load)
             q = -p @ root
         else:
-            inverse = self._inverse(kernel)
+            inverse = self.inverse(kernel)
             q = -(inverse @ load).mT
             q = q / q.square().sum(-1, keepdim=True)
             p = -q @ inverse
@@ -714,7 +714,7 @@ class MatrixGaussian(AffineEngine):
             return estimate.value
         kernel = self.kernel(t)
         if isinstance(estimate, estimates.Score):
-            return -self._apply(self._root(kernel).mT, estimate.value)
+            return -self._apply(self.root(kernel).mT, estimate.value)
         rest = x - self.centre(self.mean_of(estimate, x, t), kernel)
         return self._apply(self._exact_inverse(kernel, t), rest)
 
@@ -785,7 +785,7 @@ class MatrixGaussian(AffineEngine):
             noise = kernel.factor.diagonal(dim1=-2, dim2=-1).log().mean(-1)
             level = 2 * (torch.linalg.slogdet(kernel.load)[1] / self.size - noise)
         else:
-            level = (self._inverse(kernel) @ kernel.load).square().sum((-2, -1)).log()
+            level = (self.inverse(kernel) @ kernel.load).square().sum((-2, -1)).log()
         return torch.where(t > 0, level.reshape(len(t), -1).mean(-1).exp(), torch.inf)
 
     def profile(self, z: Tensor, breadth: float = 0.0) -> Tensor:
