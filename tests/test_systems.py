@@ -139,6 +139,24 @@ COUPLED = [
 ]
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_time_repeated_is_the_time_by_itself(learned):
+    """A kept kernel of a lift is the lift's own, whose basis leaves data on their axis."""
+    D = torch.full((2, 2), 4.0, requires_grad=learned)
+    core = dd.Langevin([[0.0, 1.0], [-1.0, 0.0]], D, [[1.0, 0.0], [0.0, 2.0]])
+    A = torch.tensor([[-4.0, -2.5], [-3.0, -2.0]])
+    block = torch.cat([torch.cat([A, 2 * D.detach()], 1), torch.cat([0 * A, -A.T], 1)])
+    top = torch.linalg.matrix_exp(0.05 * block.expand(2, 4, 4))[0, :2]
+    aux = top[:, 1:2] @ top[:, 1:2].T
+    exact = (0.09 * aux + top[:, 2:] @ top[:, :2].T).diagonal()
+    lifted, x = core.lift(Normal(0.0, 0.3)), torch.zeros(3)
+    for _ in range(2):  # the second time from what was kept
+        repeated = lifted.marginal(x, 0.05).variance
+        apart = lifted.marginal(x, torch.tensor([0.05, 0.1, 0.2])).variance
+        assert torch.allclose(repeated, exact.expand(3, 2), rtol=1e-12)
+        assert torch.allclose(apart[0], exact, rtol=1e-12)
+
+
 def whitened_error(found, exact):
     r"""The largest entry of :math:`L^{-1} C L^{-\top} - I` for the factor of a found C."""
     white = mp.cholesky(exact) ** -1 * mp.matrix(found.tolist())

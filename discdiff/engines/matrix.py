@@ -247,6 +247,10 @@ class MatrixGaussian(AffineEngine):
         make = lambda: self._made(self._memo_of_lifts, self.data_basis)
         return self._fixed_of_lifts or self._memo_of_lifts(self._numbers(), make)
 
+    def _tables_of_law(self) -> Tables:
+        """The tables in whose coordinates the law given the data is found."""
+        return self._tables() if self.auxiliaries is None else self._lifted_tables()
+
     def _made(self, memo: Memo, basis: Basis) -> Tables:
         A, b, G = (memo.forget_after(v.squeeze(0)) for v in self._system(self._start()))
         turn = None
@@ -387,7 +391,7 @@ class MatrixGaussian(AffineEngine):
             return Kernel(*(v.expand(len(t), *v.shape[1:]) for v in parts))
         if self._asked is None or not self._keeps(t):
             return self._kernel(t)
-        tables, key = self._tables(), (self.auxiliaries, self._asked)
+        tables, key = self._tables_of_law(), (self.auxiliaries, self._asked)
         kernels = tables.kernels
         if key in kernels:
             return self._kernel(t, tables)
@@ -405,7 +409,7 @@ class MatrixGaussian(AffineEngine):
         if not self._keeps(t):
             return self._kernel(t)
         self._asked = float(t)
-        tables, key = self._tables(), (self.auxiliaries, self._asked)
+        tables, key = self._tables_of_law(), (self.auxiliaries, self._asked)
         kernels = tables.kernels
         if key not in kernels:
             if len(kernels) == KEPT:
