@@ -72,7 +72,6 @@ from .horizon import horizon, require_near
 PARTS = (4, 8, 16, 32, 64, 128)  # of a unit of own time
 TOLERANCE = 1e-11  # of the flow over each unit
 TURNS = 2**15  # the most panels of a table of rotations
-LONG = 4  # coordinates of a lift along axes whose laws may lose their digits
 KEPT = 1024  # kernels at one time each
 DISTINCT = 2e10  # growth of rounding in a whitened law: beyond, fewer than four digits are left
 MANY = 512  # spans of time, of which some will be equal
@@ -299,31 +298,36 @@ class MatrixGaussian(AffineEngine):
 
         A row of L is rounded relative to its norm, or to that of what it was subtracted from. In
         the whitened law this is multiplied by :math:`|L^{-1}|`, and once more where L is found
-        from the covariance itself.
+        from the covariance itself. With :math:`\varrho_i = |L_{i \cdot}| / L_{ii}` it grows by no
+        more than :math:`2^{k - 1} \prod \varrho_i`, which is looked at first.
 
         Arguments:
             factor: L, lower triangular.
             tau: The times over which the law is one; no law is looked at over none.
             start: The factor of which L is left, if any.
         """
-        short = self.auxiliaries is None or self.size < LONG
-        exact = short and not (self._oblique() or self.varying)
+        exact = self.auxiliaries is None and not (self._oblique() or self.varying)
         if exact or not values_are_checked(factor):
             return
         if _repeated(tau):
             factor, tau = factor[:1], tau[:1]
         factor = factor.detach()
-        rows = torch.linalg.vector_norm(factor if start is None else start.detach(), dim=-1)
+        start = factor if start is None else start.detach()
+        most = DISTINCT ** (0.5 if self.varying else 1.0)
+        ratios = start.abs().sum(-1) / factor.diagonal(dim1=-2, dim2=-1)
+        if bool((2 ** (self.size - 1) * ratios.prod(-1) < most).all()):
+            return
+        rows = torch.linalg.vector_norm(start, dim=-1)
         certain = torch.diag_embed((rows == 0).to(factor))
         growth = (lower_inverse(factor + certain).abs() @ rows.unsqueeze(-1)).reshape(len(tau), -1)
-        lost = ~(growth < DISTINCT ** (0.5 if self.varying else 1.0)).all(1) & (tau > 0)
+        lost = ~(growth < most).all(1) & (tau > 0)
         if bool(lost.any()):
             raise self._one_to_rounding(tau[lost])
 
     def _one_to_rounding(self, tau: Tensor) -> Unsolved:
         return Unsolved(
-            f"noise comes through a chain along no axis, and after {shown(tau)} its directions "
-            "are one to rounding. Way out: turn the coordinates, or later times (as by stop=1e-3)"
+            f"noise comes through a chain, and after {shown(tau)} its directions are one to "
+            "rounding. Way out: later times (as by stop=1e-3), or coordinates along the chain"
         )
 
     def _varying(self, s: Tensor, t: Tensor) -> Flow:
@@ -583,14 +587,16 @@ class MatrixGaussian(AffineEngine):
         noise = None
         if eta:
             gain, noise = self._conditioned(L, phi, spread, s, t)
-            self._require_digits(L, s)
+            if self._oblique() or self.varying:
+                self._require_digits(L, s)
             self._require_digits(end, t)
             tau = torch.where(s > 0, t - s, 0.0)
             if self.auxiliaries is not None and self._oblique():  # they outweigh the noise
                 self._require_digits(noise, tau, L)
             if turn is not None:
                 noise = triangular(turn @ noise)
-            self._require_digits(noise, tau)
+            if self.full:
+                self._require_digits(noise, tau)
             noise = eta * noise
         if eta < 1:
             gain = self._keeping(L, end, phi, s, t, eta)
@@ -608,7 +614,11 @@ class MatrixGaussian(AffineEngine):
         """The gain and the factor of the bridge; at s = t it is a point."""
         require_density(self.reached)
         still, eye = _behind(s == t, L.dim() - 1), torch.eye(self.size).to(L)
-        gain, noise = conditioned(L, phi, torch.where(still, eye, spread), self.full)
+        gain, noise, rounding = conditioned(L, phi, torch.where(still, eye, spread), self.full)
+        if rounding is not None and values_are_checked(noise):
+            lost = ~(rounding.reshape(len(t), -1) < DISTINCT).all(1) & (t > s) & (s > 0)
+            if bool(lost.any()):
+                raise self._one_to_rounding(s[lost])
         return torch.where(still, eye, gain), torch.where(still, 0.0, noise)
 
     def _keeping(
