@@ -392,6 +392,36 @@ def test_gradients_of_noise_that_arrives_along_no_axis():
     assert torch.autograd.gradcheck(value, [A, B], atol=1e-6)
 
 
+@pytest.mark.parametrize("verb", ["loss", "weight", "drift"])
+def test_gradients_in_a_singular_square_of_the_noise(verb):
+    """A singular D has no differentiable root; what depends on D itself has a gradient."""
+    S, x = torch.eye(2), torch.tensor([0.3, -0.8])
+    y, t = torch.tensor([[0.2, 0.5], [-0.4, 0.1]]), torch.tensor([0.3, 0.7])
+    head = dd.heads.Score(lambda y, t: -y)
+
+    def value(D):
+        core = dd.Langevin([[0.0, 1.0], [-1.0, 0.0]], (D + D.T) / 2, S).on(dd.clock.Constant(1.0))
+        if verb == "drift":
+            return dd.reverse(core, head).drift(y, 0.5)
+        lift = core.lift(Normal(0.0, 0.5))
+        weight = None if verb == "loss" else dd.weights.Simple()
+        return dd.loss(lift, head, x, t, x_t=y, weight=weight)
+
+    r, into = torch.tensor([1.0, 2.0]), torch.tensor([[0.6, -0.2], [-0.2, 0.9]])
+    D = torch.outer(r, r).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(value(D).sum(), D)
+    with torch.no_grad():  # D may only grow: one-sided differences of order 2
+        f = [value(D + n * 1e-5 * into).sum() for n in range(3)]
+    exact = (-3 * f[0] + 4 * f[1] - f[2]) / 2e-5
+    assert torch.allclose((gradient * into).sum(), exact, rtol=1e-6)
+
+
+def test_learning_noise_that_is_singular_along_no_axis_is_refused():
+    core = dd.Langevin([[0.0, -1.0], [1.0, 0.0]], [[1.0, 2.0], [2.0, 4.0]], torch.eye(2))
+    with pytest.raises(ValueError, match="that directions without noise are axes"):
+        dd.learn(core)
+
+
 def test_singular_noise_has_a_factor():
     u = torch.tensor([0.2, 0.5, 1.0])
     process = dd.Langevin(torch.zeros(3, 3), torch.outer(u, u) + 0.0, torch.eye(3))

@@ -786,13 +786,23 @@ class MatrixGaussian(AffineEngine):
             return estimates.Score(self.score(estimate, x, t).gradient)
         raise self.unsolved(f"conversion to {kind.__name__}")
 
-    def _gain(self, t: Tensor) -> Tensor:
-        r""":math:`B^\top L^{-\top}`: which noise the loss sees, shape (B, *sides, r, k)."""
-        inverse = self._inverse(self.kernel(t).factor)
+    def _gain(self, t: Tensor, inverse: Tensor) -> Tensor:
+        r""":math:`B^\top L^{-\top}`: which noise the loss sees, shape (B, *sides, r, k).
+
+        A root of a singular G has no derivative: that in G is added by `_in_noise`.
+        """
         roots = [noise.scale.sqrt() * noise.matrix(t, self.size) for noise in self.noises]
-        roots = [_behind(B, inverse.dim() - 1) for B in roots]
+        roots = [_behind(B.detach(), inverse.dim() - 1) for B in roots]
         B = torch.cat([B.expand(len(t), *inverse.shape[1:-1], -1) for B in roots], -1)
         return (inverse @ B).mT
+
+    def _in_noise(self, t: Tensor, inverse: Tensor) -> Tensor | None:
+        r"""Zero, with the derivative of :math:`L^{-1} G L^{-\top}` in G; None if there is none."""
+        G = self._system(t)[2] if self.learned else inverse
+        if not (self.learned and recorded(G)):
+            return None
+        inverse = inverse.detach()
+        return inverse @ _behind(G - G.detach(), inverse.dim() - 1) @ inverse.mT
 
     def kl_rate(
         self, target: Any, estimate: Any, x: Tensor, t: Tensor
@@ -800,16 +810,27 @@ class MatrixGaussian(AffineEngine):
         if self._oblique():  # along axes the noise sees what has its digits
             self._require_digits(self.kernel(t).factor, t)
         gap = self.epsilon_of(estimate, x, t) - self.epsilon_of(target, x, t)
-        gain = self._gain(t)
+        inverse = self._inverse(self.kernel(t).factor)
+        gain, noise = self._gain(t, inverse), self._in_noise(t, inverse)
         factor = _half_square(gain)
-        unit = gain / (2 * factor).sqrt().reshape(-1, *(1,) * (gain.dim() - 1))
-        return self._apply(unit, gap).square().sum(-1), factor
+        size = (2 * factor).reshape(-1, *(1,) * (gain.dim() - 1))
+        values = self._apply(gain / size.sqrt(), gap).square().sum(-1)
+        if noise is not None:
+            fixed = gap.detach()
+            values = values + (fixed * self._apply(noise / size.detach(), fixed)).sum(-1)
+        return values, factor
 
     def coefficient(self, t: Tensor) -> Tensor:
-        return _half_square(self._gain(t))
+        inverse = self._inverse(self.kernel(t).factor)
+        value, noise = _half_square(self._gain(t, inverse)), self._in_noise(t, inverse)
+        if noise is None:
+            return value
+        trace = noise.diagonal(dim1=-2, dim2=-1).sum(-1) / 2
+        return value + trace.reshape(len(trace), -1).mean(-1)
 
     def trace(self, x: Tensor, t: Tensor) -> Tensor:
-        value = self._gain(t).square().sum((-2, -1)) / 2
+        gain = self._gain(t, self._inverse(self.kernel(t).factor))
+        value = gain.square().sum((-2, -1)) / 2
         return self._fit(value, x, 0).expand(x.shape[:-1])
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
