@@ -321,7 +321,8 @@ def _effort(process: Process, x: State, exact: bool) -> dict[str, Any]:
     if isinstance(core.engine, MatrixGaussian):
         shape = process.state_shape(tuple(first_tensor(x).shape))
         single = len(shape) == 2 or first_tensor(x)[0].numel() == 1
-        fine = {"nodes": 361, "grid": 193} if single else {"nodes": 161, "grid": 57}
+        many = 361 if core.engine.size < 4 else 721  # information grows as t to the power 1 - 2k
+        fine = {"nodes": many, "grid": 193} if single else {"nodes": 161, "grid": 57}
         return {**fine, "across": across}
     if core.terms[0].categorical:
         return {"nodes": 361}

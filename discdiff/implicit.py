@@ -36,7 +36,7 @@ from .process import Leaf, Process
 from .score_entropy import score_entropy
 from .shapes import sum_event
 from .solve import Score
-from .terms import Diffusion, Jump
+from .terms import Diffusion, Jump, spread
 from .validation import require
 from .weights import Weight
 
@@ -133,15 +133,15 @@ def _rate(leaf: Leaf, score: Callable[[Tensor], Tensor], x: State, probes: int) 
     """What a leaf adds, per unit of its own time, shape (B,)."""
     y = leaf.get(x)
 
-    def spread(y: Tensor, vector: Tensor) -> Tensor:
+    def mixed(y: Tensor, vector: Tensor) -> Tensor:
         each = (
-            term.scale.to(y.dtype) * term.mix(term.unmix(vector, y, leaf.time), y, leaf.time)
+            term.scale.to(y.dtype) * spread(term, vector, y, leaf.time)
             for term in leaf.core.terms
             if isinstance(term, Diffusion)
         )
         return leaf.still(sum(each, torch.zeros_like(vector)), x)
 
-    field = lambda y: spread(y, score(y))
+    field = lambda y: mixed(y, score(y))
     trace = hutchinson(field, y, probes)[0] if probes else divergence(field, y)
     value = score(y)
-    return sum_event(value * spread(y, value)) / 2 + trace
+    return sum_event(value * mixed(y, value)) / 2 + trace

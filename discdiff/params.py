@@ -631,7 +631,14 @@ class Square(Transform):
     def _inverse(self, y: Tensor) -> Tensor:
         noisy = self.free.diagonal()
         factor = torch.zeros_like(y)
-        factor[noisy.outer(noisy)] = torch.linalg.cholesky(y[noisy][:, noisy]).flatten()
+        block, failed = torch.linalg.cholesky_ex(y[noisy][:, noisy])
+        if bool(failed):
+            raise ValueError(
+                "what is learned stays as singular as zeros on its diagonal say; of these numbers "
+                f"a combination is zero, too: {y.tolist()}. Way out: turn the coordinates, so "
+                "that directions without noise are axes, or learn the B of Linear(A) + Noise(B)"
+            )
+        factor[noisy.outer(noisy)] = block.flatten()
         entries = factor.tril(-1) + factor.diagonal().log().diag_embed()
         return entries[self.free.to(y.device)]
 

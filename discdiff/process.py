@@ -60,6 +60,8 @@ from .validation import (
 State = Any
 Shape = Any
 
+VECTORS = (Mean, Epsilon, Velocity, Score)  # estimates that turn with the state
+
 
 @dataclass
 class Leaf:
@@ -1126,8 +1128,10 @@ class Pushed(Process):
     r"""The image :math:`x = T(y)` of a process under a fixed invertible map.
 
     What a head says (except the data themselves) concerns :math:`y`; its net sees :math:`x`.
-    Losses and bounds are those of y, corrected by :math:`\log |\det \partial T^{-1}|` where a
-    density of x is asked for.
+    Where T is a rotation, :math:`x = V y` with :math:`V^\top V = I`, a transform that says so by
+    an attribute ``rotation = True``, means, noise, velocities and scores are those of x, too:
+    :math:`x_t = V \Phi V^\top x_0 + V L V^\top \varepsilon`. Losses and bounds are those of y,
+    corrected by :math:`\log |\det \partial T^{-1}|` where a density of x is asked for.
 
     Raises:
         ValueError: If the transform is none that is invertible, or the process has more than one
@@ -1148,6 +1152,7 @@ class Pushed(Process):
             "themselves, y = T⁻¹(x), and take T.log_abs_det_jacobian(y, x) off a bound",
         )
         self.process, self.transform = process, transform
+        self.rotates = bool(getattr(transform, "rotation", False))
         leaves = process.leaves(process.instant(0.5))
         self.discrete = all(leaf.core.support.is_discrete for leaf in leaves)
 
@@ -1160,7 +1165,18 @@ class Pushed(Process):
 
     def leaves(self, t: Tensor) -> Iterator[Leaf]:
         for leaf in self.process.leaves(t):
-            yield leaf.within(self._back, lambda x, y: self.transform(y), _at_data(self._back))
+            yield leaf.within(self._back, lambda x, y: self.transform(y), self._read)
+
+    def _read(self, estimate: Estimate) -> Estimate:
+        """What an estimate of x says of y."""
+        if self.rotates and isinstance(estimate, VECTORS):
+            return estimate.map(self._back)
+        return _at_data(self._back)(estimate)
+
+    def _convert(self, estimate: Estimate, x: State, t: Tensor, kind: Any) -> Any:
+        found = super()._convert(estimate, x, t, kind)
+        turned = self.rotates and isinstance(found, VECTORS)
+        return found.map(self.transform) if turned else found  # type: ignore[arg-type]
 
     def check_state(self, x: State, name: str) -> State:
         require_tensor(x, name)
@@ -1186,7 +1202,7 @@ class Pushed(Process):
     def _bridge(
         self, estimate: Estimate, x: State, s: Tensor, t: Tensor, eta: float = 1.0
     ) -> Distribution:
-        inner = _at_data(self._back)(estimate)
+        inner = self._read(estimate)
         return self._image(self.process._bridge(inner, self.transform.inv(x), s, t, eta))
 
     def _perturb(self, x_0: State, t: Tensor) -> tuple[State, Estimate]:

@@ -27,7 +27,7 @@ from .numerics.autodiff import divergence, gradient
 from .process import Leaf, Process, by_name, require_process
 from .shapes import along
 from .solve import Score, Unsolved
-from .terms import Diffusion, Drift, Jump, WhiteNoise
+from .terms import Diffusion, Drift, Jump, WhiteNoise, spread
 from .validation import require, values_are_checked
 
 State = Any
@@ -111,8 +111,8 @@ def drift_rule(term: Any, score: Score, share: float, x: Tensor, t: Tensor) -> T
     if isinstance(term, Drift):
         return -term.scale.to(x.dtype) * term.velocity(x, t)
     if isinstance(term, Diffusion):
-        spread = term.mix(term.unmix(score.gradient, x, t), x, t) + bend(term, x, t)
-        return share * term.scale.to(x.dtype) * spread
+        moved = spread(term, score.gradient, x, t) + bend(term, x, t)
+        return share * term.scale.to(x.dtype) * moved
     return None
 
 
@@ -124,8 +124,8 @@ def bend(term: Diffusion, x: Tensor, t: Tensor) -> Tensor | float:
     """
     if isinstance(term, WhiteNoise):
         return 0.0
-    spread = lambda v: divergence(lambda y: term.mix(term.unmix(v, y, t), y, t), x)
-    return gradient(spread, torch.zeros_like(x))
+    of = lambda v: divergence(lambda y: spread(term, v, y, t), x)
+    return gradient(of, torch.zeros_like(x))
 
 
 def noise_of(leaf: Leaf, x: Tensor) -> Tensor | None:

@@ -38,6 +38,8 @@ from .terms import Diffusion, Drift, FiniteJump, Jump
 
 State = Any
 DRAWS = 4000
+ROUNDINGS = 32  # of a state, as it is moved, turned and subtracted by matrices
+EPS = 2.0**-53
 SOON = 1e-9  # an own time at which next to nothing has happened
 LOG_2PI = math.log(2 * math.pi)
 
@@ -415,6 +417,7 @@ class Vectors(Site):
         x, t = self.given(self.s).sample(), self.t.clone().requires_grad_(True)
         mean, cov = moments(self.law(x, self.s, self.t))
         y, w = nodes(mean, cholesky(cov))
+        y = y.detach().requires_grad_(True)
         w = w.reshape((-1,) + (1,) * (y.dim() - 1))
         std = cov.diagonal(dim1=-2, dim2=-1).sqrt()
         u, log_p = (y - mean) / std, self.law(x, self.s, t).log_prob(y)
@@ -427,9 +430,10 @@ class Vectors(Site):
                 f, moved = u[..., i] * other, velocity[..., i] * other
                 if j >= 0:
                     moved = moved + u[..., i] * velocity[..., j] + spread[..., i, j]
-                (slope,) = torch.autograd.grad((w[..., 0] * f * log_p).sum(), t, retain_graph=True)
+                (slope,) = torch.autograd.grad((w[..., 0] * f * log_p).sum(), t, create_graph=True)
                 goal = (w[..., 0] * moved).sum(0).reshape(len(slope), -1).sum(1)
-                worst = max(worst, apart(slope, goal))
+                floats = _by_rounding(slope, y).sum(0).reshape(len(slope), -1).sum(1)
+                worst = max(worst, apart(slope, goal, floats))
         return worst
 
     def _generator(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -491,11 +495,17 @@ class Vectors(Site):
         early = self.given(self.s)
         mean, cov = moments(early)
         y, _ = nodes(mean, cholesky(cov))
+        y, x_t = y.detach().requires_grad_(True), x_t.detach().requires_grad_(True)
+        many = x_t.unsqueeze(0).expand(y.shape)
         late = self.law(y.reshape(-1, *y.shape[2:]), self.s, self.t)
-        many = x_t.unsqueeze(0).expand(y.shape).reshape(-1, *y.shape[2:])
-        joint = early.log_prob(y) + late.log_prob(many).reshape(y.shape[:-1])
+        late = late.log_prob(many.reshape(-1, *y.shape[2:])).reshape(y.shape[:-1])
         bridge = _entries(self.core._bridge(Data(self.x), x_t, self.s, self.t), 1)
-        return max(apart(bridge.log_prob(y), joint - whole.log_prob(x_t)), _excess(bridge))
+        pairs = ((early.log_prob(y), y), (late, many), (bridge.log_prob(y), y))
+        floats = sum(_by_rounding(log_p, state) for log_p, state in pairs)
+        last = whole.log_prob(x_t)
+        floats = floats + _by_rounding(last, x_t)
+        goal = pairs[0][0] + late - last
+        return max(apart(pairs[2][0], goal, floats), _excess(bridge))
 
     def agreement(self) -> float:
         x_t = self.noisy(self.x, self.t).sample()
@@ -637,10 +647,16 @@ def _exp(log_p: Tensor) -> Tensor:
     return torch.where(none, torch.zeros_like(log_p), torch.where(none, 0.0, log_p).exp())
 
 
-def apart(a: Tensor, b: Tensor) -> float:
-    """The largest difference relative to one plus the size."""
-    gap = ((a - b).abs() / (1 + b.abs())).detach()
+def apart(a: Tensor, b: Tensor, slack: Tensor | float = 0.0) -> float:
+    """The largest difference relative to one plus the size, beyond a slack."""
+    gap = (((a - b).abs() - slack).clamp(min=0) / (1 + b.abs())).detach()
     return float(torch.where(a == b, torch.zeros_like(gap), gap).nan_to_num(torch.inf).max())
+
+
+def _by_rounding(values: Tensor, states: Tensor) -> Tensor:
+    """By how much the rounding of states to float64 moves numbers that are made of them."""
+    (slope,) = torch.autograd.grad(values.sum(), states, retain_graph=True)
+    return ROUNDINGS * EPS * (slope * states.detach()).abs().sum(-1)
 
 
 def few(x: State, count: int) -> State:

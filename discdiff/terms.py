@@ -731,6 +731,16 @@ def apply_linear(A: Tensor, x: Tensor, per_time: bool) -> Tensor:
     return A * x
 
 
+def spread(term: Diffusion, vector: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    r""":math:`B B^\top v`; its derivative is that in :math:`B B^\top`, of which a singular root
+    has none."""
+    if isinstance(term, WhiteNoise) and term.is_matrix():
+        G = term.square(t, x.shape[-1])
+        if torch.is_grad_enabled() and G.requires_grad:
+            return apply_linear(G.expand(len(t), *G.shape[1:]), vector, True)
+    return term.mix(term.unmix(vector, x, t), x, t)
+
+
 # -- finite spaces --------------------------------------------------------------------------------
 
 

@@ -143,6 +143,24 @@ COUPLED = [
 ]
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_time_repeated_is_the_time_by_itself(learned):
+    """A kept kernel of a lift is the lift's own, whose basis leaves data on their axis."""
+    D = torch.full((2, 2), 4.0, requires_grad=learned)
+    core = dd.Langevin([[0.0, 1.0], [-1.0, 0.0]], D, [[1.0, 0.0], [0.0, 2.0]])
+    A = torch.tensor([[-4.0, -2.5], [-3.0, -2.0]])
+    block = torch.cat([torch.cat([A, 2 * D.detach()], 1), torch.cat([0 * A, -A.T], 1)])
+    top = torch.linalg.matrix_exp(0.05 * block.expand(2, 4, 4))[0, :2]
+    aux = top[:, 1:2] @ top[:, 1:2].T
+    exact = (0.09 * aux + top[:, 2:] @ top[:, :2].T).diagonal()
+    lifted, x = core.lift(Normal(0.0, 0.3)), torch.zeros(3)
+    for _ in range(2):  # the second time from what was kept
+        repeated = lifted.marginal(x, 0.05).variance
+        apart = lifted.marginal(x, torch.tensor([0.05, 0.1, 0.2])).variance
+        assert torch.allclose(repeated, exact.expand(3, 2), rtol=1e-12)
+        assert torch.allclose(apart[0], exact, rtol=1e-12)
+
+
 def whitened_error(found, exact):
     r"""The largest entry of :math:`L^{-1} C L^{-\top} - I` for the factor of a found C."""
     white = mp.cholesky(exact) ** -1 * mp.matrix(found.tolist())
@@ -264,6 +282,42 @@ def test_bridges_next_to_a_lift_of_four_are_refused():
         whole.bridge(torch.zeros(1), torch.ones(1, 4), 3e-6, 1e-5)
 
 
+@pytest.mark.parametrize("t", [1e-1, 1e-3, 1e-5, 1e-7, 1e-9])
+def test_bridges_of_three_along_axes_are_accurate_or_refused(t):
+    """Data in the middle of a chain: noise, data, and an auxiliary that hears the data alone."""
+    A = torch.tensor([[0.0, 0.125, -5.0], [-0.125, 0.0, 0.0], [1.25, 0.0, -3.0]])
+    B = torch.tensor([[0.0], [0.0], [1.5]])
+    whole = (dd.Linear(A) + dd.Noise(B)).lift(Normal(0.0, 0.3))
+    with mp.workdps(120):
+        _, cov, _ = exact_bridge(A, B, mp.mpf(0.3) ** 2, t / 3, t)
+    try:
+        found = whole.bridge(torch.zeros(1), torch.zeros(1, 3), t / 3, t).factor[0]
+    except dd.Unsolved:
+        assert t < 1e-5
+    else:
+        with mp.workdps(120):
+            assert whitened_error(found, cov) < 1e-5
+
+
+def test_scores_of_a_lift_of_three_are_accurate_or_refused():
+    """Along axes, too, a law of three loses its digits, as time to the power 3/2."""
+    A, B = chain_of(3)
+    whole = (dd.Linear(A) + dd.Noise(B)).lift(Normal(0.0, 0.3))
+    for t in (1e-5, 1e-6, 1e-9):
+        with mp.workdps(120):
+            _, _, late = exact_bridge(A, B, mp.mpf(0.3) ** 2, t / 3, t)
+            x = late * mp.matrix([1, -1, 1])
+            x = torch.tensor([[float(v) for v in x]])
+            exact = -((late * late.T) ** -1) * mp.matrix(x[0].tolist())
+        if t == 1e-9:
+            with pytest.raises(dd.Unsolved, match="one to rounding"):
+                whole.score(x, dd.estimates.Data(torch.zeros(1)), t)
+            continue
+        found = whole.score(x, dd.estimates.Data(torch.zeros(1)), t).gradient[0]
+        gap = late.T * (mp.matrix(found.tolist()) - exact)
+        assert max(float(abs(v)) for v in gap) < 1e-5
+
+
 @pytest.mark.parametrize("lift", [False, True])
 @pytest.mark.parametrize("clock", [False, True])
 def test_bridges_of_no_time_are_points(lift, clock):
@@ -354,6 +408,36 @@ def test_gradients_of_noise_that_arrives_along_no_axis():
         return law.mean, law.factor
 
     assert torch.autograd.gradcheck(value, [A, B], atol=1e-6)
+
+
+@pytest.mark.parametrize("verb", ["loss", "weight", "drift"])
+def test_gradients_in_a_singular_square_of_the_noise(verb):
+    """A singular D has no differentiable root; what depends on D itself has a gradient."""
+    S, x = torch.eye(2), torch.tensor([0.3, -0.8])
+    y, t = torch.tensor([[0.2, 0.5], [-0.4, 0.1]]), torch.tensor([0.3, 0.7])
+    head = dd.heads.Score(lambda y, t: -y)
+
+    def value(D):
+        core = dd.Langevin([[0.0, 1.0], [-1.0, 0.0]], (D + D.T) / 2, S).on(dd.clock.Constant(1.0))
+        if verb == "drift":
+            return dd.reverse(core, head).drift(y, 0.5)
+        lift = core.lift(Normal(0.0, 0.5))
+        weight = None if verb == "loss" else dd.weights.Simple()
+        return dd.loss(lift, head, x, t, x_t=y, weight=weight)
+
+    r, into = torch.tensor([1.0, 2.0]), torch.tensor([[0.6, -0.2], [-0.2, 0.9]])
+    D = torch.outer(r, r).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(value(D).sum(), D)
+    with torch.no_grad():  # D may only grow: one-sided differences of order 2
+        f = [value(D + n * 1e-5 * into).sum() for n in range(3)]
+    exact = (-3 * f[0] + 4 * f[1] - f[2]) / 2e-5
+    assert torch.allclose((gradient * into).sum(), exact, rtol=1e-6)
+
+
+def test_learning_noise_that_is_singular_along_no_axis_is_refused():
+    core = dd.Langevin([[0.0, -1.0], [1.0, 0.0]], [[1.0, 2.0], [2.0, 4.0]], torch.eye(2))
+    with pytest.raises(ValueError, match="that directions without noise are axes"):
+        dd.learn(core)
 
 
 def test_singular_noise_has_a_factor():

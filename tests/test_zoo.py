@@ -162,6 +162,31 @@ def test_blurring_fades_each_frequency(size):
     assert process.prior((4, 2, height, width)).sample().shape == images.shape
 
 
+def test_networks_of_blurring_speak_of_images():
+    """Means, noise, velocities and scores turn with the basis: all are the same knowledge."""
+    process, images, t = zoo.blurring(3, 4), torch.randn(3, 3, 4), torch.tensor([0.1, 0.3, 0.6])
+    exact = dd.Exact(process, images)
+    x = process.marginal(images, t).sample()
+    loss = lambda head: dd.loss(process, head, images, t, x_t=x)
+    mean = exact.as_(dd.heads.Mean)(x, t).value
+    weights = torch.stack([process.marginal(v.expand(3, 3, 4), t).log_prob(x) for v in images], 1)
+    by_hand = torch.einsum("ba,ahw->bhw", weights.softmax(1), images)
+    assert torch.allclose(mean, by_hand, atol=1e-5)
+    for kind in (dd.heads.Mean, dd.heads.Epsilon, dd.heads.Velocity, dd.heads.Score):
+        said = exact.as_(kind)(x, t).value
+        assert said.shape == x.shape
+        torch.testing.assert_close(
+            loss(kind(lambda *_, v=said: v)), loss(exact), rtol=1e-3, atol=1e-4
+        )
+    score = exact.as_(dd.heads.Score)(x, t).value
+    y = x.clone().requires_grad_(True)
+    each = [process.marginal(v.expand(3, 3, 4), t).log_prob(y) for v in images]
+    (gradient,) = torch.autograd.grad(torch.stack(each).logsumexp(0).sum(), y)
+    torch.testing.assert_close(score, gradient, rtol=1e-3, atol=1e-3)
+    drawn = dd.sample(process, dd.heads.Epsilon(lambda x, t: 0.1 * x), (2, 3, 4), steps=3)
+    assert drawn.shape == (2, 3, 4) and bool(drawn.isfinite().all())
+
+
 def test_blurring_is_trained_and_sampled():
     process, images = zoo.blurring(4, 4), torch.randn(3, 4, 4)
     head = dd.heads.Mean(lambda x, t: 0 * x.flatten(-2))

@@ -73,7 +73,6 @@ from .horizon import horizon, require_near
 PARTS = (4, 8, 16, 32, 64, 128)  # of a unit of own time
 TOLERANCE = 1e-11  # of the flow over each unit
 TURNS = 2**15  # the most panels of a table of rotations
-LONG = 4  # coordinates of a lift along axes whose laws may lose their digits
 KEPT = 1024  # kernels at one time each
 DISTINCT = 2e10  # growth of rounding in a whitened law: beyond, fewer than four digits are left
 MANY = 512  # spans of time, of which some will be equal
@@ -248,6 +247,10 @@ class MatrixGaussian(AffineEngine):
         make = lambda: self._made(self._memo_of_lifts, self.data_basis)
         return self._fixed_of_lifts or self._memo_of_lifts(self._numbers(), make)
 
+    def _tables_of_law(self) -> Tables:
+        """The tables in whose coordinates the law given the data is found."""
+        return self._tables() if self.auxiliaries is None else self._lifted_tables()
+
     def _made(self, memo: Memo, basis: Basis) -> Tables:
         A, b, G = (memo.forget_after(v.squeeze(0)) for v in self._system(self._start()))
         turn = None
@@ -288,36 +291,47 @@ class MatrixGaussian(AffineEngine):
         lift = self.auxiliaries is not None and not self.varying
         return self._lifted_tables().turn if lift else self._noise_turn()
 
-    def _require_digits(self, factor: Tensor, tau: Tensor, start: Tensor | None = None) -> None:
+    def _require_digits(self, factor: Tensor, tau: Tensor) -> None:
         r"""Raises where the law of a factor has lost its digits.
 
-        A row of L is rounded relative to its norm, or to that of what it was subtracted from. In
-        the whitened law this is multiplied by :math:`|L^{-1}|`, and once more where L is found
-        from the covariance itself.
+        A row of L is rounded relative to its norm. In the whitened law this is multiplied by
+        :math:`|L^{-1}|`, and once more where L is found from the covariance itself. With
+        :math:`\varrho_i = |L_{i \cdot}| / L_{ii}` it grows by no more than
+        :math:`2^{k - 1} \prod \varrho_i`, which is looked at first.
 
         Arguments:
             factor: L, lower triangular.
             tau: The times over which the law is one; no law is looked at over none.
-            start: The factor of which L is left, if any.
         """
-        short = self.auxiliaries is None or self.size < LONG
-        exact = short and not self.varying and start is None
+        exact = self.auxiliaries is None and not self.varying
         if exact or not values_are_checked(factor):
             return
         if _repeated(tau):
             factor, tau = factor[:1], tau[:1]
         factor = factor.detach()
-        rows = torch.linalg.vector_norm(factor if start is None else start.detach(), dim=-1)
+        most = DISTINCT ** (0.5 if self.varying else 1.0)
+        ratios = factor.abs().sum(-1) / factor.diagonal(dim1=-2, dim2=-1)
+        if bool((2 ** (self.size - 1) * ratios.prod(-1) < most).all()):
+            return
+        rows = torch.linalg.vector_norm(factor, dim=-1)
         certain = torch.diag_embed((rows == 0).to(factor))
         growth = (lower_inverse(factor + certain).abs() @ rows.unsqueeze(-1)).reshape(len(tau), -1)
-        lost = ~(growth < DISTINCT ** (0.5 if self.varying else 1.0)).all(1) & (tau > 0)
+        lost = ~(growth < most).all(1) & (tau > 0)
         if bool(lost.any()):
             raise self._one_to_rounding(tau[lost])
 
+    def _require_rounding(self, growth: Tensor | None, where: Tensor, t: Tensor) -> None:
+        """Raises where rounding grows too much in a whitened law at some of the times t."""
+        if growth is None or not values_are_checked(growth):
+            return
+        lost = ~(growth.reshape(len(t), -1) < DISTINCT).all(1) & where
+        if bool(lost.any()):
+            raise self._one_to_rounding(t[lost])
+
     def _one_to_rounding(self, tau: Tensor) -> Unsolved:
         return Unsolved(
-            f"noise comes through a chain along no axis, and after {shown(tau)} its directions "
-            "are one to rounding. Way out: turn the coordinates, or later times (as by stop=1e-3)"
+            f"noise comes through a chain, and after {shown(tau)} its directions are one to "
+            "rounding. Way out: later times (as by stop=1e-3), or coordinates along the chain"
         )
 
     def _varying(self, s: Tensor, t: Tensor) -> Flow:
@@ -385,7 +399,7 @@ class MatrixGaussian(AffineEngine):
             return Kernel(*(v.expand(len(t), *v.shape[1:]) for v in parts))
         if self._asked is None or not self._keeps(t):
             return self._kernel(t)
-        tables, key = self._tables(), (self.auxiliaries, self._asked)
+        tables, key = self._tables_of_law(), (self.auxiliaries, self._asked)
         kernels = tables.kernels
         if key in kernels:
             return self._kernel(t, tables)
@@ -403,7 +417,7 @@ class MatrixGaussian(AffineEngine):
         if not self._keeps(t):
             return self._kernel(t)
         self._asked = float(t)
-        tables, key = self._tables(), (self.auxiliaries, self._asked)
+        tables, key = self._tables_of_law(), (self.auxiliaries, self._asked)
         kernels = tables.kernels
         if key not in kernels:
             if len(kernels) == KEPT:
@@ -449,8 +463,13 @@ class MatrixGaussian(AffineEngine):
         turn = self._data_turn()
         return kernel.factor if turn is None else turn @ kernel.factor
 
+    def _white(self, t: Tensor) -> Tensor:
+        r""":math:`L^{-1}` of the law given the data, which must have a density."""
+        require_density(self.reached)
+        return lower_inverse(self.kernel(t).factor)
+
     def inverse(self, kernel: Kernel) -> Tensor:
-        r""":math:`L^{-1} T^\top`, of the law given the data, which must have a density."""
+        r""":math:`L^{-1} T^\top` of the law given the data, which must have a density."""
         require_density(self.reached)
         turn, inverse = self._data_turn(), lower_inverse(kernel.factor)
         return inverse if turn is None else inverse @ turn.mT
@@ -595,7 +614,8 @@ class MatrixGaussian(AffineEngine):
         There the noise between s and t is graded, and so is the bridge if they are close.
         """
         require_density(self.reached)
-        self._require_digits(early.factor, s)
+        if self.varying:
+            self._require_digits(early.factor, s)
         self._require_digits(late.factor, t)
         turn, L = self._noise_turn(), early.factor
         if turn is None:
@@ -605,9 +625,10 @@ class MatrixGaussian(AffineEngine):
         if turn is not self._data_turn():
             L = triangular(turn.mT @ self.root(early))  # type: ignore[union-attr]
         still, eye = _behind(s == t, L.dim() - 1), torch.eye(self.size).to(L)
-        gain, noise = conditioned(L, flow.phi, torch.where(still, eye, spread), self.full)
+        spread = torch.where(still, eye, spread)
+        gain, noise, rounding = conditioned(L, flow.phi, spread, self.full)
+        self._require_rounding(rounding, (t > s) & (s > 0), s)
         gain, noise = torch.where(still, eye, gain), torch.where(still, 0.0, noise)
-        self._require_digits(noise, torch.where(s > 0, t - s, 0.0))
         return gain if turn is None else turn @ gain @ turn.mT, noise
 
     def _keeping(self, early: Kernel, late: Kernel, s: Tensor, t: Tensor, eta: float) -> Tensor:
@@ -733,31 +754,52 @@ class MatrixGaussian(AffineEngine):
             return estimates.Score(self.score(estimate, x, t).gradient)
         raise self.unsolved(f"conversion to {kind.__name__}")
 
-    def _gain(self, t: Tensor) -> Tensor:
-        r""":math:`B^\top L^{-\top}`: which noise the loss sees, shape (B, *sides, r, k)."""
-        require_density(self.reached)
-        inverse, stairs = lower_inverse(self.kernel(t).factor), self._stairs()
+    def _gain(self, t: Tensor, white: Tensor) -> Tensor:
+        r""":math:`B^\top L^{-\top}`: which noise the loss sees, shape (B, *sides, r, k).
+
+        A root of a singular G has no derivative: that in G is added by `_in_noise`.
+        """
+        stairs = self._stairs()
         roots = [noise.scale.sqrt() * noise.matrix(t, self.size) for noise in self.noises]
-        roots = [_behind(B, inverse.dim() - 1) for B in roots]
-        B = torch.cat([B.expand(len(t), *inverse.shape[1:-1], -1) for B in roots], -1)
+        roots = [_behind(B.detach(), white.dim() - 1) for B in roots]
+        B = torch.cat([B.expand(len(t), *white.shape[1:-1], -1) for B in roots], -1)
         if stairs is not None:
             B = stairs._replace(turn=self._data_turn()).noise(B)
-        return (inverse @ B).mT
+        return (white @ B).mT
+
+    def _in_noise(self, t: Tensor, white: Tensor) -> Tensor | None:
+        r"""Zero, with the derivative of :math:`L^{-1} G L^{-\top}` in G; None if there is none."""
+        G = self._system(t)[2] if self.learned else white
+        if not (self.learned and recorded(G)):
+            return None
+        turn, white = self._data_turn(), white.detach()
+        white = white if turn is None else white @ turn.detach().mT
+        return white @ _behind(G - G.detach(), white.dim() - 1) @ white.mT
 
     def kl_rate(
         self, target: Any, estimate: Any, x: Tensor, t: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         gap = self.epsilon_of(estimate, x, t) - self.epsilon_of(target, x, t)
-        gain = self._gain(t)
+        white = self._white(t)
+        gain, noise = self._gain(t, white), self._in_noise(t, white)
         factor = _half_square(gain)
-        unit = gain / (2 * factor).sqrt().reshape(-1, *(1,) * (gain.dim() - 1))
-        return self._apply(unit, gap).square().sum(-1), factor
+        size = (2 * factor).reshape(-1, *(1,) * (gain.dim() - 1))
+        values = self._apply(gain / size.sqrt(), gap).square().sum(-1)
+        if noise is not None:
+            fixed = gap.detach()
+            values = values + (fixed * self._apply(noise / size.detach(), fixed)).sum(-1)
+        return values, factor
 
     def coefficient(self, t: Tensor) -> Tensor:
-        return _half_square(self._gain(t))
+        white = self._white(t)
+        value, noise = _half_square(self._gain(t, white)), self._in_noise(t, white)
+        if noise is None:
+            return value
+        trace = noise.diagonal(dim1=-2, dim2=-1).sum(-1) / 2
+        return value + trace.reshape(len(trace), -1).mean(-1)
 
     def trace(self, x: Tensor, t: Tensor) -> Tensor:
-        value = self._gain(t).square().sum((-2, -1)) / 2
+        value = self._gain(t, self._white(t)).square().sum((-2, -1)) / 2
         return self._fit(value, x, 0).expand(x.shape[:-1])
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:

@@ -14,8 +14,13 @@ Where noise is in every direction, :math:`N = R^{-1} \Phi L` and the lower trian
 
 .. math:: F = L X^{-1},
 
-in which nothing is subtracted: scaling a coordinate scales rows of L, R and F alike, so that each
-direction of F has the digits that it has in L or R, however unequal they are.
+in which scaling a coordinate scales rows of L, R and F alike, however unequal they are. Rounding N
+and X changes the whitened law by no more than its unit times `rounding`: the largest entry of
+
+.. math:: |R^{-1}|\, |\Phi|\, |L|\, |X^{-1}| \qquad \text{or} \qquad
+          \textstyle \sum_j \|X_{\cdot j}\|\, |X^{-1}|_{jk} .
+
+It is large where the law of y is known from coordinates that say nearly the same.
 
 References:
     | Linear Estimation (Kailath, Sayed and Hassibi, 2000), chapter 12
@@ -29,8 +34,12 @@ from torch import Tensor
 from .factors import add_columns, lower_inverse, triangular
 
 
-def conditioned(L: Tensor, phi: Tensor, noise: Tensor, full: bool) -> tuple[Tensor, Tensor]:
-    r"""W and the lower factor F.
+def conditioned(
+    L: Tensor, phi: Tensor, noise: Tensor, full: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    r"""W, the lower factor F and how rounding grows in it, of shape (\*batch,).
+
+    The last is None where noise is not in every direction.
 
     Arguments:
         L: The factor of the covariance of y, lower triangular, of shape (\*batch, k, k).
@@ -40,7 +49,7 @@ def conditioned(L: Tensor, phi: Tensor, noise: Tensor, full: bool) -> tuple[Tens
 
     Example:
         >>> one = torch.ones(1, 1, 1, dtype=torch.float64)
-        >>> W, F = conditioned(one, one, one, True)  # two looks at a number, each of variance 1
+        >>> W, F, _ = conditioned(one, one, one, True)  # two looks at a number, each of variance 1
         >>> round(W.item(), 12), round(F.item() ** 2, 12)
         (0.5, 0.5)
     """
@@ -48,12 +57,21 @@ def conditioned(L: Tensor, phi: Tensor, noise: Tensor, full: bool) -> tuple[Tens
     above, below = torch.cat([noise, moved], -1), torch.cat([torch.zeros_like(L), L], -1)
     array = triangular(torch.cat([above, below], -2))
     end, (gain, left) = array[..., :size, :size], array[..., size:, :].split(size, -1)
-    return gain @ lower_inverse(end), _graded(L, moved, noise) if full else left
-
-
-def _graded(L: Tensor, moved: Tensor, noise: Tensor) -> Tensor:
-    r""":math:`L X^{-1}`."""
-    seen = lower_inverse(noise) @ moved
-    eye = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device).expand(seen.shape)
+    gain = gain @ lower_inverse(end)
+    if not full:
+        return gain, left, None
+    white = lower_inverse(noise)
+    seen = white @ moved
+    eye = torch.eye(size, dtype=L.dtype, device=L.device).expand(seen.shape)
     reverse = add_columns(eye, seen.mT.flip(-2))  # lower, of coordinates in reverse order
-    return L @ lower_inverse(reverse.flip(-2, -1).mT)
+    X = reverse.flip(-2, -1).mT
+    inverse = lower_inverse(X)
+    with torch.no_grad():
+        rounding = _rounding(white.abs() @ phi.abs() @ L.abs(), X, inverse.abs())
+    return gain, L @ inverse, rounding
+
+
+def _rounding(terms: Tensor, X: Tensor, inverse: Tensor) -> Tensor:
+    """The larger of two bounds, from absolute values of what is multiplied."""
+    columns = torch.linalg.vector_norm(X, dim=-2, keepdim=True)
+    return torch.cat([terms @ inverse, columns @ inverse], -2).amax((-2, -1))

@@ -94,6 +94,8 @@ class Refilling(nn.Module):
 class CosineBasis(Transform):
     """Images (…, H, W) from their coefficients (…, HW) in the orthonormal cosine basis (DCT-II).
 
+    It is a rotation, so networks speak of images: see `Pushed`.
+
     Example:
         >>> basis = CosineBasis(2, 3)
         >>> flat = basis.inv(torch.ones(2, 3))
@@ -104,13 +106,15 @@ class CosineBasis(Transform):
     domain = constraints.real_vector
     codomain = constraints.independent(constraints.real, 2)
     bijective = True
+    rotation = True
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
         self.height, self.width = height, width
+        self.rows, self.columns = cosines(height), cosines(width)
 
     def _bases(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        return cosines(self.height).to(like), cosines(self.width).to(like)
+        return self.rows.to(like), self.columns.to(like)
 
     def _call(self, x: Tensor) -> Tensor:
         rows, columns = self._bases(x)
