@@ -68,7 +68,8 @@ def path_kl(
         head: A network with a meaning.
         x_0: Data, shape (B, *event) or a dict.
         stop: Where the integral stops: 0 for heads that decay there, else 1e-3 by default; under a
-            lift later, where the signal-to-noise ratio of the data has fallen to 10⁴.
+            lift later, where the signal-to-noise ratio of the data has fallen to 10⁴. A compiled
+            graph keeps the default that it was compiled with: give stop where a lift is learned.
         nodes: Number of quadrature nodes in z for each clock, each with its own draw of
             :math:`x_t`; 121 leave an error of 1e-7. By default one importance-sampled time per
             batch element.

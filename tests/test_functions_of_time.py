@@ -84,3 +84,34 @@ def test_one_time_carries_its_gradient_over_the_panels():
     (slope,) = torch.autograd.grad(mean.sum(), t)
     rate = process.terms[0].number("A", t.detach())
     torch.testing.assert_close(slope, (rate * mean.detach())[0], rtol=1e-10, atol=0)
+
+
+class Slope(torch.nn.Module):
+    """The function c t."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.register_buffer("slope", torch.tensor(slope, dtype=torch.float64))
+
+    def forward(self, t):
+        return self.slope * t
+
+
+def test_kept_moments_follow_times_and_numbers():
+    """The moments of the last times asked for are kept, as long as nothing has changed."""
+    slope = Slope(-1.0)
+    process = dd.Linear(slope) + dd.Noise(1.0)
+    x, t = torch.ones(2), torch.tensor([0.3, 0.7], dtype=torch.float64)
+    left = lambda t: process.marginal(x, t).mean.double()
+    assert torch.allclose(left(t), (-(t**2) / 2).exp(), rtol=1e-6)
+    assert torch.allclose(left(t.clone()), (-(t**2) / 2).exp(), rtol=1e-6)
+    t.mul_(0.5)
+    assert torch.allclose(left(t), (-(t**2) / 2).exp(), rtol=1e-6)
+    slope.slope.mul_(2.0)
+    assert torch.allclose(left(t), (-(t**2)).exp(), rtol=1e-6)
+    repeated = process.marginal(torch.ones(3), 0.15)
+    assert torch.equal(repeated.mean[0], process.marginal(torch.ones(1), 0.15).mean[0])
+    assert repeated.variance.shape == (3,)
+    bridge = process.bridge(torch.ones(3), torch.zeros(3), 0.1, 0.2)
+    one = process.bridge(torch.ones(1), torch.zeros(1), 0.1, 0.2)
+    assert torch.allclose(bridge.mean, one.mean) and torch.allclose(bridge.variance, one.variance)

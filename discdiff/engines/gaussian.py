@@ -28,6 +28,7 @@ from ..estimates import Atoms, Data, Epsilon, Estimate, Mean, Normal, Velocity
 from ..numerics.linalg import spanning
 from ..numerics.quadrature import gauss_legendre, tail_integrals
 from ..numerics.special import expm1_quotient, expm1_ratio
+from ..params import Versions, changes
 from ..shapes import along, span
 from ..solve import Score, Tempo, Unsolved
 from ..terms import Linear, Noise
@@ -104,6 +105,8 @@ class Gaussian(AffineEngine):
         self.forgets = self.varying or bool((a.detach() != 0).any())
         moves = self.varying or any(v.requires_grad for v in (a, b, g2))
         self._fixed = None if moves else (a, b, g2)
+        self._learned = changes(*terms) or any(v.requires_grad for v in (a, b, g2))
+        self._last: tuple[Tensor, Versions, Moments] | None = None
         self._ratio = expm1_ratio if moves or bool((a == 0).any()) else expm1_quotient
         self._rules: dict[int, Rule] = {}  # by the number of panels that they resolve
         if self.varying:
@@ -159,7 +162,7 @@ class Gaussian(AffineEngine):
             Unsolved: If there are none: what does not contract has no law at infinity.
         """
         if self.varying:
-            moments = self._integrated(torch.zeros_like(t) if s is None else s, t)
+            moments = self._varying(s, t)
         else:
             moments = self._closed(t if s is None else span(s, t), t)
         if not self.stable and values_are_checked(t):
@@ -190,6 +193,30 @@ class Gaussian(AffineEngine):
         growth = (a * tau.clamp(max=torch.finfo(tau.dtype).max)).exp()
         mean = b * self._ratio(a, tau) if self.drifting else torch.zeros_like(growth)
         return Moments(growth, mean, g2 * self._ratio(2 * a, tau))
+
+    def _varying(self, s: Tensor | None, t: Tensor) -> Moments:
+        """The moments for rates that vary, found once where one time was expanded."""
+        if len(t) == 1 or t.stride() != (0,) or (s is not None and s.stride() != (0,)):
+            return self._kept(t) if s is None else self._integrated(s, t)
+        one = self._varying(None if s is None else s[:1], t[:1])
+        return Moments(*(v.expand(len(t), *v.shape[1:]) for v in _values(one)))
+
+    def _kept(self, t: Tensor) -> Moments:
+        """The moments of the marginal, which a loss asks for several times at the same times."""
+        zero = torch.zeros_like(t)
+        if self._learned or t.requires_grad or not values_are_checked(t):
+            return self._integrated(zero, t)
+        if self._last is None or not (
+            torch.equal(self._last[0], t) and self._last[1].hold(self._numbers())
+        ):
+            with torch.inference_mode(False), torch.no_grad():
+                times = t.clone()
+                self._last = times, Versions(self._numbers()), self._integrated(0 * times, times)
+        return self._last[2]
+
+    def _numbers(self) -> list[Tensor]:
+        """Every declared number."""
+        return [v for term in self.terms for v in (*term.parameters(), *term.buffers())]
 
     def _integrated(self, s: Tensor, t: Tensor) -> Moments:
         """The moments for rates that vary: to the next edge, over whole panels, to the end."""
@@ -227,7 +254,7 @@ class Gaussian(AffineEngine):
         """The moments within a panel, by quadrature."""
         whole = (t - s).unsqueeze(-1)
         u, w = s.unsqueeze(-1) + whole * rule.nodes.to(t), whole * rule.weights.to(t)
-        a, b, g2 = (self._on_nodes(u, i) for i in range(3))
+        a, b, g2 = self._on_nodes(u)
         length = (t - s).reshape((-1,) + (1,) * (a.dim() - 1))
         left = length * torch.einsum("mn,bn...->bm...", rule.tails.to(a), a)
         rest = left.exp()
@@ -236,10 +263,11 @@ class Gaussian(AffineEngine):
         variance = torch.einsum("bn,bn...->b...", w, rest**2 * g2)
         return Moments(phi, mean, variance)
 
-    def _on_nodes(self, u: Tensor, which: int) -> Tensor:
-        value = self._rates(u.reshape(-1))[which]
-        value = value.expand(u.numel(), *value.shape[1:]).reshape(*u.shape, *value.shape[1:])
-        return value.unsqueeze(-1) if self.diagonal and value.dim() == 2 else value
+    def _on_nodes(self, u: Tensor) -> list[Tensor]:
+        """The rates at times of any shape."""
+        rates = self._rates(u.reshape(-1))
+        values = [v.expand(u.numel(), *v.shape[1:]).reshape(*u.shape, *v.shape[1:]) for v in rates]
+        return [v.unsqueeze(-1) if self.diagonal and v.dim() == 2 else v for v in values]
 
     @torch.no_grad()
     def _resolve(self, panels: int) -> None:

@@ -73,6 +73,7 @@ from .horizon import horizon, require_near
 PARTS = (4, 8, 16, 32, 64, 128)  # of a unit of own time
 TOLERANCE = 1e-11  # of the flow over each unit
 TURNS = 2**15  # the most panels of a table of rotations
+SHORT = 2  # coordinates of a lift along axes whose laws lose no more than half of their digits
 KEPT = 1024  # kernels at one time each
 DISTINCT = 2e10  # growth of rounding in a whitened law: beyond, fewer than four digits are left
 MANY = 512  # spans of time, of which some will be equal
@@ -303,7 +304,8 @@ class MatrixGaussian(AffineEngine):
             factor: L, lower triangular.
             tau: The times over which the law is one; no law is looked at over none.
         """
-        exact = self.auxiliaries is None and not self.varying
+        short = self.auxiliaries is None or self.size <= SHORT
+        exact = short and not self.varying
         if exact or not values_are_checked(factor):
             return
         if _repeated(tau):
