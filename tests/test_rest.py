@@ -27,7 +27,6 @@ def numbers():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, K, generator=generator)
     odds, k = torch.tensor([0.3, 4.0, 1e-3]), torch.rand(3, 2, generator=generator)
-    k[1, 1] = 0.0
     return [v.requires_grad_() for v in (logits, odds, k)]
 
 
@@ -39,14 +38,24 @@ def naive(logits, odds, k, pi):
         p = logits[row].softmax(-1)
         others = [y for y in range(K) if y not in (a, b)]
         rest = sum(p[y] for y in others)
-        h = torch.ones(()) if k is None else rest + k[row, 0] * p[a] + k[row, 1] * p[b]
+        h = torch.ones(()) if k is None else rest + k[row, 0] * p[a] + k[row, 1] * p[b] * (a != b)
         logs = sum(pi[y] * torch.log(1 + odds[row] * p[y] / (pi[y] * h)) for y in others)
+        logs = logs + sum(pi[y] for y in others) * (h.log() - h.detach().log())
         rows.append(torch.stack([p[a], p[b], rest, h, logs]))
     return torch.stack(rows)
 
 
+def both(k, marks):
+    """k, which is 0 of the second of two marks of one state, and 1 - k."""
+    if k is None:
+        return None
+    k = k * torch.stack([marks[..., 0] >= 0, marks[..., 0] != marks[..., 1]], -1)
+    return torch.stack([k, 1 - k])
+
+
 def ours(logits, odds, k, pi):
-    marked, *others = rest_sums(logits.softmax(-1), MARKS[: len(logits)], odds, pi, k)
+    marks = MARKS[: len(logits)]
+    marked, *others = rest_sums(logits.softmax(-1), marks, odds, pi, both(k, marks))
     return torch.cat([marked, torch.stack(others, -1)], -1)
 
 
@@ -100,7 +109,7 @@ def test_batches_of_slopes():
 
     def one(logits, marks, odds, k):
         return torch.cat(
-            [v.reshape(-1) for v in rest_sums(logits.softmax(-1), marks, odds, pi, k)]
+            [v.reshape(-1) for v in rest_sums(logits.softmax(-1), marks, odds, pi, both(k, marks))]
         )
 
     goal = torch.stack(
@@ -134,16 +143,18 @@ def test_single_precision_where_the_law_is_sure(odds, gap):
         logs = sum(mpmath.log(1 + odds * K * v / h) for v in p[1:]) / K
         slope = [-p[1] * odds / (h + odds * K * v) for v in p[1:]]
         total = sum(v * odds / (h + odds * K * v) for v in p[1:])
-        by_h = -total / h * (1 - 1 / mpmath.mpf(1 + odds * K))
+        mass = mpmath.mpf(K - 1) / K  # slopes are those of logs + mass log h
+        by_h = (mass - total) / h * (1 - 1 / (1 + mpmath.mpf(odds) * K))
         # d / d logits: p_y (v_y + by_h [y ≠ a] - mean)
         mean = total + by_h * rest
         slope = [p[y] * (odds / (h + odds * K * p[y]) + by_h - mean) for y in range(1, K)]
         goal = [float(v) for v in (rest, h, logs)], [float(v) for v in slope]
     logits = torch.tensor([0.0, *[-gap - y for y in range(1, K)]]).float().requires_grad_()
     o = torch.tensor(odds).float()
-    k = torch.stack([1 / (1 + o.double() * K), torch.zeros(())]).float()
+    u = o.double() * K
+    k = torch.stack([1 / (1 + u), u / (1 + u)]).unsqueeze(-1) * torch.tensor([1.0, 0.0])
     pi = torch.full((1,), 1 / K).float()
-    args = logits.softmax(-1)[None], torch.tensor([[0, 0]]), o[None], pi, k[None]
+    args = logits.softmax(-1)[None], torch.tensor([[0, 0]]), o[None], pi, k.unsqueeze(1).float()
     _, *sums = rest_sums(*args)
     for a, b in zip(sums, goal[0], strict=True):
         assert math.isclose(float(a.detach()), b, rel_tol=3e-6), (float(a), b)

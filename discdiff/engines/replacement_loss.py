@@ -119,11 +119,14 @@ class AllSay(Said):
     """The loss of a posterior."""
 
     def pieces(self) -> tuple[Tensor, Tensor, Tensor]:
-        logs = self.read(torch.stack([self.rho, self.differs.to(self.rho)], -1))
+        leaves = 1 / (1 + self.pi_x / self.odds)  # 1 - ρ
+        stays = torch.stack([self.rho, self.differs.to(leaves)], -1)
+        logs = self.read(torch.stack([stays, torch.stack([leaves, 1 - stays[..., 1]], -1)]))
         h = self.rest + self.at_data(self.p_0) + self.p_x * self.rho
         total = self.mass() * h + self.odds * self.rest
         gap = (self.p_x * (1 - self.rho) + self.lack) / (h + self.u_0)
-        return logs + self.mass() * h.log(), total, torch.log1p(gap)
+        logs = logs + self.mass() * h.detach().log()  # whose slope `rest_sums` gives
+        return logs, total, torch.log1p(gap)
 
 
 class RatiosSay(Scrambled):

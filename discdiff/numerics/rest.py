@@ -12,10 +12,14 @@ with slopes that one more table holds, :math:`v_y = \pi_y / (p_y + h \pi_y / o)`
 .. math::
     \frac{\partial \ell}{\partial p_y} = v_y, \qquad
     \frac{\partial \ell}{\partial o} = \frac1o \sum_{y \in S} p_y v_y, \qquad
-    \frac{\partial \ell}{\partial h} = -\frac1h \sum_{y \in S} p_y v_y .
+    \frac{\partial}{\partial h} (\ell + m \log h) = \frac1o \sum_{y \in S} \pi_y v_y, \qquad
+    m = \sum_{y \in S} \pi_y .
 
-A law sums to one, so r moves as :math:`-p_a - p_b` does, and its slope needs no table. Recorded
-operation by operation, five tables on the way would be kept and read again; here p alone is kept.
+The value is wanted in two parts, of which one is small, but their slopes by h nearly cancel: so
+the slope of :math:`\ell` is that of both, and :math:`m \log h` is to be added as a constant. A law
+sums to one, so r moves as :math:`-p_a - p_b` does, and h as
+:math:`-(1 - k_a) p_a - (1 - k_b) p_b`: their slopes need no table. Recorded step by step, five
+tables on the way would be kept and read again; here p alone is kept.
 """
 
 from __future__ import annotations
@@ -41,10 +45,12 @@ def rest_sums(p: Tensor, marks: Tensor, odds: Tensor, pi: Tensor, k: Tensor | No
         marks: a and b, which may be one state, shape (*rows, 2), int64.
         odds: o > 0, shape (*rows).
         pi: :math:`\pi`, shape (K,), or 1/K alone, shape (1,), if all are that.
-        k: :math:`k_a, k_b` ≥ 0, shape (*rows, 2); h = 1 if not given.
+        k: :math:`k_a, k_b` and :math:`1 - k_a, 1 - k_b`, either of which may be rounding beside
+            1, shape (2, *rows, 2), with :math:`k_b = 0` where a is b; h = 1 if not given.
 
     Returns:
-        Shapes (*rows, 2), (*rows), (*rows) and (*rows).
+        Shapes (*rows, 2), (*rows), (*rows) and (*rows). Slopes of the last are those of
+        :math:`\ell + m \log h`.
 
     Example:
         >>> p, marks, one = torch.tensor([[0.2, 0.3, 0.5]]), torch.tensor([[0, 0]]), torch.ones(1)
@@ -64,10 +70,13 @@ def _sums(p: Tensor, marks: Tensor, odds: Tensor, pi: Tensor, k: Tensor | None) 
     if k is None:
         h = torch.ones_like(rest)
     else:
-        h = rest + (k * marked).sum(-1)
+        h = rest + (k[0] * marked).sum(-1)
         u = u / h.unsqueeze(-1)  # not by o / (π h), which may overflow where p / h is small
-    logs = u.log1p() if torch.is_grad_enabled() else u.log1p_()
-    return marked, rest, h, _weighed(logs, pi)
+    logs = _weighed(u.log1p() if torch.is_grad_enabled() else u.log1p_(), pi)
+    if k is not None and torch.is_grad_enabled():
+        mass = _weighed(_without(torch.ones_like(p), marks), pi)
+        logs = logs + mass * (h.log() - h.detach().log())
+    return marked, rest, h, logs
 
 
 def _without(table: Tensor, marks: Tensor) -> Tensor:
@@ -100,12 +109,15 @@ class _Sums(Function):
         by_marked, by_rest, by_h, by_logs = grads
         by_odds = by_k = None
         below = p + (h / odds).unsqueeze(-1) * pi
-        if k is not None or ctx.needs_input_grad[2]:
-            share = _weighed(_without(p / below, marks), pi)
-            by_odds, by_h = by_logs * share / odds, by_h - by_logs * share / h
+        slope = _without(pi / below, marks)
+        if ctx.needs_input_grad[2]:
+            by_odds = by_logs * (p * slope).sum(-1) / odds
+        by_both = -by_rest.unsqueeze(-1).expand(marked.shape)
         if k is not None:
-            by_marked, by_rest = by_marked + by_h.unsqueeze(-1) * k, by_rest + by_h
-            by_k = by_h.unsqueeze(-1) * marked
-        two = torch.stack([by_rest, torch.where(marks[..., 0] == marks[..., 1], 0.0, by_rest)], -1)
-        by_p = _without(by_logs.unsqueeze(-1) * pi / below, marks)
-        return by_p.scatter_add_(-1, marks, by_marked - two), None, by_odds, None, by_k
+            by_h = (by_h + by_logs * _weighed(slope, pi) / odds).unsqueeze(-1)
+            by_both = by_both - by_h * k[1]
+            by_k = torch.stack([by_h * marked, torch.zeros_like(marked)])
+        alone = torch.stack([marks[..., 0] != marks[..., 0], marks[..., 0] == marks[..., 1]], -1)
+        by_marked = by_marked + by_both.masked_fill(alone, 0.0)
+        by_p = (by_logs.unsqueeze(-1) * slope).scatter_add(-1, marks, by_marked)
+        return by_p, None, by_odds, None, by_k
