@@ -9,8 +9,9 @@ which every other estimate follows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from .shapes import along
 from .validation import require, require_kind, require_numbers, shown, values_are_checked
 
 State = Any
+
+Kind: TypeAlias = "Head | type[Head] | partial[Head]"  # of a part of a table
 
 
 class Head(nn.Module):
@@ -333,7 +336,7 @@ class Product(Head):
 
     Arguments:
         net: The network.
-        parts: A dict of head types (or heads without a network, such as
+        parts: A dict of head types (or partials of them, or heads without a network, such as
             ``Posterior(absent=3)``), for names that are no Python identifiers.
         **named: The same by keyword.
     """
@@ -343,14 +346,15 @@ class Product(Head):
     def __init__(
         self,
         net: Callable[..., Any] | None = None,
-        parts: Mapping[str, type[Head] | Head] | None = None,
+        parts: Mapping[str, Kind] | None = None,
         /,
-        **named: type[Head] | Head,
+        **named: Kind,
     ) -> None:
         super().__init__(net)
         both = {**(parts or {}), **named}
         for name, head in both.items():
-            right = isinstance(head, Head) or (isinstance(head, type) and issubclass(head, Head))
+            made = head.func if isinstance(head, partial) else head
+            right = isinstance(head, Head) or (isinstance(made, type) and issubclass(made, Head))
             require(right, f"the head of {name!r} must be of dd.heads; it is {head!r}")
         self.names = tuple(both)
         self.members = nn.ModuleList(h if isinstance(h, Head) else h() for h in both.values())

@@ -62,8 +62,14 @@ class Term(Generator):
     event: tuple[int, ...] | None = None  # the shape that a state must have, where there is one
     scale: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *numbers: Any) -> None:
         super().__init__()
+        name = type(self).__name__
+        require(
+            not numbers,
+            f"{name} takes no number: it has unit rate, and 2.0 * {name}() has rate 2; "
+            f"given: {', '.join(map(repr, numbers))}",
+        )
         declare(self, "scale", 1.0)
 
     @property

@@ -323,6 +323,22 @@ def test_gradients_of_the_closed_loss_are_those_of_the_sum(kind):
             close(a, b)
 
 
+@pytest.mark.parametrize("kind", [Posterior, LeaveOneOut])
+@pytest.mark.parametrize("pi", [[0.2] * 5, [0.1, 0.3, 0.05, 0.35, 0.2]], ids=["even", "uneven"])
+def test_second_derivatives_of_the_closed_loss_are_those_of_the_sum(pi, kind):
+    torch.manual_seed(0)
+    process = dd.Replace(pi).on(dd.clock.Constant(2.0))
+    pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+    (leaf,) = process.leaves(torch.linspace(0.1, 0.9, 25))
+    logits, v = torch.randn(25, 1, 5, requires_grad=True), torch.randn(25, 1, 5)
+    found = []
+    for rule in (kl_rate, sum_over_terms):
+        value = rule(leaf, Data(pairs[:, :1]), kind(logits), pairs[:, 1:]).sum()
+        (slope,) = torch.autograd.grad(value, logits, create_graph=True)
+        found.append(torch.autograd.grad((slope * v).sum(), logits)[0])
+    close(*found)
+
+
 def test_a_law_with_zeros_has_no_closed_loss():
     process = dd.Replace([0.4, 0.0, 0.6])
     head = dd.heads.LeaveOneOut(lambda x, t: torch.zeros(*x.shape, 3))

@@ -1,6 +1,7 @@
 """What logits mean on finite spaces: every conversion by enumeration, and what a mix-up costs."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -133,3 +134,15 @@ def test_networks_of_any_precision_speak_of_chains(kind, verb):
             2,
             2,
         )
+
+
+def test_parts_of_a_table_may_be_partials_of_heads():
+    def net(x, t):
+        return {"job": torch.zeros(*x["job"].shape, 4)}
+
+    x = {"job": torch.tensor([[0, 1], [3, 3]])}
+    made = [
+        dd.heads.Product(net, job=job)(x, torch.rand(2)).parts["job"].masked_logits
+        for job in (partial(dd.heads.Posterior, absent=3), dd.heads.Posterior(absent=3))
+    ]
+    assert torch.equal(*made) and bool((made[0][..., 3] == -torch.inf).all())

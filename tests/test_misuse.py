@@ -5,6 +5,7 @@ checks off for the whole process.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -109,6 +110,8 @@ DECLARED = {
     "factor per entry": case(
         lambda: torch.ones(2) * dd.Death(), "factor of a term must be a number", "(2,)"
     ),
+    "a birth rate": case(lambda: dd.Birth(0.3), "Birth takes no number", "2.0 * Birth()", "0.3"),
+    "a death rate": case(lambda: dd.Death(0.3), "Death takes no number", "2.0 * Death()", "0.3"),
     "negative arrivals": case(lambda: dd.Immigration(-1.0), "rate", "≥ 0", "-1"),
     "negative factor": case(lambda: -2.0 * dd.Death(), "rate", "≥ 0", "-2"),
     "half a unit": case(lambda: dd.Ehrenfest(2.5), "size", "positive integer", "2.5"),
@@ -703,6 +706,9 @@ NEWCOMER = {
     "absent by name": case(lambda: dd.heads.Posterior(logits, absent="mask"), "absent", "'mask'"),
     "all absent": case(
         lambda: dd.sample(MASKED, dd.heads.Posterior(logits, absent=(0, 1, 2, 3)), (2, 3)), "all 4"
+    ),
+    "partial of no head": case(
+        lambda: dd.heads.Product(zeros, a=partial(dict, absent=3)), "'a'", "dd.heads"
     ),
     "head by name": case(lambda: dd.heads.Product(zeros, a="epsilon"), "'a'", "dd.heads"),
     "kind by name": case(lambda: dd.Exact(VP, X).as_("mean"), "dd.heads", "'mean'"),

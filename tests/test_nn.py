@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import discdiff as dd
+from discdiff import nn
 from discdiff.nn import (
     MLP,
     Category,
@@ -201,3 +202,44 @@ def test_columns_with_events_and_several_outputs():
     state = {"a": torch.randn(4, 3), "b": torch.randint(5, (4, 2))}
     shapes = {name: tuple(y.shape) for name, y in net(state, torch.rand(4)).items()}
     assert shapes == {"a": (4, 3, 2), "b": (4, 2, 5)}
+
+
+EMPTY = {
+    "MLP": (lambda: nn.MLP((3, 2), (3, 2, 5), width=8), torch.zeros(0, 3, 2), (0, 3, 2, 5)),
+    "MLP of numbers": (lambda: nn.MLP((), (), width=8), torch.zeros(0), (0,)),
+    "Transformer": (lambda: nn.Transformer(5, 6, width=8, layers=1, heads=2), None, (0, 6, 5)),
+    "Concat": (lambda: hollow(nn.Concat), None, (0, 6, 5)),
+    "Film": (lambda: hollow(nn.Film), None, (0, 6, 5)),
+    "Attention": (lambda: hollow(nn.Attention), None, (0, 6, 5)),
+    "Tokens": (lambda: nn.Tokens(nn.MLP((6, 4), (6, 5), width=8), 5, 4), None, (0, 6, 5)),
+    "Masked": (
+        lambda: nn.Masked(nn.Transformer(6, 6, outputs=5, width=8, layers=1, heads=2), mask=5),
+        None,
+        (0, 6, 5),
+    ),
+    "Energy": (
+        lambda: nn.Energy(nn.Tokens(nn.MLP((6, 4), (), width=8), 5, 4), 5),
+        None,
+        (0, 6, 5),
+    ),
+    "Waves": (lambda: lambda x, t: nn.Waves(4)(x), torch.zeros(0, 6), (0, 6, 12)),
+}
+
+
+def hollow(readout):
+    return nn.HollowTransformer(5, 6, width=8, layers=1, heads=2, readout=readout)
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_batch_has_empty_outputs(name):
+    """As of a part of a data set that happens to have no rows."""
+    make, x, shape = EMPTY[name]
+    x = torch.zeros(0, 6, dtype=torch.int64) if x is None else x
+    assert make()(x, torch.zeros(0)).shape == shape
+
+
+def test_an_empty_table_has_empty_outputs():
+    net = nn.Columns({"job": nn.Category(4), "visits": nn.Number(unit=1.0)}, width=8)
+    x = {"job": torch.zeros(0, dtype=torch.int64), "visits": torch.zeros(0)}
+    found = {name: tuple(y.shape) for name, y in net(x, torch.zeros(0)).items()}
+    assert found == {"job": (0, 4), "visits": (0,)}

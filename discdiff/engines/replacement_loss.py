@@ -30,10 +30,11 @@ References:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..numerics.rest import rest_sums
 
 
 class Scrambled(ABC):
@@ -88,42 +89,43 @@ class Scrambled(ABC):
 class Said(Scrambled):
     """The loss of logits of laws of the data."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        probs = self.table.softmax(-1)
-        self.others = probs.scatter(-1, self.both, 0.0)
-        self.rest = self.others.sum(-1).double()  # p(y) of all y but x and x_0
-        p_x, p_0 = probs.gather(-1, self.both).double().unbind(-1)
+    def read(self, k: Tensor | None = None) -> Tensor:
+        """Reads the law; the sum of π log(1 + u / h) over y other than x and the datum."""
+        probs, pi = self.table.softmax(-1), self.pi[:1] if self.uniform else self.pi
+        # Odds below 1e-30 change no digit of what is added to 1.
+        odds = self.odds.expand(self.pi_x.shape).clamp(min=1e-30).to(probs.dtype)
+        pi = pi.to(probs.dtype)
+        k = None if k is None else k.to(probs.dtype)
+        found = (v.double() for v in rest_sums(probs, self.both, odds, pi, k))
+        marked, self.rest, self.h, logs = found  # rest is p(y) of all y but x and x_0
+        p_x, p_0 = marked.unbind(-1)
         self.p_x = torch.where(p_x > 0.5, 1 - self.rest - self.at_data(p_0), p_x)
         self.p_0 = torch.where(p_0 > 0.5, 1 - self.rest - self.at_data(p_x), p_0)
         self.u_x, self.u_0 = (self.odds * v for v in (self.p_x / self.pi_x, self.p_0 / self.pi_0))
         self.lack = self.odds * (self.p_x + self.rest) / self.pi_0  # u_0 of the data, less u_0
-
-    def scaled(self) -> Tensor:
-        """u of the other states, 0 at x and the datum, (B, *sites, K)."""
-        pi = self.pi[:1] if self.uniform else self.pi
-        return self.others * (self.odds.unsqueeze(-1) / pi).to(self.others.dtype)
+        return logs
 
 
 class OthersSay(Said):
     """The loss of a leave-one-out law."""
 
     def pieces(self) -> tuple[Tensor, Tensor, Tensor]:
-        own = torch.log1p(self.u_x)
-        logs = self.mean(torch.log1p(self.scaled())) - self.mass() * own
+        logs, own = self.read(), torch.log1p(self.u_x)
         total = (self.mass() + self.odds * self.rest) / (1 + self.u_x)
-        return logs, total, torch.log1p(self.lack / (1 + self.u_0)) + own
+        return logs - self.mass() * own, total, torch.log1p(self.lack / (1 + self.u_0)) + own
 
 
 class AllSay(Said):
     """The loss of a posterior."""
 
     def pieces(self) -> tuple[Tensor, Tensor, Tensor]:
+        leaves = 1 / (1 + self.pi_x / self.odds)  # 1 - ρ
+        stays = torch.stack([self.rho, self.differs.to(leaves)], -1)
+        logs = self.read(torch.stack([stays, torch.stack([leaves, 1 - stays[..., 1]], -1)]))
         h = self.rest + self.at_data(self.p_0) + self.p_x * self.rho
-        logs = self.mean((self.scaled() + h.unsqueeze(-1).to(self.others)).log())
-        logs = logs - (1 - self.mass()) * h.log()
         total = self.mass() * h + self.odds * self.rest
         gap = (self.p_x * (1 - self.rho) + self.lack) / (h + self.u_0)
+        logs = logs + self.mass() * h.detach().log()  # whose slope `rest_sums` gives
         return logs, total, torch.log1p(gap)
 
 

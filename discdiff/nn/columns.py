@@ -56,7 +56,9 @@ class Column(nn.Module, ABC):
         shaped = coefficients.reshape(x.shape[0], *self.event, *self.outputs, self.basis)
         if self.basis == 1:
             return shaped.squeeze(-1)
-        features = self.embed(x).reshape(*x.shape, *(1,) * len(self.outputs), -1)
+        embedded = self.embed(x)
+        ones = (1,) * len(self.outputs)
+        features = embedded.reshape(*x.shape, *ones, embedded.shape[-1])
         return self.scale * (shaped * features).sum(-1)
 
 

@@ -91,5 +91,5 @@ class Local(nn.Module):
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         coefficients, features = self.net(x, t, context), self.waves(x)
         extra = coefficients.dim() - features.dim()
-        features = features.reshape(*x.shape, *(1,) * extra, -1)
+        features = features.reshape(*x.shape, *(1,) * extra, features.shape[-1])
         return self.scale * (coefficients * features).sum(-1)

@@ -150,4 +150,4 @@ class HollowTransformer(nn.Module):
         later = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device).triu(1)
         left = self.left(torch.cat([first, h[:, :-1]], 1), later)
         right = self.right(torch.cat([first, h[:, 1:].flip(1)], 1), later).flip(1)
-        return self.last(self.readout(left, right, c)).reshape(*x.shape, -1)
+        return self.last(self.readout(left, right, c)).unflatten(1, x.shape[1:])

@@ -133,9 +133,9 @@ class MLP(nn.Module):
                 f"x must have shape (B, {', '.join(map(str, self.event))}); it has "
                 f"shape {tuple(x.shape)}"
             )
-        h = self.first(x.reshape(x.shape[0], -1).to(self.first.weight.dtype))
+        h = self.first(x.reshape(len(x), math.prod(self.event)).to(self.first.weight.dtype))
         output = self.last(self.trunk(h, t, context))
-        return output.reshape(-1, *self.out_event)
+        return output.reshape(len(x), *self.out_event)
 
 
 def as_shape(shape: Shape) -> tuple[int, ...]:

@@ -54,13 +54,13 @@ class Masked(nn.Module):
         found = []
         for rows in torch.arange(batch * length, device=x.device).split(self.chunk):
             which, site = rows // length, (rows % length).unsqueeze(1)
-            hidden = flat[which].scatter(1, site, self.mask).reshape(-1, *x.shape[1:])
+            hidden = flat[which].scatter(1, site, self.mask).unflatten(1, x.shape[1:])
             logits = asked(self.net, hidden, t[which], rows_of(context, which))
             _require_shape(logits.shape[:-1] == hidden.shape, logits, hidden, "(B, *event, K)")
             logits = logits.flatten(1, -2)
             index = site.unsqueeze(-1).expand(-1, 1, logits.shape[-1])
             found.append(logits.gather(1, index).squeeze(1))
-        return torch.cat(found).reshape(*x.shape, -1)
+        return torch.cat(found).unflatten(0, x.shape)
 
 
 class Energy(nn.Module):
@@ -96,11 +96,13 @@ class Energy(nn.Module):
         found = []
         for rows in torch.arange(batch * count, device=x.device).split(self.chunk):
             which = rows // count
-            states = self.changed(flat[which], rows % count).reshape(-1, *x.shape[1:])
+            states = self.changed(flat[which], rows % count).unflatten(1, x.shape[1:])
             f = asked(self.net, states, t[which], rows_of(context, which))
             _require_shape(f.shape in ((len(rows),), (len(rows), 1)), f, states, "(B,)")
             found.append(f.reshape(-1))
-        return self._by_site(torch.cat(found).reshape(batch, count), flat).reshape(*x.shape, -1)
+        return self._by_site(torch.cat(found).reshape(batch, count), flat).unflatten(
+            1, x.shape[1:]
+        )
 
     def changed(self, states: Tensor, change: Tensor) -> Tensor:
         """States (N, D) after these changes (N,): 0 is none, then come those of each site."""
@@ -111,7 +113,10 @@ class Energy(nn.Module):
 
     def _by_site(self, energies: Tensor, states: Tensor) -> Tensor:
         """The energies of a state and its changes (B, count), by site and value, (B, D, K)."""
-        here, there = energies[:, :1], energies[:, 1:].reshape(*states.shape, -1)
+        here, there = (
+            energies[:, :1],
+            energies[:, 1:].unflatten(1, (states.shape[1], self.size - 1)),
+        )
         f = torch.cat([here.unsqueeze(1).expand(*states.shape, 1), there], -1)
         steps = torch.arange(self.size, device=states.device)
         values = (states.unsqueeze(-1) + steps) % self.size  # the state's own value first

@@ -6,6 +6,8 @@ one is declared, are embedded as one vector that is added to every token.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +56,7 @@ class Embedded(nn.Module):
         self.positions = nn.Parameter(0.02 * torch.randn(length, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x[0].numel() != len(self.positions):
+        if math.prod(x.shape[1:]) != len(self.positions):
             raise ValueError(
                 f"x must hold {len(self.positions)} tokens; its shape is {tuple(x.shape)}"
             )
@@ -109,4 +111,4 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.embedded(x) + self.condition(t, context).unsqueeze(1)
-        return self.last(self.stack(h)).reshape(*x.shape, -1)
+        return self.last(self.stack(h)).unflatten(1, x.shape[1:])
