@@ -65,6 +65,7 @@ from .numerics.transcendental import (
     EULER,
     circular_langevin,
     horner,
+    inverse_circular_langevin,
     langevin,
     log_bessel_k,
     log_gamma_ratio,
@@ -446,6 +447,9 @@ class Logistic(Increment):
 
     def _slope(self, e: Tensor) -> Tensor:
         return math.sqrt(3) * circular_langevin(math.sqrt(3) * e)
+
+    def _natural(self, m: Tensor) -> Tensor:
+        return inverse_circular_langevin(m / math.sqrt(3)) / math.sqrt(3)
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
         return laws.Logistic(loc, math.sqrt(3) / math.pi * scale, validate_args=False)
