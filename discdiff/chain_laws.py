@@ -34,7 +34,7 @@ from .lattice_laws import lattice_rows
 from .lattice_walk import LatticeSteps
 from .likelihood import vlb
 from .loss import loss
-from .process import Chain, Leaf, batch_size, map_state
+from .process import Chain, Leaf, Process, Product, batch_size, map_state
 from .report import Row, measured
 from .sites import Entries, Site, apart, chi_square, few, returned, site
 from .solve import Unsolved
@@ -51,6 +51,7 @@ DRAWS = 600  # terms of the bound that are drawn
 PAIRS = 6  # neighbouring indices that are looked at
 LIMIT = 4_000_000  # pairs of states of one bound
 CLOSE = 1e-5  # at the end of a support rounding moves a density
+SINGLE = 1e-6  # laws are often declared in float32
 QUANTILE = 5.5  # normal quantile of the statistical laws: a failure rate of 4e-8 each
 
 
@@ -77,6 +78,7 @@ def chain_rows(chain: Chain, x: State, head: Head | None) -> list[Row]:
         measured("reversal", "", QUANTILE, lambda: _reversal(chain, data)),
         measured("bound", "", 1e-8, lambda: _bound(chain, data, None)),
         measured("loss", "", QUANTILE, lambda: _loss(chain, data)),
+        measured("prior", "", SINGLE, lambda: _prior(chain, x)),
     ]
     if head is not None:
         rows.append(measured("given head", "", 1e-8, lambda: _bound(chain, data, head)))
@@ -214,6 +216,27 @@ def _bound(chain: Chain, data: State, head: Head | None) -> tuple[float, str]:
     if head is None:
         return abs(gap), f"{mean:.4f} nats"
     return max(-gap, 0.0), f"{gap:.2e} nats above the exact head"
+
+
+def _prior(chain: Chain, x: State) -> float:
+    """The prior is the limit, or the law at the last index from zero, at states drawn there."""
+    process, end = chain.process, chain.times[-1]
+    state = laws.draw(process._marginal(x, end.expand(batch_size(x))))
+    shape = map_state(lambda v: v.shape, x)
+    goal = beginning(process, shape, end).log_prob(state)
+    return apart(chain.prior(shape).log_prob(state), goal)
+
+
+def beginning(process: Process, shape: Any, end: Tensor) -> Distribution:
+    """Where sampling must start: the limit if there is one, else the law at the end from 0."""
+    if isinstance(process, Product):
+        parts = {name: beginning(part, shape[name], end) for name, part in process.parts.items()}
+        return laws.Joint(parts)
+    try:
+        return process._limit(shape)
+    except Unsolved:
+        origin = process.origin(shape)
+        return process._marginal(origin, end.expand(batch_size(origin)))
 
 
 def _every(data: State) -> Iterator[int]:

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from pyro.distributions import Delta
 from torch import Tensor
-from torch.distributions import Distribution
 
 from . import laws
-from .chain_laws import chain_rows
+from .chain_laws import beginning, chain_rows
 from .chains import Stepwise
 from .engines.matrix import MatrixGaussian
 from .estimates import Atoms, Data
@@ -218,24 +217,12 @@ def _prior(process: Process, data: State) -> tuple[float, str]:
             said = prior_kl(process, datum).double().sum()
         except NotImplementedError:  # no rule for these two laws: no bound reads one
             said = left
-        goal = _beginning(process, shape).log_prob(state).double()
+        goal = beginning(process, shape, one[0]).log_prob(state).double()
         some = weight > 0
         for a, b in ((said, left), (start[some], goal[some])):
             worst = max(worst, apart(*(v.clamp(-BEYOND, BEYOND) for v in (a, b))))
         most = max(most, float(said.detach()))
     return worst, f"KL(q(x_1|x_0) ‖ prior) ≤ {most:.1e} nats"
-
-
-def _beginning(process: Process, shape: Any) -> Distribution:
-    """Where sampling must start: the limit if there is one, else the law at 1 from 0."""
-    if isinstance(process, Product):
-        parts = {name: _beginning(part, shape[name]) for name, part in process.parts.items()}
-        return laws.Joint(parts)
-    try:
-        return process._limit(shape)
-    except Unsolved:
-        origin = process.origin(shape)
-        return process._marginal(origin, torch.ones(batch_size(origin), dtype=torch.float64))
 
 
 def _given_head(process: Process, data: State, head: Head) -> tuple[float, str]:

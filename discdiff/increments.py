@@ -22,12 +22,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from typing import Any, TypeVar
 
 import pyro.distributions as pyro
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Transform, constraints
 from torch.distributions import Gumbel as TorchGumbel
 
 from . import laws
@@ -65,6 +66,7 @@ from .numerics.transcendental import (
     EULER,
     circular_langevin,
     horner,
+    inverse_circular_langevin,
     langevin,
     log_bessel_k,
     log_gamma_ratio,
@@ -446,6 +448,9 @@ class Logistic(Increment):
 
     def _slope(self, e: Tensor) -> Tensor:
         return math.sqrt(3) * circular_langevin(math.sqrt(3) * e)
+
+    def _natural(self, m: Tensor) -> Tensor:
+        return inverse_circular_langevin(m / math.sqrt(3)) / math.sqrt(3)
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
         return laws.Logistic(loc, math.sqrt(3) / math.pi * scale, validate_args=False)
@@ -1183,7 +1188,7 @@ class Numeric(Increment):
     divisible, decomposable = False, False
 
     def __init__(self, law: Distribution) -> None:
-        self.base, self.name = law, f"{type(law).__name__} (numeric)"
+        self.base, self.name = _widened(law), f"{type(law).__name__} (numeric)"
         self._require_density()
         low, high = _ends(law)
         bounded = math.isfinite(low) and math.isfinite(high)
@@ -1371,6 +1376,19 @@ class Numeric(Increment):
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
         return Standardised(self, *torch.broadcast_tensors(loc, scale))
+
+
+def _widened(value: Any) -> Any:
+    """A law whose numbers are float64: those it was declared by, rounded no further."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, list | tuple):
+        return type(value)(_widened(v) for v in value)
+    if not isinstance(value, Distribution | Transform):
+        return value
+    clone = copy(value)
+    clone.__dict__ = {name: _widened(part) for name, part in vars(value).items()}
+    return clone
 
 
 def _transform(u: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:

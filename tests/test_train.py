@@ -605,6 +605,49 @@ def test_steps_of_a_chain_are_drawn_without_bias(description, name):
     assert bool((error < within * whole.abs()).all()), (whole, error)
 
 
+@pytest.mark.parametrize("name", ["ddpm", "laplace"])
+def test_all_steps_of_a_chain_have_the_mean_of_drawn_ones(description, name):
+    """The bound step by step is that of drawn steps, and varies less; half of it would be seen."""
+    torch.manual_seed(0)
+    betas = dd.linear_betas(20) if name == "ddpm" else dd.log_snr_betas(20)
+    laplace = torch.distributions.Laplace(0.0, 1.0)
+    chain = zoo.ddpm_chain(betas) if name == "ddpm" else dd.Walk(laplace, betas)
+    model = Model(chain, description, Settings(width=16, blocks=1)).eval()
+    values = digits().values[:1].repeat(2000, 1, 1)
+    with torch.no_grad():
+        drawn, whole = model.bits(values), model.bits_of_steps(values)
+    error = ((drawn.var() + whole.var()) / len(values)).sqrt()
+    assert float((drawn.mean() - whole.mean()).abs()) < 5 * float(error)
+    assert 6 * float(error) < 0.5 * float(whole.mean())
+    assert float(whole.std()) < 0.7 * float(drawn.std())
+
+
+def test_shares_follow_what_the_terms_vary_by(description):
+    """Draws of log-ratios vary by the root of their mean: their steps are drawn more evenly."""
+    laplace = torch.distributions.Laplace(0.0, 1.0)
+    model = Model(dd.Walk(laplace, dd.log_snr_betas(200)), description, Settings(width=16)).eval()
+    normal = Model(zoo.ddpm_chain(dd.linear_betas(200)), description, Settings(width=16))
+    assert model._draws_states() and not normal._draws_states()
+    values = digits().values[:4].repeat(200, 1, 1)
+    spread = []
+    for told in (True, False):
+        torch.manual_seed(0)
+        model._drawn, model._draws_states = None, lambda told=told: told
+        with torch.no_grad():
+            spread.append(float(model.bits(values).reshape(200, 4).std(0).mean()))
+    assert spread[0] < 0.8 * spread[1], spread
+
+
+def test_a_chain_is_scored_by_all_of_its_steps(description):
+    laplace = torch.distributions.Laplace(0.0, 1.0)
+    model = Model(dd.Walk(laplace, dd.log_snr_betas(20)), description, Settings(width=16)).eval()
+    values = digits().values[:3]
+    once = score(model, values, draws=2, seed=1)
+    assert once.shape == (3,) and torch.equal(score(model, values, draws=2, seed=1), once)
+    assert not torch.equal(score(model, values, draws=2, seed=2), once)
+    assert not torch.equal(score(model, values, draws=1, seed=1), once)  # too long for one draw
+
+
 @pytest.mark.parametrize("name", ["ddpm", "gamma"])
 def test_chains_train_from_the_command_line(name, tmp_path):
     runs = ["--data", small(tmp_path), "--runs", tmp_path, "--name", name]

@@ -31,6 +31,7 @@ _STIRLING = (
 _ROWS = 128  # at once: what fits a cache
 _SHIFT = 12  # at |z| ≥ 12 the next term of the series is below 1e-18
 _ODD = tuple(1 / math.factorial(2 * k + 1) for k in range(12))
+_NEWTON, _LARGE = 4, 1e15
 _STEEP = tuple(2 * k / math.factorial(2 * k + 1) for k in range(1, 13))
 
 
@@ -196,6 +197,46 @@ def circular_langevin(z: Tensor) -> Tensor:
     series = near * horner(_STEEP, -(near**2)) / horner(_ODD, -(near**2))
     far = torch.where(small, torch.ones_like(z), z)
     return torch.where(small, series, 1 / far - 1 / torch.tan(far))
+
+
+def inverse_circular_langevin(y: Tensor) -> Tensor:
+    r"""The z in (−π, π) with :math:`1/z - \cot z = y`, differentiable once.
+
+    As :math:`y (\pi^2 - z^2) / z` lies between 2 and :math:`\pi^2 / 3`, the root of a quadratic
+    equation is near, and Newton's steps are taken where the function is nearly a straight line.
+
+    Example:
+        >>> inverse_circular_langevin(torch.tensor([0.0, 7.3486]).double())
+        tensor([0.0000, 3.0000], dtype=torch.float64)
+    """
+    c, top = 2.5, math.pi**2
+    with torch.no_grad():
+        within = y.clamp(-_LARGE, _LARGE)  # beyond, z is π up to rounding
+        line = within / c  # = z / (π² − z²) for the z of the quadratic equation
+        for _ in range(_NEWTON):
+            z = _from_line(line)
+            error = (circular_langevin(z) - within) / _steepness(z)
+            line = line - error * (top + z**2) / (top - z**2) ** 2
+        z = _from_line(line)
+    if not y.requires_grad:
+        return z
+    return z + (y - y.detach()) / _steepness(z)
+
+
+def _from_line(line: Tensor) -> Tensor:
+    r"""The z in (−π, π) of :math:`z / (\pi^2 - z^2)`."""
+    return 2 * math.pi**2 * line / (1 + (1 + 4 * math.pi**2 * line**2).sqrt())
+
+
+def _steepness(z: Tensor) -> Tensor:
+    r"""The derivative of `circular_langevin`, :math:`1 / \sin^2 z - 1 / z^2`."""
+    small = z.abs() < 1
+    near = torch.where(small, z, torch.zeros_like(z)) ** 2
+    sinc = horner(_ODD, -near)
+    far = torch.where(small, torch.ones_like(z), z)
+    # 1 − (sin z / z)² = (1 − s)(1 + s), and 1 − s = z² times a series
+    series = horner(_ODD[1:], -near) * (1 + sinc) / sinc**2
+    return torch.where(small, series, 1 / far.sin() ** 2 - 1 / far**2)
 
 
 def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import heads
 from ..drawn import learns
-from ..likelihood import prior_kl, stop_for
+from ..likelihood import prior_kl, stop_for, vlb
 from ..loss import loss
 from ..nn import (
     MLP,
@@ -135,6 +135,13 @@ class Model(nn.Module):
         bound = bound.double() - prior_kl(self.core, x_0)
         return -(bound + self.encoding.log_scale(self.data.event)) / self.unit
 
+    def bits_of_steps(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The bound of a chain with all of its steps, one draw of each, bits/dim, shape (B,)."""
+        x_0 = self.encoding.encode(values)
+        options: dict[str, Any] = {"stepper": self.stepper, "context": labels}
+        nats = vlb(self.process, self.head, x_0, **options).nats.double()
+        return (nats - self.encoding.log_scale(self.data.event)) / self.unit
+
     def _path(self, x_0: Any, labels: Tensor | None) -> Tensor:
         """What the bound has beside the KL of the prior and the encoding, nats, (B,)."""
         if isinstance(self.process, Chain):
@@ -168,8 +175,14 @@ class Model(nn.Module):
             return torch.full((last - 1,), 1 / (last - 1), dtype=torch.float64)
         if self._drawn is None or learns(self.process):
             y = torch.zeros(1, *self.data.event, device=net.mean.device)
-            self._drawn = shares_by_guess(self.process, partial(net.log_left, y))
+            size = self.dims if self._draws_states() else None
+            self._drawn = shares_by_guess(self.process, partial(net.log_left, y), size)
         return self._drawn
+
+    def _draws_states(self) -> bool:
+        """Whether a term of the chain is one draw of a log-ratio, not a divergence."""
+        leaves = self.core.leaves(self.core.instant(0.5))
+        return any(leaf.core.engine.draws_forward for leaf in leaves)
 
     def timing(self) -> tuple[float, Blend | Density]:
         """Where the bound stops and how its times are drawn, anew where numbers are learned."""

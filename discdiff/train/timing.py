@@ -40,10 +40,23 @@ def quiet_time(log_left: LogLeft) -> float:
 
 
 @torch.no_grad()
-def shares_by_guess(chain: Chain, log_left: LogLeft) -> Tensor:
-    """The shares of the steps 2 … T in the path-KL of normal data; they add up to one."""
+def shares_by_guess(chain: Chain, log_left: LogLeft, dims: int | None = None) -> Tensor:
+    r"""The shares in which the steps 2 … T are drawn; they add up to one.
+
+    Those of the path-KL of normal data, K nats per step and entry. Where a term is no divergence
+    but one draw of a log-ratio, of mean :math:`D K` over D entries and of variance
+    :math:`2 D K` as that of two normal laws, its root mean square takes the place of K: where K
+    is small it is far larger than the mean.
+
+    Arguments:
+        chain: The chain.
+        log_left: :math:`\log R_t / C_0` at times (n,).
+        dims: D, where terms are draws of log-ratios.
+    """
     left = log_left(chain.grid().flip(0)[1:])
     growth = torch.where(left.isfinite(), left, 0.0).diff().clamp(min=0.0) / 2 + STEP * FLOOR
+    if dims is not None:
+        growth = ((dims * growth) ** 2 + 2 * dims * growth).sqrt()
     return growth / growth.sum()
 
 
