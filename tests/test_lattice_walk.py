@@ -85,6 +85,32 @@ def test_the_mean_of_the_data_says_the_coins_step_back():
         assert float(found.log_prob(one(y))) == pytest.approx(float(goal.log_prob(one(y))))
 
 
+def worst_half_logit(n):
+    """Of n coins of variance 1/n each: (log p(up) - log p(down)) / 2 sd back, against the score."""
+    data, weights = torch.tensor([[0.0], [1.0]]), torch.tensor([0.4, 0.6])
+    walk, sd = dd.LatticeWalk(Rademacher(), n, n**-0.5), n**-0.5
+    x = (sd * torch.arange(-2 * math.isqrt(n), 3 * math.isqrt(n) + 1, 2.0)).unsqueeze(1)
+    said = dd.Exact(walk.process, data, weights)(x, walk.times[n - 1].expand(len(x)))
+    law = walk.bridge(said, x, n - 1, n)
+    found = (law.log_prob(x + sd) - law.log_prob(x - sd)) / (2 * sd)
+    normal = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(weights),
+        torch.distributions.Normal(data.squeeze(1), 1.0),
+    )
+    x = x.squeeze(1).requires_grad_(True)
+    (score,) = torch.autograd.grad(normal.log_prob(x).sum(), x)
+    return float((found - score).abs().max())
+
+
+def test_half_logits_of_coins_back_are_the_score_to_first_order():
+    """The error is of the size of a step's variance: a fourth of it at four times the steps."""
+    errors = [worst_half_logit(n) for n in (64, 256, 1024)]
+    print(errors)
+    assert errors[0] < 0.05
+    for before, after in itertools.pairwise(errors):
+        assert before / after == pytest.approx(4, rel=0.05)
+
+
 def test_the_bound_of_the_exact_head_is_the_entropy():
     """Enumerated: E[-log p] over steps back, with the exact head, is H(p_0) at the true prior."""
     data, weights = torch.tensor([[0.0], [2.0]]), torch.tensor([0.3, 0.7])
