@@ -86,7 +86,7 @@ def test_the_mean_of_the_data_says_the_coins_step_back():
 
 
 def worst_half_logit(n):
-    """Of n coins of variance 1/n each: (log p(up) - log p(down)) / 2 sd back, against the score."""
+    """Of n coins of variance 1/n each: (log p(up) - log p(down)) / 2 sd, less the score."""
     data, weights = torch.tensor([[0.0], [1.0]]), torch.tensor([0.4, 0.6])
     walk, sd = dd.LatticeWalk(Rademacher(), n, n**-0.5), n**-0.5
     x = (sd * torch.arange(-2 * math.isqrt(n), 3 * math.isqrt(n) + 1, 2.0)).unsqueeze(1)

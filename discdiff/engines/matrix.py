@@ -73,7 +73,7 @@ from .horizon import horizon, require_near
 PARTS = (4, 8, 16, 32, 64, 128)  # of a unit of own time
 TOLERANCE = 1e-11  # of the flow over each unit
 TURNS = 2**15  # the most panels of a table of rotations
-SHORT = 2  # coordinates of a lift along axes whose laws lose no more than half of their digits
+SHORT = 3  # coordinates of a lift that loses few digits: rounding, over time to the power 3/2
 KEPT = 1024  # kernels at one time each
 DISTINCT = 2e10  # growth of rounding in a whitened law: beyond, fewer than four digits are left
 MANY = 512  # spans of time, of which some will be equal
@@ -292,6 +292,10 @@ class MatrixGaussian(AffineEngine):
         lift = self.auxiliaries is not None and not self.varying
         return self._lifted_tables().turn if lift else self._noise_turn()
 
+    def _exact(self) -> bool:
+        """Whether laws keep their digits at all times."""
+        return not self.varying and (self.auxiliaries is None or self.size <= SHORT)
+
     def _require_digits(self, factor: Tensor, tau: Tensor) -> None:
         r"""Raises where the law of a factor has lost its digits.
 
@@ -304,9 +308,7 @@ class MatrixGaussian(AffineEngine):
             factor: L, lower triangular.
             tau: The times over which the law is one; no law is looked at over none.
         """
-        short = self.auxiliaries is None or self.size <= SHORT
-        exact = short and not self.varying
-        if exact or not values_are_checked(factor):
+        if self._exact() or not values_are_checked(factor):
             return
         if _repeated(tau):
             factor, tau = factor[:1], tau[:1]
@@ -324,7 +326,7 @@ class MatrixGaussian(AffineEngine):
 
     def _require_rounding(self, growth: Tensor | None, where: Tensor, t: Tensor) -> None:
         """Raises where rounding grows too much in a whitened law at some of the times t."""
-        if growth is None or not values_are_checked(growth):
+        if growth is None or self._exact() or not values_are_checked(growth):
             return
         lost = ~(growth.reshape(len(t), -1) < DISTINCT).all(1) & where
         if bool(lost.any()):
