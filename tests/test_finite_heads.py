@@ -146,3 +146,69 @@ def test_parts_of_a_table_may_be_partials_of_heads():
         for job in (partial(dd.heads.Posterior, absent=3), dd.heads.Posterior(absent=3))
     ]
     assert torch.equal(*made) and bool((made[0][..., 3] == -torch.inf).all())
+
+
+def said_always(values, x, t):
+    return values
+
+
+FAR = {
+    "ring": lambda: dd.Ring(40),
+    "line": lambda: dd.Reflecting(128),
+    "towards a law": lambda: dd.BirthDeath(torch.linspace(-3, 3, 32).square().neg().softmax(-1)),
+    "killed": lambda: dd.Killing(dd.Reflecting(39)),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_posteriors_that_doubt_far_states_have_losses_in_single_precision(name):
+    """Where a chance is no normal number, the mass over it was infinite, and a product with 0."""
+    torch.set_default_dtype(torch.float32)
+    chain = FAR[name]()
+    x_0, t = torch.zeros(200, 1, dtype=torch.int64), torch.logspace(-5, 1, 200)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x = chain.marginal(x_0, t * 0.02).sample()
+    size = chain.terms[0].size
+    law = chain.transition(torch.arange(size).expand(200, -1), 0.0, t * 0.02)
+    column = law.base_dist.probs.gather(-1, x.unsqueeze(1).expand(-1, size, 1))
+    assert bool((1 / size / column).isinf().any())  # as it was
+    logits = torch.zeros(200, 1, size, requires_grad=True)
+    head = dd.heads.Posterior(lambda x, t: logits)
+    values = dd.loss(chain, head, x_0, t * 0.02, x_t=x)
+    (slope,) = torch.autograd.grad(values.sum(), logits)
+    assert bool(values.isfinite().all()) and bool(slope.isfinite().all())
+    back = dd.reverse(chain, head).rates(x, t * 0.02)[1]
+    assert bool(back.isfinite().all())
+    assert bool((chain.bridge(head(x, t), x, t * 0.01, t * 0.02).log_prob(x) <= 0).all())
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_near_states_are_said_as_in_double_precision(name):
+    """A posterior without mass at far states loses nothing."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        chain = FAR[name]()
+        near = torch.linspace(0, 1, 4).expand(5, 1, -1)
+        far = torch.full((5, 1, chain.terms[0].size - 4), -torch.inf)
+        head = dd.heads.Posterior(partial(said_always, torch.cat([near, far], -1)))
+        x_0, t = torch.zeros(5, 1, dtype=torch.int64), torch.logspace(-4, 0, 5)
+        found.append(dd.loss(chain, head, x_0, t, x_t=x_0 + 1).double())
+    assert torch.allclose(*found, rtol=1e-4)
+
+
+@pytest.mark.parametrize("u", [1e-3, 0.4, 3.0])
+@pytest.mark.parametrize("kind", [dd.heads.LeaveOneOut, dd.heads.Posterior])
+def test_data_that_may_be_the_mask_itself(kind, u):
+    """Leave-one-out laws are posteriors at a mask only if it is no datum; as dense chains say."""
+    mask = dd.Replace(dd.one_hot(2, 3))
+    dense = dd.RateMatrix(mask.terms[0].matrix()) + 1e-300 * dd.Replace(torch.ones(3) / 3)
+    x_0, x = torch.tensor([[0], [2]]), torch.tensor([[2], [2]])
+    logits = torch.tensor([[[0.3, 1.0, -0.5]], [[-1.0, 0.2, 0.7]]])
+    head = kind(lambda x, t: logits)
+    values = [dd.loss(p, head, x_0, u, x_t=x) for p in (mask, dense)]
+    assert torch.allclose(*values, rtol=1e-12, atol=1e-12)
+    other = next(k for k in (dd.heads.LeaveOneOut, dd.heads.Posterior) if k is not kind)
+    mixed_up = dd.loss(mask, other(lambda x, t: logits), x_0, u, x_t=x)
+    assert float((mixed_up / values[1]).log().abs().max()) > 0.02

@@ -343,14 +343,21 @@ class FiniteChain(Engine, ABC):
         raise no_posterior(estimate)
 
     def _weights(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
-        r""":math:`\mu(a) / P_{0,t}(a, x)` up to a factor; 0 for states that cannot lead to x."""
+        r""":math:`\mu(a) / P_{0,t}(a, x)` up to a factor; 0 for states that cannot lead to x.
+
+        Nor can those whose chance is no normal number of the dtype. A posterior that a network
+        says is restricted to the others before its own digits are lost.
+        """
         if isinstance(estimate, LeaveOneOut):
             return estimate.log_probs.exp()
         if isinstance(estimate, Conditional | Ratio):
             return self._unmixed(estimate, x, t)
         column = self._to(t).columns(x)
-        possible = column > 0
-        mu = self._posterior(estimate, x, t)
+        possible = column >= torch.finfo(column.dtype).tiny
+        if isinstance(estimate, Posterior):
+            mu = estimate.log_probs.masked_fill(~possible, -torch.inf).softmax(-1)
+        else:
+            mu = self._posterior(estimate, x, t)
         return torch.where(possible, mu / torch.where(possible, column, 1.0), 0.0)
 
     def _unmixed(self, estimate: Conditional | Ratio, x: Tensor, t: Tensor) -> Tensor:

@@ -443,6 +443,8 @@ class Replacement(Engine):
     ) -> tuple[Tensor, Tensor | None] | None:
         logits = isinstance(estimate, Posterior | LeaveOneOut)
         if self.target is not None and logits and isinstance(target, Data):
+            if isinstance(estimate, LeaveOneOut) and self.target not in estimate.absent:
+                estimate = Posterior(self._seen(estimate.masked_logits, x, t, 1))
             return self._masked_loss(target.value, estimate, x), None
         kind = next((v for k, v in SCRAMBLED.items() if isinstance(estimate, k)), None)
         if kind is None or not self.full or not isinstance(target, Data):
