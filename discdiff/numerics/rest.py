@@ -119,5 +119,18 @@ class _Sums(Function):
             by_k = torch.stack([by_h * marked, torch.zeros_like(marked)])
         alone = torch.stack([marks[..., 0] != marks[..., 0], marks[..., 0] == marks[..., 1]], -1)
         by_marked = by_marked + by_both.masked_fill(alone, 0.0)
-        by_p = (by_logs.unsqueeze(-1) * slope).scatter_add(-1, marks, by_marked)
-        return by_p, None, by_odds, None, by_k
+        sure = _slope_of_the_sure(by_marked, marked, alone)
+        by_p = torch.addcmul(-sure, by_logs.unsqueeze(-1), slope)
+        return by_p.scatter_add(-1, marks, by_marked), None, by_odds, None, by_k
+
+
+def _slope_of_the_sure(by_marked: Tensor, marked: Tensor, alone: Tensor) -> Tensor:
+    """The slope by a marked state that has more than half of the mass, else 0, (*rows, 1).
+
+    It is taken from all slopes, which changes none along laws: softmax would take nearly all of
+    it from that state's own, and leave rounding.
+    """
+    one = alone[..., 1:]
+    own = by_marked + torch.where(one, by_marked.flip(-1), 0.0)
+    chosen = (marked > 0.5) & ~alone
+    return torch.where(chosen, own, 0.0).sum(-1, keepdim=True)
