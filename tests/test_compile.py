@@ -39,6 +39,11 @@ MARKET = {
         lambda: dd.heads.Missing(lambda x, t: x - t.float()[:, None]),
         lambda: torch.randint(0, 17, (6, 3)).float(),
     ),
+    "ring": (
+        lambda: dd.Ring(K).on(dd.clock.Constant(2.0)),
+        lambda: dd.heads.Posterior(logits),
+        lambda: torch.randint(0, K, (6, 3)),
+    ),
     "dense chain": (
         chain,
         lambda: dd.heads.LeaveOneOut(logits),

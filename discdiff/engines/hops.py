@@ -90,11 +90,15 @@ class Hops(Kernel):
         self.features, self.tau, self.batch = features, tau, batch
         self.size = len(features.U)
         self.there, self.back = cast(features.U), cast(features.V)
+        self._between: Tensor | None = None
 
-    @cached_property
+    @property
     def between(self) -> Tensor:
         """Φ, of shape (B, r, r)."""
-        return cast(self.features.between(self.tau)).expand(self.batch, -1, -1)
+        if self._between is None:
+            between = cast(self.features.between(self.tau))
+            self._between = between.expand(self.batch, -1, -1)
+        return self._between
 
     def _with_stay(self, hops: Tensor, same: Tensor) -> Tensor:
         return hops + torch.where(same, along_sites((-self.tau).exp(), 2), 0.0)

@@ -10,7 +10,6 @@ With :math:`g_\tau` the law of the displacement on the ring,
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from math import gcd
 from typing import Any
 
@@ -38,11 +37,14 @@ class Cyclic(Kernel):
     def __init__(self, walk: Convolved, tau: Tensor, batch: int) -> None:
         self.walk, self.tau, self.batch = walk, tau, batch
         self.size = len(walk.step)
+        self._g: Tensor | None = None
 
-    @cached_property
+    @property
     def g(self) -> Tensor:
         """The law of the displacement, (B, K)."""
-        return self.walk(self.tau).expand(self.batch, -1)
+        if self._g is None:
+            self._g = self.walk(self.tau).expand(self.batch, -1)
+        return self._g
 
     def read(self, displacement: Tensor) -> Tensor:
         """The chance of displacements (B, …)."""
