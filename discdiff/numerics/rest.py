@@ -108,29 +108,28 @@ class _Sums(Function):
         p, marks, odds, pi, k, marked, h = ctx.saved_tensors
         by_marked, by_rest, by_h, by_logs = grads
         by_odds = by_k = None
-        below = p + (h / odds).unsqueeze(-1) * pi
-        slope = _without(pi / below, marks)
-        if ctx.needs_input_grad[2]:
-            by_odds = by_logs * (p * slope).sum(-1) / odds
+        below, top = p + (h / odds).unsqueeze(-1) * pi, by_logs.unsqueeze(-1)
+        if k is not None or ctx.needs_input_grad[2]:
+            slope = _without(pi / below, marks)
+            by_odds = by_logs * (p * slope).sum(-1) / odds if ctx.needs_input_grad[2] else None
         by_both = -by_rest.unsqueeze(-1).expand(marked.shape)
         if k is not None:
             by_h = (by_h + by_logs * _weighed(slope, pi) / odds).unsqueeze(-1)
             by_both = by_both - by_h * k[1]
             by_k = torch.stack([by_h * marked, torch.zeros_like(marked)])
-        alone = torch.stack([marks[..., 0] != marks[..., 0], marks[..., 0] == marks[..., 1]], -1)
-        by_marked = by_marked + by_both.masked_fill(alone, 0.0)
-        sure = _slope_of_the_sure(by_marked, marked, alone)
-        by_p = torch.addcmul(-sure, by_logs.unsqueeze(-1), slope)
-        return by_p.scatter_add(-1, marks, by_marked), None, by_odds, None, by_k
+        one = (marks[..., :1] == marks[..., 1:]).expand(marks.shape)
+        own = by_marked + torch.where(one, by_both[..., :1] / 2, by_both)  # added up at one state
+        sure = _slope_of_the_sure(own, marked, one)
+        own = own - torch.where(one, 0.5, 1.0).to(own.dtype) * sure
+        by_p = (top * pi / below if k is None else top * slope) - sure
+        return _without(by_p, marks).scatter_add_(-1, marks, own), None, by_odds, None, by_k
 
 
-def _slope_of_the_sure(by_marked: Tensor, marked: Tensor, alone: Tensor) -> Tensor:
+def _slope_of_the_sure(own: Tensor, marked: Tensor, one: Tensor) -> Tensor:
     """The slope by a marked state that has more than half of the mass, else 0, (*rows, 1).
 
     It is taken from all slopes, which changes none along laws: softmax would take nearly all of
     it from that state's own, and leave rounding.
     """
-    one = alone[..., 1:]
-    own = by_marked + torch.where(one, by_marked.flip(-1), 0.0)
-    chosen = (marked > 0.5) & ~alone
-    return torch.where(chosen, own, 0.0).sum(-1, keepdim=True)
+    own = torch.where(one, (own + own.flip(-1)) / 2, own)
+    return torch.where(marked > 0.5, own, 0.0).sum(-1, keepdim=True)
