@@ -304,7 +304,12 @@ class _Categorical(Head):
 
 
 class Posterior(_Categorical):
-    r"""Logits of :math:`\mu(a) = q(x_0^d = a \mid x_t)`, shape (B, *event, K)."""
+    r"""Logits of :math:`\mu(a) = q(x_0^d = a \mid x_t)`, shape (B, *event, K).
+
+    On chains that know P but not by one replacement law, what it says is restricted to states a
+    whose chance P(a, x_t) is a normal number of the dtype, 1.2e-38 in float32: a network that
+    doubts the others has rates beyond what the dtype holds. `LeaveOneOut` divides by no chance.
+    """
 
     kind = estimates.Posterior
 
