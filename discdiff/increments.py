@@ -1181,7 +1181,8 @@ class Numeric(Increment):
         law: A distribution with ``log_prob`` and ``sample``.
 
     Raises:
-        Unsolved: If it has no density, or its mass is not found to be 1 within 1e-8.
+        Unsolved: If it has no density, or its mass is not found to be 1 within 1e-8, as that of a
+            periodic density.
         ValueError: If its variance is infinite.
     """
 
@@ -1191,6 +1192,7 @@ class Numeric(Increment):
         self.base, self.name = _widened(law), f"{type(law).__name__} (numeric)"
         self._require_density()
         low, high = _ends(law)
+        self._require_fall(low, high)
         bounded = math.isfinite(low) and math.isfinite(high)
         self.domain = REALS if bounded else NOWHERE
         self.centre, self.width = 0.0, 1.0
@@ -1231,6 +1233,15 @@ class Numeric(Increment):
             raise Unsolved(f"{kind} has no log_prob to find an increment from") from error
         if discrete:
             raise Unsolved(f"{kind} is discrete: declare its increment with standardises")
+
+    def _require_fall(self, low: float, high: float) -> None:
+        """Raises where the density does not fall far out, as a periodic one does not."""
+        far = torch.logspace(9, 12, 61, dtype=torch.float64)
+        far = torch.cat([-far, far])
+        far = far[(far > low) & (far < high)]
+        if len(far) and bool((self._value(far) * far.abs() > 1).any()):
+            kind = type(self.base).__name__
+            raise Unsolved(f"the density of {kind} does not fall far out, so its mass is not 1")
 
     def _resolve(self, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
         """Edges, nodes and the mass at them; notes the mean and the deviation."""

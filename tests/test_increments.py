@@ -580,6 +580,12 @@ def test_a_law_without_a_density_is_unsolved():
         increment(pyro.Geometric(0.5))
 
 
+def test_a_density_that_does_not_fall_is_unsolved():
+    """Of angles, and periodic on all reals."""
+    with pytest.raises(dd.Unsolved, match="does not fall far out"):
+        increment(torch.distributions.VonMises(0.0, 2.0))
+
+
 def test_stable_laws_scale_in_their_own_way():
     law, u = increments.Stable(1.5), torch.linspace(-4, 4, 41, dtype=torch.float64)
     rho = 0.6
