@@ -99,7 +99,10 @@ def _masked(leaf: Leaf) -> Any:
     """
     engine = leaf.core.engine
     if getattr(engine, "target", None) is None:
-        raise Unsolved(f"{leaf.core!r} has no mask: Uniformization and Gillespie are exact there")
+        raise Unsolved(
+            f"{leaf.core!r} does not mask all states at one rate, as Replace(one_hot(mask, K)) "
+            "does: Uniformization and Gillespie are exact there"
+        )
     return engine
 
 

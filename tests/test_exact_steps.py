@@ -212,7 +212,7 @@ def test_first_hitting_of_a_prompt_and_a_table():
 
 
 def test_first_hitting_refuses_what_is_not_masked():
-    with pytest.raises(dd.Unsolved, match="has no mask"):
+    with pytest.raises(dd.Unsolved, match="does not mask all states at one rate"):
         dd.sample(replaced(), heads.LeaveOneOut(Net(K)), (2, 2), stepper=steppers.FirstHitting())
     torch.manual_seed(8)
     with pytest.raises(ValueError, match="declare the mask absent"):
