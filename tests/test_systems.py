@@ -48,19 +48,11 @@ B0, B1 = 0.1, 10.0
 def exact_factor(Q, D, S, t, start):
     """Φ and the lower factor of Σ(t | 0) + Φ diag(start) Φᵀ by Van Loan in 60 digits."""
     with mp.workdps(60):
-        size = len(Q)
         Q, D, S = (mp.matrix(v) for v in (Q, D, S))
         A, G = -(Q + D) * S**-1, 2 * D
         t, b0, b1 = mp.mpf(t), mp.mpf(B0), mp.mpf(B1)
-        tau = t * (b0 + (b1 - b0) / 2 * t)
-        block = mp.zeros(2 * size)
-        for i in range(size):
-            for j in range(size):
-                block[i, j], block[i, size + j] = A[i, j] * tau, G[i, j] * tau
-                block[size + i, size + j] = -A[j, i] * tau
-        both = mp.expm(block)
-        phi = both[:size, :size]
-        cov = both[:size, size:] * phi.T + phi * mp.diag(start) * phi.T
+        phi, noise = van_loan(A, G, t * (b0 + (b1 - b0) / 2 * t))
+        cov = noise + phi * mp.diag(start) * phi.T
         return phi, mp.cholesky(cov)
 
 

@@ -289,8 +289,7 @@ class MatrixGaussian(AffineEngine):
 
     def _data_turn(self) -> Tensor | None:
         """From the coordinates in which the factor given the data is found to the own ones."""
-        lift = self.auxiliaries is not None and not self.varying
-        return self._lifted_tables().turn if lift else self._noise_turn()
+        return None if self.varying else self._tables_of_law().turn
 
     def _exact(self) -> bool:
         """Whether laws keep their digits at all times."""

@@ -97,7 +97,7 @@ class Said(Scrambled):
         pi = pi.to(probs.dtype)
         k = None if k is None else k.to(probs.dtype)
         found = (v.double() for v in rest_sums(probs, self.both, odds, pi, k))
-        marked, self.rest, self.h, logs = found  # rest is p(y) of all y but x and x_0
+        marked, self.rest, _, logs = found  # rest is p(y) of all y but x and x_0
         p_x, p_0 = marked.unbind(-1)
         self.p_x = torch.where(p_x > 0.5, 1 - self.rest - self.at_data(p_0), p_x)
         self.p_0 = torch.where(p_0 > 0.5, 1 - self.rest - self.at_data(p_x), p_0)
