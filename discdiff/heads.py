@@ -306,9 +306,9 @@ class _Categorical(Head):
 class Posterior(_Categorical):
     r"""Logits of :math:`\mu(a) = q(x_0^d = a \mid x_t)`, shape (B, *event, K).
 
-    On chains that know P but not by one replacement law, what it says is restricted to states a
-    whose chance P(a, x_t) is a normal number of the dtype, 1.2e-38 in float32: a network that
-    doubts the others has rates beyond what the dtype holds. `LeaveOneOut` divides by no chance.
+    On chains that know P but not by one replacement law, what it says is divided by P(a, x_t) in
+    float64, and restricted to states a whose chance is a normal number there, 2.2e-308 or more.
+    `LeaveOneOut` divides by no chance.
     """
 
     kind = estimates.Posterior

@@ -183,6 +183,45 @@ def test_posteriors_that_doubt_far_states_have_losses_in_single_precision(name):
     assert bool((chain.bridge(head(x, t), x, t * 0.01, t * 0.02).log_prob(x) <= 0).all())
 
 
+def _moves_of_neighbours():
+    rates = torch.rand(24, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    Q = rates.tril(1).triu(-1)
+    Q = Q - Q.diagonal().diag_embed()
+    return Q - Q.sum(-1).diag_embed()
+
+
+ANY = FAR | {
+    "dense": lambda: dd.RateMatrix(_moves_of_neighbours()),
+    "rates that vary": lambda: dd.RateMatrix(
+        lambda t: (1 + t.sin()).reshape(-1, 1, 1) * _moves_of_neighbours()
+    ),
+    "factors": lambda: dd.Kronecker(dd.Reflecting(40), dd.Ring(3)),
+    "features": lambda: dd.LowRank(torch.eye(6).softmax(-1), torch.eye(6).softmax(-1)),
+}
+
+
+@pytest.mark.parametrize("name", ANY)
+def test_a_random_network_has_one_loss_in_both_precisions(name):
+    """Losses and slopes: its doubts were cut at the smallest number of single precision."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        chain = ANY[name]()
+        size = chain.terms[0].size
+        logits = torch.randn(size, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
+        logits = logits.to(dtype).expand(20, 1, size).clone().requires_grad_()
+        head = dd.heads.Posterior(partial(said_always, logits))
+        x_0, t = torch.full((20, 1), size // 2), torch.logspace(-4, 0.5, 20, dtype=torch.float64)
+        x = (x_0 + (torch.arange(20).unsqueeze(-1) % 2)).clamp(max=size - 1)
+        values = dd.loss(chain, head, x_0, t, x_t=x)
+        (slope,) = torch.autograd.grad(values.sum(), logits)
+        found.append((values.detach().double(), slope.double()))
+    (one, one_slope), (two, two_slope) = found
+    assert torch.allclose(one, two, rtol=1e-5)
+    scale = two_slope.abs().amax((1, 2), keepdim=True)
+    assert float(((one_slope - two_slope).abs() / scale).max()) < 1e-5
+
+
 @pytest.mark.parametrize("name", FAR)
 def test_near_states_are_said_as_in_double_precision(name):
     """A posterior without mass at far states loses nothing."""

@@ -32,6 +32,11 @@ class Factors(Kernel):
     def __post_init__(self) -> None:
         self.size = self.term.size
 
+    def to(self, dtype: torch.dtype) -> Any:
+        same = super().to(dtype)
+        same.kernels = [kernel.to(dtype) for kernel in self.kernels]
+        return same
+
     def _outer(self, each: list[Tensor]) -> Tensor:
         table = each[0]
         for other in each[1:]:

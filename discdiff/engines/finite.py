@@ -7,6 +7,7 @@ joint space. See `kernels` for what is made of the matrices.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -86,12 +87,10 @@ class Finite(FiniteChain):
     def kernel(self, s: Tensor, t: Tensor) -> Kernel:
         if self.varying:
             return _Varying(self._propagator(t), s, t, self.size)
-        return _Homogeneous(self._table(), elapsed(s, t))
+        tables = self._fresh_table().to if self.changes else self._table
+        return _Homogeneous(tables, elapsed(s, t), self.size)
 
-    def _table(self) -> Uniformized:
-        dtype = torch.get_default_dtype()
-        if self.changes:
-            return self._fresh_table().to(dtype)
+    def _table(self, dtype: torch.dtype) -> Uniformized:
         if dtype not in self._tables:
             with torch.inference_mode(False), torch.no_grad():  # kept, and read in training later
                 self._tables[dtype] = Uniformized(self.matrix(), self.levels).to(dtype)
@@ -179,8 +178,16 @@ def _looked_at(Q: Tensor, t: Tensor) -> Tensor:
 class _Homogeneous(Kernel):
     """One matrix per time; where one time (1,) serves the batch, all of it is one event."""
 
-    def __init__(self, table: Uniformized, tau: Tensor) -> None:
-        self.table, self.tau, self.size = table, tau, table.size
+    def __init__(
+        self, tables: Callable[[torch.dtype], Uniformized], tau: Tensor, size: int
+    ) -> None:
+        self.tables, self.tau, self.size = tables, tau, size
+        self.table = tables(torch.get_default_dtype())
+
+    def to(self, dtype: torch.dtype) -> Any:
+        same = super().to(dtype)
+        same.table = self.tables(dtype)
+        return same
 
     def row(self, x: Tensor) -> Tensor:
         return self._folded(self.table.rows, x, x.shape)
@@ -203,10 +210,10 @@ class _Varying(Kernel):
         self.propagator, self.s, self.t, self.size = propagator, s, t, size
 
     def row(self, x: Tensor) -> Tensor:
-        return self.propagator.rows(x, self.s, self.t).to(torch.get_default_dtype())
+        return self.cast(self.propagator.rows(x, self.s, self.t))
 
     def column(self, x: Tensor) -> Tensor:
-        return self.propagator.columns(x, self.s, self.t).to(torch.get_default_dtype())
+        return self.cast(self.propagator.columns(x, self.s, self.t))
 
     def times(self, v: Tensor) -> Tensor:
         return self.propagator.apply(v.double(), self.s, self.t).to(v.dtype)

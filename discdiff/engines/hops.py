@@ -22,7 +22,7 @@ from ..numerics.alias import Aliases
 from ..numerics.linalg import Uniformized
 from ..solve import Unsolved, solves
 from ..structures import LowRank
-from .kernels import Kernel, Tabled, along_sites, cast, elapsed, hazard, uniform_like
+from .kernels import Kernel, Tabled, elapsed, hazard, uniform_like
 
 
 class Features:
@@ -89,19 +89,27 @@ class Hops(Kernel):
     def __init__(self, features: Features, tau: Tensor, batch: int) -> None:
         self.features, self.tau, self.batch = features, tau, batch
         self.size = len(features.U)
-        self.there, self.back = cast(features.U), cast(features.V)
         self._between: Tensor | None = None
+
+    @property
+    def there(self) -> Tensor:
+        """U, of shape (K, r)."""
+        return self.cast(self.features.U)
+
+    @property
+    def back(self) -> Tensor:
+        """V, of shape (r, K)."""
+        return self.cast(self.features.V)
 
     @property
     def between(self) -> Tensor:
         """Φ, of shape (B, r, r)."""
         if self._between is None:
-            between = cast(self.features.between(self.tau))
-            self._between = between.expand(self.batch, -1, -1)
-        return self._between
+            self._between = self.features.between(self.tau)
+        return self.cast(self._between).expand(self.batch, -1, -1)
 
     def _with_stay(self, hops: Tensor, same: Tensor) -> Tensor:
-        return hops + torch.where(same, along_sites((-self.tau).exp(), 2), 0.0)
+        return hops + torch.where(same, self.along((-self.tau).exp(), 2), 0.0)
 
     def row(self, x: Tensor) -> Tensor:
         states = torch.arange(self.size, device=x.device)
@@ -119,7 +127,7 @@ class Hops(Kernel):
 
     def times(self, v: Tensor) -> Tensor:
         hops = v @ self.there.to(v) @ self.between.to(v) @ self.back.to(v)
-        return v * along_sites((-self.tau).exp(), 2).to(v) + hops
+        return v * self.along((-self.tau).exp(), 2).to(v) + hops
 
     def moved(self, x: Tensor) -> Tensor:
         u, tau = uniform_like(x), self.tau.detach().unsqueeze(-1)

@@ -14,6 +14,7 @@ transition probabilities are what everything reads, so a kernel has small *relat
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -52,10 +53,33 @@ LEFT = 1 / 64  # of the distance from the limit, where all is as good as forgott
 class Kernel(ABC):
     """Transition matrices P between two times per batch element, on K states.
 
-    States have shape (B, *sites). A kernel itself sees them flattened, as (B, n).
+    States have shape (B, *sites). A kernel itself sees them flattened, as (B, n). It speaks in
+    the default dtype, or in the one that it was turned `to`.
     """
 
     size: int
+    dtype: torch.dtype | None = None
+
+    def to(self, dtype: torch.dtype) -> Any:
+        """The same matrices, made of the same parts, in numbers of another dtype."""
+        same = copy.copy(self)
+        same.dtype = dtype
+        for name, part in vars(self).items():
+            if isinstance(part, Kernel):
+                setattr(same, name, part.to(dtype))
+        return same
+
+    def like(self, v: Tensor) -> Any:
+        """The same matrices, in numbers at least as fine as those of v."""
+        return self.to(torch.promote_types(v.dtype, torch.get_default_dtype()))
+
+    def cast(self, v: Tensor) -> Tensor:
+        """Numbers in the dtype of the kernel."""
+        return v.to(self.dtype or torch.get_default_dtype())
+
+    def along(self, v: Tensor, more: int = 1) -> Tensor:
+        """Numbers (B,) in the dtype of the kernel, against (B, n, …)."""
+        return self.cast(v).reshape(v.shape + (1,) * more)
 
     def rows(self, x: Tensor) -> Tensor:
         """The rows P(x, ·), shape (*x.shape, K)."""
@@ -150,14 +174,9 @@ def _kl_moved_table(p: Moved, q: laws.Table) -> Tensor:
     return xlogx_ratio(safe_log(p.probs), q.log_probs).sum(-1)
 
 
-def cast(v: Tensor) -> Tensor:
+def as_default(v: Tensor) -> Tensor:
     """Numbers in the default dtype."""
     return v.to(torch.get_default_dtype())
-
-
-def along_sites(v: Tensor, more: int = 1) -> Tensor:
-    """Numbers (B,) in the default dtype against (B, n, …)."""
-    return cast(v).reshape(v.shape + (1,) * more)
 
 
 def uniform_like(x: Tensor) -> Tensor:
@@ -188,10 +207,10 @@ class RankOne(Kernel):
         self.size = self.law.shape[-1]
 
     def _law(self) -> Tensor:
-        return cast(self.law).unsqueeze(1)
+        return self.cast(self.law).unsqueeze(1)
 
     def _stays(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.where(x == y, along_sites(self.stay, 2), 0.0)
+        return torch.where(x == y, self.along(self.stay, 2), 0.0)
 
     def row(self, x: Tensor) -> Tensor:
         states = torch.arange(self.size, device=x.device)
@@ -199,11 +218,11 @@ class RankOne(Kernel):
 
     def column(self, x: Tensor) -> Tensor:
         states = torch.arange(self.size, device=x.device)
-        law = cast(self.law).expand(len(x), -1).gather(1, x)
+        law = self.cast(self.law).expand(len(x), -1).gather(1, x)
         return law.unsqueeze(-1) + self._stays(x.unsqueeze(-1), states)
 
     def entry(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        law = cast(self.law).expand(len(x), -1)
+        law = self.cast(self.law).expand(len(x), -1)
 
         def read(y: Tensor) -> Tensor:
             found = law.gather(1, y.reshape(len(y), -1)).reshape(y.shape)
@@ -212,7 +231,7 @@ class RankOne(Kernel):
         return read
 
     def times(self, v: Tensor) -> Tensor:
-        stays = v * along_sites(self.stay, 2).to(v)
+        stays = v * self.along(self.stay, 2).to(v)
         return stays + v.sum(-1, keepdim=True) * self._law().to(v)
 
     def moved(self, x: Tensor) -> Tensor:
@@ -251,12 +270,14 @@ class FiniteChain(Engine, ABC):
 
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         x = self.index(x)
-        late = self.kernel(s, t).columns(x)
+        early, late = self._to(s), self.kernel(s, t)
         if isinstance(estimate, Data):
-            early = self._to(s).rows(self.index(estimate.value))
+            before = early.rows(self.index(estimate.value))
         else:
-            early = self._to(s).apply(self._weights(estimate, x, t))
-        return self.law(safe_log(early * late).log_softmax(-1))
+            weights = self._weights(estimate, x, t)
+            early, late = early.like(weights), late.like(weights)
+            before = early.apply(weights)
+        return self.law(as_default(safe_log(before * late.columns(x)).log_softmax(-1)))
 
     def exits(self, estimate: Estimate, x: Tensor, t: Tensor) -> Exits | None:
         r"""How fast the reversal leaves x, and draws of where it goes; None for ratios.
@@ -266,7 +287,7 @@ class FiniteChain(Engine, ABC):
         known = isinstance(estimate, Posterior | LeaveOneOut)
         if not known or self.varying or getattr(self, "sites", ()):
             return None
-        v = self._to(t).apply(self._weights(estimate, x, t))
+        v = self._averaged(estimate, x, t)
         points, into = jumps_of(self.terms, "into", x)
         own = x.unsqueeze(-1)
         rates = into.to(v.dtype) * v.gather(-1, points) / v.gather(-1, own)
@@ -345,20 +366,28 @@ class FiniteChain(Engine, ABC):
     def _weights(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
         r""":math:`\mu(a) / P_{0,t}(a, x)` up to a factor; 0 for states that cannot lead to x.
 
-        Nor can those whose chance is no normal number of the dtype. A posterior that a network
-        says is restricted to the others before its own digits are lost.
+        A network may say a posterior of states whose chance is far below the smallest number of
+        single precision, so what it says is weighed in float64. It is restricted to states whose
+        chance is a normal number there.
         """
         if isinstance(estimate, LeaveOneOut):
             return estimate.log_probs.exp()
         if isinstance(estimate, Conditional | Ratio):
             return self._unmixed(estimate, x, t)
-        column = self._to(t).columns(x)
+        said = isinstance(estimate, Posterior)
+        kernel = self._to(t)
+        column = (kernel.to(torch.float64) if said else kernel).columns(x)
         possible = column >= torch.finfo(column.dtype).tiny
-        if isinstance(estimate, Posterior):
-            mu = estimate.log_probs.masked_fill(~possible, -torch.inf).softmax(-1)
+        if said:
+            mu = estimate.log_probs.to(column).masked_fill(~possible, -torch.inf).softmax(-1)
         else:
             mu = self._posterior(estimate, x, t)
         return torch.where(possible, mu / torch.where(possible, column, 1.0), 0.0)
+
+    def _averaged(self, estimate: Estimate, x: Tensor, t: Tensor) -> Tensor:
+        r""":math:`v(y) = \sum_a w(a)\, P_{0,t}(a, y)` with the weights w, for all y."""
+        weights = self._weights(estimate, x, t)
+        return self._to(t).like(weights).apply(weights)
 
     def _unmixed(self, estimate: Conditional | Ratio, x: Tensor, t: Tensor) -> Tensor:
         r"""The leave-one-out law of which :math:`c = p P_{0,t}` is the conditional.
@@ -380,9 +409,9 @@ class FiniteChain(Engine, ABC):
         if isinstance(estimate, Data):
             law = self._to(t).rows(self.index(estimate.value))
         else:
-            law = self._to(t).apply(self._weights(estimate, x, t))
+            law = self._averaged(estimate, x, t)
         table = safe_log(law)
-        return table - table.gather(-1, x.unsqueeze(-1))
+        return as_default(table - table.gather(-1, x.unsqueeze(-1)))
 
     def score(self, estimate: Any, x: Tensor, t: Tensor) -> Score:
         if isinstance(estimate, Data):
@@ -406,10 +435,11 @@ class FiniteChain(Engine, ABC):
             raise self.unsolved(f"conversion to {kind.__name__}")
         if kind is Conditional and isinstance(estimate, Conditional | Ratio):
             return Conditional(conditional_log_probs(estimate, x))
-        left_out = safe_log(self._weights(estimate, x, t)).log_softmax(-1)
         if kind is LeaveOneOut:
-            return LeaveOneOut(left_out)
-        return Conditional(safe_log(self._to(t).apply(left_out.exp())))
+            weights = self._weights(estimate, x, t)
+            return LeaveOneOut(as_default(safe_log(weights).log_softmax(-1)))
+        given = safe_log(self._averaged(estimate, x, t))
+        return Conditional(as_default(given.log_softmax(-1)))
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
         return self.law(safe_log(self._posterior(estimate, self.index(x), t)))

@@ -25,8 +25,6 @@ from .kernels import (
     FiniteChain,
     Kernel,
     Structured,
-    along_sites,
-    cast,
     hazard,
     kernel_of,
     uniform_like,
@@ -58,22 +56,22 @@ class Masked(Kernel):
 
     def row(self, x: Tensor) -> Tensor:
         token, masked = self._token(x)
-        alive = torch.where(masked, 0.0, self.tokens.row(token) * along_sites(self.stay, 2))
-        gone = along_sites(self.gone, 2).expand(*x.shape, 1)
+        alive = torch.where(masked, 0.0, self.tokens.row(token) * self.along(self.stay, 2))
+        gone = self.along(self.gone, 2).expand(*x.shape, 1)
         return torch.cat([alive, torch.where(masked, torch.ones_like(gone), gone)], -1)
 
     def column(self, x: Tensor) -> Tensor:
         token, masked = self._token(x)
-        alive = self.tokens.column(token) * along_sites(self.stay, 2)
-        gone = along_sites(self.gone, 2).expand(alive.shape)
+        alive = self.tokens.column(token) * self.along(self.stay, 2)
+        gone = self.along(self.gone, 2).expand(alive.shape)
         return torch.cat([torch.where(masked, gone, alive), masked.to(alive)], -1)
 
     def entry(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         token, masked = self._token(x)
         inner, stay, gone = (
             self.tokens.entry(token),
-            along_sites(self.stay, 2),
-            along_sites(self.gone, 2),
+            self.along(self.stay, 2),
+            self.along(self.gone, 2),
         )
 
         def read(y: Tensor) -> Tensor:
@@ -86,8 +84,8 @@ class Masked(Kernel):
 
     def times(self, v: Tensor) -> Tensor:
         tokens, mask = v[..., :-1], v[..., -1:]
-        alive = self.tokens.times(tokens) * along_sites(self.stay, 2).to(v)
-        fallen = tokens.sum(-1, keepdim=True) * along_sites(self.gone, 2).to(v)
+        alive = self.tokens.times(tokens) * self.along(self.stay, 2).to(v)
+        fallen = tokens.sum(-1, keepdim=True) * self.along(self.gone, 2).to(v)
         return torch.cat([alive, mask + fallen], -1)
 
     def moved(self, x: Tensor) -> Tensor:
@@ -151,14 +149,14 @@ class Diagonal(Kernel):
     def __post_init__(self) -> None:
         self.mask = self.stay.shape[-1]
         self.size = self.mask + 1
-        self.stay = cast(torch.nn.functional.pad(self.stay, (0, 1), value=1.0))
-        self.gone = cast(torch.nn.functional.pad(self.gone, (0, 1), value=0.0))
+        self.stay = torch.nn.functional.pad(self.stay, (0, 1), value=1.0)
+        self.gone = torch.nn.functional.pad(self.gone, (0, 1), value=0.0)
 
     def _entry(self, x: Tensor, y: Tensor) -> Tensor:
         """For x and y of one shape (B, …)."""
         index = x.reshape(len(x), -1)
-        stay = self.stay.gather(1, index).reshape(x.shape)
-        gone = self.gone.gather(1, index).reshape(x.shape)
+        stay = self.cast(self.stay).gather(1, index).reshape(x.shape)
+        gone = self.cast(self.gone).gather(1, index).reshape(x.shape)
         return torch.where(x == y, stay, 0.0) + torch.where(y == self.mask, gone, 0.0)
 
     def row(self, x: Tensor) -> Tensor:

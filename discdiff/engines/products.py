@@ -23,7 +23,7 @@ from ..params import changes
 from ..shapes import one_time
 from ..solve import Tempo, Unsolved, solves
 from ..validation import require, shown, values_are_checked
-from .kernels import FiniteChain, Kernel, cast
+from .kernels import FiniteChain, Kernel, as_default
 from .replacement import Exits
 
 NEAR = 1e-6  # how far a clock may show from an integer
@@ -116,7 +116,7 @@ class Products(FiniteChain):
         moved = float((pi @ Q - pi).detach().abs().max())
         if moved > SAME:
             raise Unsolved(f"no law is left as it is by every step (the last by {moved:.2g})")
-        return self.law(safe_log(cast(pi)).expand(*shape, self.size))
+        return self.law(safe_log(as_default(pi)).expand(*shape, self.size))
 
     def tempo(self) -> Tempo:
         return Tempo()  # steps are counted, and no density of times is asked for
@@ -140,14 +140,14 @@ class Product(Kernel):
         self.table, self.index, self.size = table, index, table.shape[-1]
 
     def row(self, x: Tensor) -> Tensor:
-        return cast(self.table[self.index.unsqueeze(1), x])
+        return self.cast(self.table[self.index.unsqueeze(1), x])
 
     def column(self, x: Tensor) -> Tensor:
-        return cast(self.table.mT[self.index.unsqueeze(1), x])
+        return self.cast(self.table.mT[self.index.unsqueeze(1), x])
 
     def times(self, v: Tensor) -> Tensor:
         return (v.double() @ self.table[self.index]).to(v.dtype)
 
     def entry(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         some, start = self.index.reshape(-1, 1, 1), x.unsqueeze(-1)
-        return lambda y: cast(self.table[some, start, y])
+        return lambda y: self.cast(self.table[some, start, y])

@@ -20,7 +20,7 @@ from torch.distributions import Distribution
 from ..numerics.ring import Convolved, convolve_each
 from ..solve import Unsolved, solves
 from ..structures import Increments, Reflecting
-from .kernels import Kernel, Tabled, cast, elapsed, inverse_cdf
+from .kernels import Kernel, Tabled, elapsed, inverse_cdf
 
 FEW = 4  # increments up to which a displacement is drawn as a sum of Poisson numbers
 
@@ -49,7 +49,7 @@ class Cyclic(Kernel):
     def read(self, displacement: Tensor) -> Tensor:
         """The chance of displacements (B, …)."""
         index = displacement % self.size
-        return cast(self.g).gather(1, index.reshape(len(index), -1)).reshape(index.shape)
+        return self.cast(self.g).gather(1, index.reshape(len(index), -1)).reshape(index.shape)
 
     def row(self, x: Tensor) -> Tensor:
         return self.read(torch.arange(self.size, device=x.device) - x.unsqueeze(-1))

@@ -22,7 +22,7 @@ from ..shapes import span
 from ..solve import Engine, Unsolved, solves
 from ..structures import Clusters, refined, sizes
 from .finite import Finite
-from .kernels import Kernel, Structured, along_sites, cast, hazard, uniform_like
+from .kernels import Kernel, Structured, hazard, uniform_like
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Tree(Kernel):
     def _together(self, x: Tensor, y: Tensor) -> Tensor:
         """The chance of y by a redraw, for broadcasting (B, n, …)."""
         total: Any = 0.0
-        chances = cast(self.weights)
+        chances = self.cast(self.weights)
         for level, label in enumerate(self.clusters.labels):
             same = label[x] == label[y]
             each = (1 / self.clusters.counts[level]).to(chances)[label[x]]
@@ -60,15 +60,15 @@ class Tree(Kernel):
 
     def entry(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         x = x.unsqueeze(-1)
-        stay = along_sites(self.stay, 2)
+        stay = self.along(self.stay, 2)
         return lambda y: self._together(x, y) + torch.where(x == y, stay, 0.0)
 
     def times(self, v: Tensor) -> Tensor:
-        total = v * along_sites(self.stay, 2)
+        total = v * self.along(self.stay, 2)
         for level, label in enumerate(self.clusters.labels):
             count = self.clusters.counts[level].to(v)
             sums = v.new_zeros(*v.shape[:2], len(count)).index_add(-1, label, v)
-            weight = cast(self.weights)[:, level].reshape(-1, 1, 1)
+            weight = self.cast(self.weights)[:, level].reshape(-1, 1, 1)
             total = total + weight * (sums / count.clamp(min=1))[..., label]
         return total
 
