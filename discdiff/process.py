@@ -423,6 +423,12 @@ class Generator(Process):
         Raises:
             Unsolved: If none does.
         """
+        if torch.compiler.is_compiling():
+            _keep_plan(self)
+        return self._plan().engine
+
+    def _plan(self) -> _Plan:
+        """The plan that is kept, or another where the terms are no longer what it is of."""
         terms = self.terms
         holders = [m for t in terms for m in (t, *t._modules.values())]
         types = [type(m) for m in holders]  # numbers that become learned change the type
@@ -436,7 +442,7 @@ class Generator(Process):
                 raise TypeError(f"{self!r} cannot be planned: {error}") from error
             plan = _Plan(engine, types, Versions(numbers))
             vars(self)["_engine"] = plan
-        return plan.engine
+        return plan
 
     @property
     def support(self) -> constraints.Constraint:
@@ -838,18 +844,17 @@ class LiftedSum(Generator):
     def terms(self) -> tuple[Any, ...]:  # type: ignore[override]
         return self.core.terms
 
-    @property
-    def engine(self) -> Engine:
+    def _plan(self) -> _Plan:
         whole, core = self.whole, self.core.engine
         numbers = [v for v in whole._buffers.values() if v is not None]
         learned = type(whole) is not type_before_parametrizations(whole)
         if learned or any(v.requires_grad for v in numbers):
-            return core.lifted(whole.mean, whole.factor)
+            return _Plan(core.lifted(whole.mean, whole.factor), [core], Versions(numbers))
         plan = vars(self).get("_engine")
         if plan is None or plan.basis != [core] or not plan.numbers.hold(numbers):
             plan = _Plan(core.lifted(whole.mean, whole.factor), [core], Versions(numbers))
             vars(self)["_engine"] = plan
-        return plan.engine
+        return plan
 
     def check_data(self, x_0: State, name: str) -> State:
         return self.whole.check_data(x_0, name)
@@ -862,6 +867,13 @@ class LiftedSum(Generator):
 
     def __repr__(self) -> str:
         return repr(self.core)
+
+
+@torch.compiler.assume_constant_result
+def _keep_plan(process: Any) -> bool:
+    """Plans before a graph is traced, as plans look at numbers; they are read when it is."""
+    process._plan()
+    return True
 
 
 def _rounded(values: Tensor) -> str:

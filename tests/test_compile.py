@@ -92,6 +92,38 @@ def test_compiled_values_are_the_eager_values(example):
         assert bool(found.isfinite())
 
 
+FRESH = MARKET | {
+    "reflecting": (lambda: dd.Reflecting(K).on(dd.clock.Constant(2.0)), *MARKET["ring"][1:]),
+    "killing": (
+        lambda: dd.Killing(dd.Ring(K - 1)),
+        lambda: dd.heads.Posterior(logits, absent=MASK),
+        lambda: torch.randint(0, MASK, (6, 3)),
+    ),
+    "cld": (
+        lambda: dd.zoo.cld(),
+        lambda: dd.heads.Epsilon(lambda x, t: x),
+        lambda: torch.randn(6, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_a_process_may_be_used_for_the_first_time_in_a_graph(name):
+    """Plans and tables look at numbers, so they are made before the graph that reads them."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    make, head, data = FRESH[name]
+    process, head, x_0, t = make(), head(), data(), torch.full((6,), 0.4)
+    x_t = FRESH[name][0]().marginal(x_0, t).sample()
+
+    def step(x_0, t, x_t):
+        return dd.loss(process, head, x_0, t, x_t=x_t)
+
+    found = torch.compile(step, fullgraph=True, backend="aot_eager")(x_0, t, x_t)
+    assert torch.allclose(found, step(x_0, t, x_t), rtol=1e-5), found
+    torch._dynamo.reset()
+
+
 def test_gradients_pass_through_the_graph():
     torch._dynamo.reset()
     torch.manual_seed(0)

@@ -490,14 +490,25 @@ class Tabled(Structured, ABC):
         """What depends on the declared numbers alone."""
         if self.changes:
             return self.tabulate()
+        _keep_table(self) if torch.compiler.is_compiling() else self.keep()
+        return self._kept
+
+    def keep(self) -> None:
+        """Makes the table that is kept, once."""
         if self._kept is None:
             with torch.inference_mode(False), torch.no_grad():
                 self._kept = self.tabulate()
-        return self._kept
 
     @abstractmethod
     def tabulate(self) -> Any:
         """The table, made anew."""
+
+
+@torch.compiler.assume_constant_result
+def _keep_table(engine: Tabled) -> bool:
+    """Makes the table before a graph that reads it is traced: it looks at numbers."""
+    engine.keep()
+    return True
 
 
 def kernel_of(engine: Any, s: Tensor, t: Tensor) -> Kernel:
