@@ -86,6 +86,11 @@ def _without(table: Tensor, marks: Tensor) -> Tensor:
     return table.scatter_(-1, marks, 0.0)
 
 
+def _less(table: Tensor, v: Tensor) -> Tensor:
+    """A table of ours less a number per row, likewise in place."""
+    return table - v if torch.is_grad_enabled() else table.sub_(v)
+
+
 def _weighed(table: Tensor, pi: Tensor) -> Tensor:
     return table.sum(-1) * pi if len(pi) == 1 else table @ pi
 
@@ -121,7 +126,7 @@ class _Sums(Function):
         own = by_marked + torch.where(one, by_both[..., :1] / 2, by_both)  # added up at one state
         sure = _slope_of_the_sure(own, marked, one)
         own = own - torch.where(one, 0.5, 1.0).to(own.dtype) * sure
-        by_p = (top * pi / below if k is None else top * slope) - sure
+        by_p = _less(top * pi / below if k is None else top * slope, sure)
         return _without(by_p, marks).scatter_add_(-1, marks, own), None, by_odds, None, by_k
 
 
