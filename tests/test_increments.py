@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 from torch.distributions import kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import discdiff as dd
 from discdiff import compound, increment_laws, increments
@@ -650,3 +651,33 @@ def test_laws_declared_in_single_precision_have_mass_one(law):
     assert each.error < 1e-13
     assert float(each.weights @ each.nodes.square()) == pytest.approx(1, abs=1e-12)
     assert all(v.dtype == torch.float32 for v in vars(law).values() if torch.is_tensor(v))
+
+
+class Largest(TorchDispatchMode):
+    """The size of the largest tensor that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor):
+            self.numbers = max(self.numbers, found.numel())
+        return found
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+@pytest.mark.parametrize("verb", ["log_prob", "cdf"])
+def test_many_compound_densities_are_those_of_one_at_a_time(verb, noise):
+    """Whatever their rates; and memory for sums over jumps does not grow with their number."""
+    torch.manual_seed(0)
+    count, zero = 5000, number(0.0)
+    rate = number([0.5, 30.0]).repeat(count // 2)
+    jump = pyro.Normal(number(0.3), number(0.7))
+    law = compound.CompoundPoisson(rate, jump, torch.full_like(rate, noise))
+    x = torch.where(torch.rand(count) < 0.1, zero, 4 * torch.randn(count).double())
+    with Largest() as seen:
+        found = getattr(law, verb)(x)
+    assert seen.numbers < 60 * count  # of which all sums have 136 terms
+    for n in range(0, count, 311):
+        one = compound.CompoundPoisson(rate[n], jump, noise)
+        assert float(getattr(one, verb)(x[n])) == pytest.approx(float(found[n]), rel=1e-13)
