@@ -27,6 +27,7 @@ NEWTON = 5
 LEAST, MOST = 32, 1 << 15  # frequencies
 FINE, MANY = 8, 1 << 12  # points of the grid per frequency, where there are not many
 NOTHING = 1e-17
+AROUND = 8  # frequencies at which φ must be nothing: one alone may be a zero
 SAMPLES = 40  # of the decade beyond the last frequency
 CELLS, TAIL = 512, 7.0
 SHARP = 1e-3  # error of a density, relative to its peak, beyond which there is no table
@@ -68,7 +69,8 @@ def frequencies(log_cf: Callable[[Tensor], Tensor], reach: float) -> tuple[int, 
     """
     du, count = math.pi / reach, LEAST
     size = lambda u: log_cf(u).real.exp()
-    while (last := float(size(torch.tensor([count * du]))[0])) > NOTHING and count < MOST:
+    near = torch.linspace(1.0, 1.25, AROUND, dtype=torch.float64)
+    while (last := float(size(count * du * near).max())) > NOTHING and count < MOST:
         count *= 2
     if last <= NOTHING:
         return count, 0.0
