@@ -44,6 +44,8 @@ from .numerics.special import log_poisson_pmf
 from .solve import Unsolved
 from .validation import require
 
+TOGETHER = 512  # entries whose sums over numbers of jumps stay in a cache
+
 
 class CompoundPoisson(_Law):
     r"""The law of :math:`m + s (J_1 + \dots + J_N + \sigma G)`, N ~ Poisson(λ).
@@ -101,14 +103,14 @@ class CompoundPoisson(_Law):
             total(jumps.to(count), count) + self.noise * torch.randn_like(count)
         )
 
-    def _parts(self) -> tuple[Tensor, Tensor, Distribution]:
+    def _parts(self, rate: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Distribution]:
         """log P(N = n) and the law of S given N = n, on a last axis n = 1, 2, …"""
-        most = float(self.rate.max())
+        most = float(rate.max()) if rate.numel() else 0.0
         n = torch.arange(1.0, 41.0 + int(most + 12 * math.sqrt(most)), dtype=torch.float64)
-        log_weights = log_poisson_pmf(n, self.rate.double().unsqueeze(-1))
+        log_weights = log_poisson_pmf(n, rate.unsqueeze(-1))
         mean, deviation = n * self.jump_mean, self.jump_deviation
         if isinstance(self.jumps, Normal):
-            spread = (n * deviation**2 + self.noise.double().unsqueeze(-1) ** 2).sqrt()
+            spread = (n * deviation**2 + noise.unsqueeze(-1) ** 2).sqrt()
             return log_weights, mean, pyro.Normal(torch.zeros(1), spread, validate_args=False)
         law = None if self.smooth else self.jumps.levy(n, deviation)
         if law is None:
@@ -120,30 +122,32 @@ class CompoundPoisson(_Law):
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         s = (x.double() - self.loc) / self.scale
-        if self.smooth and not isinstance(self.jumps, Normal):
-            value = self._in_parts(self._inverted, s)
-        else:
-            log_weights, mean, law = self._parts()
-            each = log_weights + law.log_prob(s.unsqueeze(-1) - mean)
-            value = each.logsumexp(-1)
-            none = -self.rate.double()
-            if self.smooth:
-                calm = pyro.Normal(0.0, self.noise.double(), validate_args=False).log_prob(s)
-                value = torch.logaddexp(value, none + calm)
-            else:  # an atom has no Jacobian
-                value = torch.where(x == self.loc, none + self.scale.double().log(), value)
+        inverted = self.smooth and not isinstance(self.jumps, Normal)
+        value = self._in_parts(self._inverted if inverted else self._mixed, s)
+        if not self.smooth:  # an atom has no Jacobian
+            atom = self.scale.double().log() - self.rate.double()
+            value = torch.where(x == self.loc, atom, value)
         return (value - self.scale.double().log()).to(self.loc.dtype)
+
+    def _mixed(self, s: Tensor, rate: Tensor, noise: Tensor) -> Tensor:
+        """The log-density off the atom, a sum over numbers of jumps."""
+        log_weights, mean, law = self._parts(rate, noise)
+        value = (log_weights + law.log_prob(s.unsqueeze(-1) - mean)).logsumexp(-1)
+        if not self.smooth:
+            return value
+        calm = pyro.Normal(0.0, noise, validate_args=False).log_prob(s)
+        return torch.logaddexp(value, calm - rate)
 
     def cdf(self, value: Tensor) -> Tensor:
         s = (value.double() - self.loc) / self.scale
-        if self.smooth and not isinstance(self.jumps, Normal):
-            return self._in_parts(self._below, s).to(self.loc.dtype)
-        log_weights, mean, law = self._parts()
+        inverted = self.smooth and not isinstance(self.jumps, Normal)
+        return self._in_parts(self._below if inverted else self._mixed_below, s).to(self.loc.dtype)
+
+    def _mixed_below(self, s: Tensor, rate: Tensor, noise: Tensor) -> Tensor:
+        log_weights, mean, law = self._parts(rate, noise)
         below = (log_weights.exp() * law.cdf(s.unsqueeze(-1) - mean)).sum(-1)
-        step = (s >= 0).double()
-        if self.smooth:
-            step = torch.special.ndtr(s / self.noise.double())
-        return (below + (-self.rate.double()).exp() * step).to(self.loc.dtype)
+        step = torch.special.ndtr(s / noise) if self.smooth else (s >= 0).double()
+        return below + (-rate).exp() * step
 
     def _k(self, z: Tensor, rate: Tensor, noise: Tensor) -> Tensor:
         """log E exp(zS), of real or complex z."""
@@ -179,10 +183,10 @@ class CompoundPoisson(_Law):
         return top, on - top.unsqueeze(-1), z
 
     def _in_parts(self, f: Callable[[Tensor, Tensor, Tensor], Tensor], s: Tensor) -> Tensor:
-        """f of s, the rate and the noise, some hundred entries at once."""
+        """f of s, the rate and the noise, so many entries at once as stay in a cache."""
         each = torch.broadcast_tensors(s, self.rate.double(), self.noise.double())
         order = each[0].reshape(-1).argsort()  # neighbours need equally many nodes
-        parts = zip(*(v.reshape(-1)[order].split(256) for v in each), strict=True)
+        parts = zip(*(v.reshape(-1)[order].split(TOGETHER) for v in each), strict=True)
         return torch.cat([f(*part) for part in parts])[order.argsort()].reshape(each[0].shape)
 
     def _inverted(self, s: Tensor, rate: Tensor, noise: Tensor) -> Tensor:

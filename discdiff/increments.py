@@ -74,9 +74,11 @@ from .numerics.transcendental import (
     log_sinhc,
     zeta,
 )
+from .numerics.waves import waves
 from .solve import Unsolved
 from .validation import require
 
+FOLLOWED = 64.0  # frequencies up to which a phase is followed
 REALS = (-math.inf, math.inf)
 NOWHERE = (0.0, 0.0)
 
@@ -1326,34 +1328,44 @@ class Numeric(Increment):
         return _fisher(self.density, self.nodes, self.weights)
 
     def _log_cf(self, u: Tensor) -> Tensor:
-        flat = u.reshape(-1)
+        flat = u.reshape(-1).abs()
         if not flat.numel():
             return _real(u)
-        most = float(flat.abs().max())
-        nodes, weights = self._resolved(most)
-        # the phase, followed in steps in which it turns by less than π
-        count = 2 + int(most / 0.05)
-        grid = torch.linspace(0.0, most, count, dtype=torch.float64)
-        coarse = _transform(grid, nodes, weights)
+        rows = u.abs().reshape(-1, u.shape[-1]) if u.dim() else flat.unsqueeze(0)
+        value = torch.cat([self._transform(row) for row in rows])
+        size, angle = value.abs().log(), value.angle()
+        near = flat <= FOLLOWED
+        angle[near] = self._followed(flat[near], value[near])
+        small = flat < 0.5
+        size[small], angle[small] = self._at_small(flat[small])
+        return torch.complex(size, angle * u.reshape(-1).sign()).reshape(u.shape)
+
+    def _transform(self, u: Tensor) -> Tensor:
+        """φ at frequencies (n,)."""
+        return waves(u, *self._resolved(float(u.max())))
+
+    def _followed(self, u: Tensor, value: Tensor) -> Tensor:
+        """The phase of φ, in steps in which it turns by less than π."""
+        count = 2 + int(float(u.max() if len(u) else 0.0) / 0.05)
+        step = 0.05
+        coarse = self._transform(step * torch.arange(count, dtype=torch.float64))
         phase = torch.cat([torch.zeros(1).double(), (coarse[1:] / coarse[:-1]).angle().cumsum(0)])
-        value = _transform(flat.abs(), nodes, weights)
-        small = flat.abs() < 0.5
-        # less 1 and the mean, which is 0
-        part = torch.where(small, flat.abs(), 0.0)
-        less = torch.complex(*(_apply(f, part, nodes, weights) for f in (_cos_less, _sin_less)))
-        step = grid[1] if most else torch.ones(()).double()
-        near = (flat.abs() / step).round().long().clamp(max=count - 1)
-        angle = phase[near] + (value / coarse[near]).angle()
-        angle = torch.where(small, torch.atan2(less.imag, 1 + less.real), angle)
-        squares = 2 * less.real + less.real**2 + less.imag**2
-        size = torch.where(small, torch.log1p(squares) / 2, value.abs().log())
-        return torch.complex(size, angle * flat.sign()).reshape(u.shape)
+        near = (u / step).round().long()
+        return phase[near] + (value / coarse[near]).angle()
+
+    def _at_small(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The modulus of log φ and the phase, less 1 and the mean, which is 0."""
+        nodes, weights = self._resolved(1.0)
+        turn = u.unsqueeze(-1) * nodes
+        real, imag = _cos_less(turn) @ weights, _sin_less(turn) @ weights
+        size = torch.log1p(2 * real + real**2 + imag**2) / 2
+        return size, torch.atan2(imag, 1 + real)
 
     def _resolved(self, most: float) -> tuple[Tensor, Tensor]:
         """Nodes so dense that waves up to a frequency turn by at most ten between two edges."""
         width = 10 / max(most, 1.0)
         pieces = [
-            torch.linspace(float(a), float(b), 1 + math.ceil(float(b - a) / width)).double()[:-1]
+            _linspace(float(a), float(b), 1 + math.ceil(float(b - a) / width))[:-1]
             if mass > 1e-16 and b - a > width
             else a[None]
             for a, b, mass in zip(self._panels[:-1], self._panels[1:], self._masses, strict=True)
@@ -1402,14 +1414,8 @@ def _widened(value: Any) -> Any:
     return clone
 
 
-def _transform(u: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:
-    return torch.complex(*(_apply(f, u, nodes, weights) for f in (torch.cos, torch.sin)))
-
-
-def _apply(f: Callable[[Tensor], Tensor], u: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:
-    """The sum of weights · f(u · nodes), in pieces that fit into memory."""
-    rows = max(1, 4_000_000 // len(nodes))
-    return torch.cat([f(part.unsqueeze(-1) * nodes) @ weights for part in u.split(rows)])
+def _linspace(start: float, end: float, count: int) -> Tensor:
+    return torch.linspace(start, end, count, dtype=torch.float64)
 
 
 def _cos_less(v: Tensor) -> Tensor:
@@ -1458,11 +1464,11 @@ def _entropy_and_fisher(law: Increment, narrowest: float) -> tuple[float, float]
     step = math.pi / law.reach  # the sum over u repeats f with a period of twice the reach
     u = step * torch.arange(1, 2 + int(9 / (narrowest * step)), dtype=torch.float64)
     count = int(8 * law.reach / narrowest)
-    x = torch.linspace(-law.reach, law.reach, 2 * count + 1, dtype=torch.float64)
-    cf = law.cf(u) * step / math.pi
-    even, odd = cf.real, cf.imag
-    f = _apply(torch.cos, x, u, even) + _apply(torch.sin, x, u, odd) + step / (2 * math.pi)
-    slope = _apply(torch.cos, x, u, u * odd) - _apply(torch.sin, x, u, u * even)
+    x = torch.linspace(0.0, 2 * law.reach, 2 * count + 1, dtype=torch.float64)  # from −reach on
+    signs = 1.0 - 2.0 * (torch.arange(1, len(u) + 1) % 2)  # e^{−i u reach}
+    weights = law.cf(u).conj() * signs * step / math.pi
+    f = waves(x, u, weights).real + step / (2 * math.pi)
+    slope = waves(x, u, 1j * u * weights).real
     seen = f > 1e-13  # f is a sum of numbers of size 1, so below that it is rounding
     f, slope, width = f[seen], slope[seen], law.reach / count
     return -float((f * f.log()).sum()) * width, float((slope**2 / f).sum()) * width

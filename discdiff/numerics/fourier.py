@@ -27,6 +27,8 @@ NEWTON = 5
 LEAST, MOST = 32, 1 << 15  # frequencies
 FINE, MANY = 8, 1 << 12  # points of the grid per frequency, where there are not many
 NOTHING = 1e-17
+AROUND = 8  # frequencies at which φ must be nothing: one alone may be a zero
+SAMPLES = 40  # of the decade beyond the last frequency
 CELLS, TAIL = 512, 7.0
 SHARP = 1e-3  # error of a density, relative to its peak, beyond which there is no table
 SEEN = 1e-11  # densities below are continued by their slope: rounding leaves 1e-15
@@ -60,15 +62,26 @@ class Grid:
 
 
 def frequencies(log_cf: Callable[[Tensor], Tensor], reach: float) -> tuple[int, float]:
-    """How many frequencies a law within ±reach needs, and a bound on what is left out."""
+    """How many frequencies a law within ±reach needs, and a bound on what is left out.
+
+    Beyond ten times the last frequency φ is taken to fall on as a power, the one by which its
+    largest values fell within half a decade.
+    """
     du, count = math.pi / reach, LEAST
-    while count < MOST and float(log_cf(torch.tensor([count * du])).real[0]) > math.log(NOTHING):
+    size = lambda u: log_cf(u).real.exp()
+    near = torch.linspace(1.0, 1.25, AROUND, dtype=torch.float64)
+    while (last := float(size(count * du * near).max())) > NOTHING and count < MOST:
         count *= 2
-    u = count * du * torch.logspace(0, 6, 121, dtype=torch.float64, base=10.0)
-    size = log_cf(u).real.exp()
-    if float(size[0]) <= NOTHING:
+    if last <= NOTHING:
         return count, 0.0
-    return count, float(torch.trapezoid(size, u)) / math.pi
+    u = count * du * torch.logspace(0, 1, SAMPLES, dtype=torch.float64)
+    each = size(u)
+    early, late = each.chunk(2)
+    power = 2 * float((early.max() / late.max()).log10())
+    if power <= 1:
+        return count, math.inf
+    rest = float(late.max() * u[-1]) / (power - 1)
+    return count, (float(torch.trapezoid(each, u)) + rest) / math.pi
 
 
 def tabulate(
