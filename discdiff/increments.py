@@ -34,6 +34,7 @@ from torch.distributions import Gumbel as TorchGumbel
 from . import laws
 from .increment_laws import (
     GammaInnovation,
+    GammaShare,
     GeneralisedNormal,
     GumbelInnovation,
     KolmogorovSquare,
@@ -43,7 +44,6 @@ from .increment_laws import (
     NegativeLogGamma,
     PositiveStable,
     Rademacher,
-    Share,
     ShiftedGamma,
     ShiftedPoisson,
     SpikedLaplace,
@@ -59,7 +59,7 @@ from .increment_laws import (
     log_gamma_rule,
     tensors,
 )
-from .laws import Affine, _Law
+from .laws import _Law
 from .numerics.inverse import increasing_inverse
 from .numerics.quadrature import composite, gauss_legendre, panels
 from .numerics.transcendental import (
@@ -604,11 +604,12 @@ class Gamma(Increment):
         return m / (1 + m / self.root)
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
-        return ShiftedGamma(self.shape, scale / self.root, loc - scale * self.root)
+        return ShiftedGamma(self.shape, scale / self.root, loc - scale * self.root, loc)
 
     def _tilted(self, loc: Tensor, scale: Tensor, eta: Tensor) -> Distribution:
         width = scale / (self.root - eta)
-        return ShiftedGamma(self.shape, width, loc - scale * self.root)
+        mean = loc + width * (self.root * eta)
+        return ShiftedGamma(self.shape, width, loc - scale * self.root, mean)
 
     def _log_mgf(self, z: Tensor) -> Tensor:
         return -self.shape * torch.log(1 - z / self.root) - z * self.root
@@ -619,13 +620,12 @@ class Gamma(Increment):
 
     def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""Of a gamma process the share that has come is :math:`\mathrm{Beta}(k s, k (t - s))`."""
-        units = self.root * total + self.shape * t
-        share = Share(self.shape * s, self.shape * (t - s), validate_args=False)
-        return Affine(share, -self.shape * s / self.root, units / self.root)
+        width = total + self.root * t  # of all that has come
+        return GammaShare(self.shape * s, self.shape * (t - s), width, (s / t).to(total) * total)
 
     def _levy(self, tau: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
         start = loc - scale * self.root * tau
-        return ShiftedGamma(self.shape * tau, scale / self.root, start)
+        return ShiftedGamma(self.shape * tau, scale / self.root, start, loc)
 
 
 @standardises(torch.distributions.Exponential)
@@ -955,6 +955,7 @@ class Poisson(Increment):
 
     def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""Given how many units have come, each has come before s with chance s / t."""
+        s, t = s.to(total), t.to(total)
         count = self.root * total + self.rate * t
         return ThinnedCount(count, s / t, -self.root * s, 1 / self.root)
 

@@ -245,7 +245,7 @@ class Clocked(Summed):
     def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         a_s, a_t = (along((self.log_kept[k] / 2).exp(), x) for k in (s, t))
         zero = torch.zeros_like(s)
-        early, late = (along(self.tau(zero, k), x).expand_as(x) for k in (s, t))
+        early, late = (along(self.tau(zero, k), x, torch.float64).expand_as(x) for k in (s, t))
         law = self.increment.levy_bridge(x / a_t - x_0, early, late)
         if law is None and self.increment.lattice:
             raise Unsolved(
