@@ -1060,6 +1060,17 @@ def _transformed(law: torch.distributions.TransformedDistribution) -> Increment:
     return Numeric(law)
 
 
+@standardises(torch.distributions.GeneralizedPareto)
+def _generalised_pareto(law: torch.distributions.GeneralizedPareto) -> Increment:
+    """Of Pareto's shape, exponential, or a share's, by the sign of its concentration."""
+    xi = torch.as_tensor(law.concentration, dtype=torch.float64)
+    if float(xi) == 0:
+        return increment(torch.distributions.Exponential(torch.ones_like(xi)))
+    if float(xi) < 0:
+        return increment(torch.distributions.Beta(torch.ones_like(xi), -1 / xi))
+    return increment(torch.distributions.Pareto(torch.ones_like(xi), 1 / xi))
+
+
 @standardises(torch.distributions.Cauchy, torch.distributions.HalfCauchy)
 def _cauchy(law: Distribution) -> Increment:
     raise ValueError(_infinite(type(law).__name__))
@@ -1390,17 +1401,19 @@ class Numeric(Increment):
         return Standardised(self, *torch.broadcast_tensors(loc, scale))
 
 
-def _widened(value: Any) -> Any:
+def _widened(value: Any, seen: dict[int, Any] | None = None) -> Any:
     """A law whose numbers are float64: those it was declared by, rounded no further."""
+    seen = {} if seen is None else seen  # a transform and its inverse hold each other
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     if isinstance(value, list | tuple):
-        return type(value)(_widened(v) for v in value)
+        return type(value)(_widened(v, seen) for v in value)
     if not isinstance(value, Distribution | Transform):
         return value
-    clone = copy(value)
-    clone.__dict__ = {name: _widened(part) for name, part in vars(value).items()}
-    return clone
+    if id(value) not in seen:
+        seen[id(value)] = clone = copy(value)
+        clone.__dict__ = {name: _widened(part, seen) for name, part in vars(value).items()}
+    return seen[id(value)]
 
 
 def _transform(u: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:
