@@ -161,8 +161,8 @@ def log1p_less(v: Tensor) -> Tensor:
     r""":math:`\log(1 + v) - v` for v > −1, which is near :math:`-v^2 / 2`, accurate at small v.
 
     Example:
-        >>> log1p_less(torch.tensor([0.0, 1.0]))
-        tensor([ 0.0000, -0.3069])
+        >>> log1p_less(torch.tensor([0.5, 1.0]))
+        tensor([-0.0945, -0.3069])
     """
     small = v.abs() < 0.1
     near = torch.where(small, v, torch.zeros_like(v))
