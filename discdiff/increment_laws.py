@@ -26,7 +26,13 @@ from torch.nn.functional import logsigmoid
 from .laws import _Law, draw_categories
 from .numerics.fourier import quintic
 from .numerics.quadrature import real_line
-from .numerics.special import expm1_ratio, log_binomial_pmf, log_poisson_pmf
+from .numerics.special import (
+    expm1_ratio,
+    log1p_less,
+    log_binomial_pmf,
+    log_poisson_pmf,
+    stirling_rest,
+)
 from .numerics.stable import STEP, log_density_table
 from .numerics.stable import width as stable_width
 from .numerics.transcendental import (
@@ -39,6 +45,8 @@ from .numerics.transcendental import (
     log_sinhc,
 )
 from .validation import require
+
+LARGE = 64.0  # shapes of gamma laws from which their mass is far from the end of their support
 
 
 def alike(*values: Any) -> tuple[Tensor, ...]:
@@ -127,27 +135,41 @@ class Share(pyro.Beta):
 class ShiftedGamma(_Drawn):
     r"""The law of :math:`m + \theta g` with :math:`g \sim \Gamma(k, 1)`.
 
+    At large k the end of the support is so far from where the mass is that the difference has few
+    digits: there draws and densities go by the distance to the mean, in float64.
+
     Arguments:
         concentration: k.
         scale: θ > 0.
         start: m, the left end of the support.
+        mean: :math:`m + \theta k`, where it is known better than as this sum.
     """
 
-    def __init__(self, concentration: Any, scale: Any, start: Any) -> None:
+    def __init__(self, concentration: Any, scale: Any, start: Any, mean: Any = None) -> None:
         self.concentration, self.scale, self.start = tensors(concentration, scale, start)
+        summed = self.start + self.scale * self.concentration
+        self._mean: Tensor = summed if mean is None else torch.as_tensor(mean).to(summed)
         super().__init__(self.start.shape)
 
     @property
     def mean(self) -> Tensor:
-        return self.start + self.scale * self.concentration
+        return self._mean.expand(self.start.shape)
 
     @property
     def variance(self) -> Tensor:
         return self.scale**2 * self.concentration
 
     def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
-        k = self.concentration.expand(Size(sample_shape) + self.batch_shape)
-        return torch.addcmul(self.start, self.scale, gamma_draws(k))
+        k = self.concentration.expand(Size(sample_shape) + self.batch_shape).double()
+        g = gamma_draws(k)
+        far = torch.addcmul(self.start, self.scale, g.to(self.start))
+        near = torch.addcmul(self._mean, self.scale, (g - k).to(self.start))
+        return torch.where(k > LARGE, near, far)
+
+    def _from_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""k and :math:`g / k - 1`, float64."""
+        k = self.concentration.double()
+        return k, (x.double() - self._mean.double()) / (self.scale.double() * k)
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         k, g = self.concentration, (x - self.start) / self.scale
@@ -156,14 +178,85 @@ class ShiftedGamma(_Drawn):
         inside = g > -least
         safe = torch.where(inside, torch.maximum(g, least), torch.ones_like(g))
         value = (k - 1) * safe.log() - safe - torch.lgamma(k) - self.scale.log()
-        return torch.where(inside, value, torch.full_like(value, -torch.inf))
+        value = torch.where(inside, value, torch.full_like(value, -torch.inf))
+        return torch.where(k > LARGE, self._log_prob_near(x).to(value), value)
+
+    def _log_prob_near(self, x: Tensor) -> Tensor:
+        """The log-density where k is large: what cancels is left out."""
+        k, z = self._from_mean(x)
+        large, inside = k.clamp(min=LARGE), z > -1
+        safe = torch.where(inside, z, 0.0)
+        value = (large - 1) * log1p_less(safe) - safe - stirling_rest(large)
+        value = value - (2 * math.pi * large).log() / 2 - self.scale.double().log()
+        return torch.where(inside, value, -torch.inf)
 
     def cdf(self, value: Tensor) -> Tensor:
-        g = ((value - self.start) / self.scale).clamp(min=0)  # no mass lies to the left
-        return torch.special.gammainc(*torch.broadcast_tensors(self.concentration, g))
+        k, z = self._from_mean(value)
+        g = (value.double() - self.start.double()) / self.scale.double()
+        g = torch.where(k > LARGE, k * (1 + z), g).clamp(min=0)  # no mass lies to the left
+        below = torch.special.gammainc(*torch.broadcast_tensors(k, g))
+        return below.to(self.start.dtype)
 
     def entropy(self) -> Tensor:
         return TorchGamma(self.concentration, 1 / self.scale, validate_args=False).entropy()
+
+
+class GammaShare(_Drawn):
+    r"""The law of :math:`m + w (B - \mathbb{E} B)` with :math:`B \sim \mathrm{Beta}(a, b)`.
+
+    Of a gamma process given its total it is the law at a time between. Draws and densities are
+    found in float64 around the mean, where large a and b leave the mass:
+
+    .. math::
+        \log f = a\, \ell(d / p) + b\, \ell(-d / q) - \log v (1 - v)
+            + \tfrac12 \log \frac{a b}{2 \pi (a + b)} - \delta(a) - \delta(b) + \delta(a + b)
+            - \log w,
+
+    where :math:`v = p + d`, :math:`p = a / (a + b) = 1 - q`, :math:`\ell(z) = \log(1 + z) - z` and
+    δ is what is left of Stirling's formula.
+
+    Arguments:
+        a, b: Positive, float64.
+        width: w, not 0, float64.
+        mean: m; the law's draws and densities are of its dtype.
+    """
+
+    def __init__(self, a: Tensor, b: Tensor, width: Tensor, mean: Tensor) -> None:
+        self.a, self.b, self.width, self._mean = torch.broadcast_tensors(a, b, width, mean)
+        super().__init__(self._mean.shape)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    @property
+    def variance(self) -> Tensor:
+        total = self.a + self.b
+        variance = self.width**2 * (self.a / total) * (self.b / total) / (total + 1)
+        return variance.to(self._mean.dtype)
+
+    def rsample(self, sample_shape: Any = Size(), *args: Any, **kwargs: Any) -> Tensor:
+        shape = Size(sample_shape) + self.batch_shape
+        a, b = self.a.expand(shape), self.b.expand(shape)
+        early, late, total = gamma_draws(a), gamma_draws(b), a + b
+        large = ((early - a) * (b / total) - (late - b) * (a / total)) / (early + late)
+        small = Share(a, b, validate_args=False).rsample() - a / total
+        d = torch.where((a > LARGE) & (b > LARGE), large, small)
+        return (self._mean.double() + self.width * d).to(self._mean.dtype)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        a, b, width = self.a, self.b, self.width
+        d, p, q = (x.double() - self._mean.double()) / width, a / (a + b), b / (a + b)
+        small = Share(a, b, validate_args=False).log_prob(p + d)
+        many, few = a.clamp(min=LARGE), b.clamp(min=LARGE)
+        inside = (d > -p) & (d < q)
+        d = torch.where(inside, d, 0.0)
+        value = many * log1p_less(d / p) + few * log1p_less(-d / q) - ((p + d) * (q - d)).log()
+        rest = stirling_rest(many + few) - stirling_rest(many) - stirling_rest(few)
+        value = value + rest + (many * few / (2 * math.pi * (many + few))).log() / 2
+        value = torch.where(inside, value, -torch.inf)
+        value = torch.where((a > LARGE) & (b > LARGE), value, small) - width.abs().log()
+        return value.to(self._mean.dtype)
 
 
 class TruncatedExponential(_Drawn):
@@ -498,7 +591,10 @@ class VarianceGamma(_Drawn):
         return torch.addcmul(self.loc, self.scale, deviation * torch.randn_like(deviation))
 
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        r"""The log-density, +∞ at the centre if :math:`\tau \le 1/2`."""
+        r"""The log-density, +∞ at the centre if :math:`\tau \le 1/2`; found in float64."""
+        if x.dtype != torch.float64:  # what cancels is of the size of τ log τ
+            wide = VarianceGamma(self.loc.double(), self.scale.double(), self.time.double())
+            return wide.log_prob(x.double()).to(self.loc.dtype)
         a, b = self.time - 0.5, self.scale / math.sqrt(2)
         if self._whole():
             z = (x - self.loc).abs() / b

@@ -34,6 +34,7 @@ from torch.distributions import Gumbel as TorchGumbel
 from . import laws
 from .increment_laws import (
     GammaInnovation,
+    GammaShare,
     GeneralisedNormal,
     GumbelInnovation,
     KolmogorovSquare,
@@ -43,7 +44,6 @@ from .increment_laws import (
     NegativeLogGamma,
     PositiveStable,
     Rademacher,
-    Share,
     ShiftedGamma,
     ShiftedPoisson,
     SpikedLaplace,
@@ -59,7 +59,7 @@ from .increment_laws import (
     log_gamma_rule,
     tensors,
 )
-from .laws import Affine, _Law
+from .laws import _Law
 from .numerics.inverse import increasing_inverse
 from .numerics.quadrature import composite, gauss_legendre, panels
 from .numerics.transcendental import (
@@ -606,11 +606,12 @@ class Gamma(Increment):
         return m / (1 + m / self.root)
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
-        return ShiftedGamma(self.shape, scale / self.root, loc - scale * self.root)
+        return ShiftedGamma(self.shape, scale / self.root, loc - scale * self.root, loc)
 
     def _tilted(self, loc: Tensor, scale: Tensor, eta: Tensor) -> Distribution:
         width = scale / (self.root - eta)
-        return ShiftedGamma(self.shape, width, loc - scale * self.root)
+        mean = loc + width * (self.root * eta)
+        return ShiftedGamma(self.shape, width, loc - scale * self.root, mean)
 
     def _log_mgf(self, z: Tensor) -> Tensor:
         return -self.shape * torch.log(1 - z / self.root) - z * self.root
@@ -621,13 +622,12 @@ class Gamma(Increment):
 
     def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""Of a gamma process the share that has come is :math:`\mathrm{Beta}(k s, k (t - s))`."""
-        units = self.root * total + self.shape * t
-        share = Share(self.shape * s, self.shape * (t - s), validate_args=False)
-        return Affine(share, -self.shape * s / self.root, units / self.root)
+        width = total + self.root * t  # of all that has come
+        return GammaShare(self.shape * s, self.shape * (t - s), width, (s / t).to(total) * total)
 
     def _levy(self, tau: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
         start = loc - scale * self.root * tau
-        return ShiftedGamma(self.shape * tau, scale / self.root, start)
+        return ShiftedGamma(self.shape * tau, scale / self.root, start, loc)
 
 
 @standardises(torch.distributions.Exponential)
@@ -957,6 +957,7 @@ class Poisson(Increment):
 
     def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""Given how many units have come, each has come before s with chance s / t."""
+        s, t = s.to(total), t.to(total)
         count = self.root * total + self.rate * t
         return ThinnedCount(count, s / t, -self.root * s, 1 / self.root)
 
@@ -1059,6 +1060,17 @@ def _transformed(law: torch.distributions.TransformedDistribution) -> Increment:
         if parts == [torch.distributions.SigmoidTransform().inv]:
             return Logistic()
     return Numeric(law)
+
+
+@standardises(torch.distributions.GeneralizedPareto)
+def _generalised_pareto(law: torch.distributions.GeneralizedPareto) -> Increment:
+    """Of Pareto's shape, exponential, or a share's, by the sign of its concentration."""
+    xi = torch.as_tensor(law.concentration, dtype=torch.float64)
+    if float(xi) == 0:
+        return increment(torch.distributions.Exponential(torch.ones_like(xi)))
+    if float(xi) < 0:
+        return increment(torch.distributions.Beta(torch.ones_like(xi), -1 / xi))
+    return increment(torch.distributions.Pareto(torch.ones_like(xi), 1 / xi))
 
 
 @standardises(torch.distributions.Cauchy, torch.distributions.HalfCauchy)
@@ -1401,17 +1413,19 @@ class Numeric(Increment):
         return Standardised(self, *torch.broadcast_tensors(loc, scale))
 
 
-def _widened(value: Any) -> Any:
+def _widened(value: Any, seen: dict[int, Any] | None = None) -> Any:
     """A law whose numbers are float64: those it was declared by, rounded no further."""
+    seen = {} if seen is None else seen  # a transform and its inverse hold each other
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     if isinstance(value, list | tuple):
-        return type(value)(_widened(v) for v in value)
+        return type(value)(_widened(v, seen) for v in value)
     if not isinstance(value, Distribution | Transform):
         return value
-    clone = copy(value)
-    clone.__dict__ = {name: _widened(part) for name, part in vars(value).items()}
-    return clone
+    if id(value) not in seen:
+        seen[id(value)] = clone = copy(value)
+        clone.__dict__ = {name: _widened(part, seen) for name, part in vars(value).items()}
+    return seen[id(value)]
 
 
 def _linspace(start: float, end: float, count: int) -> Tensor:

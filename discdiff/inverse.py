@@ -32,11 +32,12 @@ from torch import Tensor
 
 from .engines.counts import PureDeath
 from .engines.gaussian import Gaussian, Moments
+from .engines.normal_walk import NormalWalk
 from .estimates import LeaveOneOut, Mean, Posterior
 from .guidance import Guided
 from .heads import Head, require_head
 from .params import as_numbers
-from .process import Leaf, Process
+from .process import Chain, Leaf, Process
 from .solve import Unsolved
 from .validation import require, values_are_checked
 
@@ -158,7 +159,8 @@ class Observed(Guided):
 
     Arguments:
         head: The head.
-        process: The process: one scalar or diagonal linear diffusion, on a clock or not.
+        process: The process: one scalar or diagonal linear diffusion, on a clock or not, or that
+            of a walk of normal increments.
         matrix: A, on flattened data, of shape (m, n).
         values: y, of shape (m,) or (B, m).
         std: :math:`\sigma > 0`, a number or of shape (m,).
@@ -209,13 +211,16 @@ def _linear(process: Process, t: Tensor) -> Leaf:
     Raises:
         Unsolved: If it is another process.
     """
+    if isinstance(process, Chain):
+        raise Unsolved("Observed asks the process that a chain is taken from: chain.process")
     process.require_own_coordinates("Observed")
     leaves = list(process.leaves(t))
     alone = len(leaves) == 1 and not leaves[0].path and not leaves[0].moving
-    if not (alone and isinstance(leaves[0].core.engine, Gaussian)):
+    if not (alone and isinstance(leaves[0].core.engine, Gaussian | NormalWalk)):
         raise Unsolved(
-            f"Observed is known for one scalar or diagonal linear diffusion, not for {process!r}; "
-            "on categories and counts guide by guidance.Classifier and inverse.Likelihood"
+            "Observed is known for one scalar or diagonal linear diffusion and for normal walks, "
+            f"not for {process!r}; on categories and counts guide by guidance.Classifier and "
+            "inverse.Likelihood"
         )
     return leaves[0]
 

@@ -23,6 +23,7 @@ FLOORS = (
         "clock",
         "compound",
         "elliptical",
+        "finite_increment",
         "increment_laws",
         "increments",
         "laws",

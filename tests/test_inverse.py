@@ -82,6 +82,40 @@ def test_normal_data_are_guided_exactly_on_a_diagonal(t):
     assert gap(process, inverse.Observed(normal_head(process), process, A, Y, STD), t) < 1e-10
 
 
+@pytest.mark.parametrize("t", [0.2, 0.6, 1.0])
+@pytest.mark.parametrize("kind", [heads.Score, heads.Mean, heads.Epsilon, heads.Velocity])
+def test_normal_walks_are_guided_exactly(kind, t):
+    """DDPM as it was published, declared by its βs."""
+    process = dd.Walk(torch.distributions.Normal(0.0, 1.0), [0.1, 0.3, 0.01, 0.5, 0.2]).process
+    for spread in (inverse.Tweedie(), inverse.Covariance(COVARIANCE)):
+        head = normal_head(process, kind)
+        observed = inverse.Observed(head, process, A, Y, STD, spread)
+        assert gap(process, observed, t) < 1e-10, spread
+
+
+def test_a_walk_draws_from_the_closed_posterior():
+    """500 steps back of a DDPM: mean and covariance within four deviations of 20 000 draws."""
+    torch.manual_seed(0)
+    chain = dd.Walk(torch.distributions.Normal(0.0, 1.0), dd.log_snr_betas(500, 1e-5, 0.99999))
+    spread = inverse.Covariance(COVARIANCE)
+    head = inverse.Observed(normal_head(chain.process), chain.process, A, Y, STD, spread)
+    x = dd.sample(chain, head, (20_000, 3))
+    mean, covariance = posterior()
+    deviation = covariance.diagonal().sqrt()
+    assert bool(((x.mean(0) - mean).abs() < 4 * deviation / 20_000**0.5 + 0.01 * deviation).all())
+    wide = deviation.unsqueeze(0) * deviation.unsqueeze(1)
+    assert (
+        float(((torch.cov(x.T) - covariance) / wide).abs().max()) < 4 * (2 / 20_000) ** 0.5 + 0.02
+    )
+
+
+def test_other_walks_and_chains_are_refused():
+    walk = dd.Walk(torch.distributions.Laplace(0.0, 1.0), [0.1, 0.3])
+    for process, match in ((walk.process, "normal walks"), (walk, "chain.process")):
+        with pytest.raises(dd.Unsolved, match=match):
+            inverse.Observed(heads.Score(lambda x, t: -x), process, A, Y, STD)
+
+
 class Unscaled(inverse.Tweedie):
     """A planted error: the derivative itself in place of the covariance."""
 

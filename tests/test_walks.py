@@ -557,3 +557,15 @@ def test_a_draw_costs_the_same_at_any_index(closure):
             walk.marginal(x, k).sample()
         costs.add((count.calls, count.numbers))
     assert len(costs) == 1
+
+
+def test_what_walks_lack_is_said():
+    back = dd.ReverseWalk(torch.distributions.Laplace(0.0, 1.0), [0.1, 0.2])
+    x = torch.zeros(2, 1)
+    with pytest.raises(dd.Unsolved, match="no Markov chain.*marginal and bridge"):
+        back.transition(x, 0, 1)
+    with pytest.raises(dd.Unsolved, match="ends after its 2 steps"):
+        back.limit((2, 1))
+    head = dd.heads.Score(lambda x, t: -x)
+    with pytest.raises(dd.Unsolved, match="Laplace noise Score.*steppers.Shift or Tilt"):
+        dd.sample(back, head, (2, 1))

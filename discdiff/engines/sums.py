@@ -245,7 +245,7 @@ class Clocked(Summed):
     def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         a_s, a_t = (along((self.log_kept[k] / 2).exp(), x) for k in (s, t))
         zero = torch.zeros_like(s)
-        early, late = (along(self.tau(zero, k), x).expand_as(x) for k in (s, t))
+        early, late = (along(self.tau(zero, k), x, torch.float64).expand_as(x) for k in (s, t))
         law = self.increment.levy_bridge(x / a_t - x_0, early, late)
         if law is None and self.increment.lattice:
             raise Unsolved(
@@ -314,7 +314,10 @@ class BackwardSteps(Summed):
         return self.summed(loc, scale, s, t, t - s <= 1)
 
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
-        raise self.unsolved("transition")
+        raise Unsolved(
+            "a walk that is declared by its steps back has no transition law: forward it is no "
+            "Markov chain. Take marginal and bridge, which are exact, or a Walk of the same law"
+        )
 
     def linear(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         a_s, a_t = (along((self.log_kept[k] / 2).exp(), x) for k in (s, t))

@@ -101,6 +101,12 @@ class WalkEngine(Engine):
         r"""The scale of the noise at step k, against x."""
         return along((-torch.expm1(self.left(k))).sqrt(), x)
 
+    def limit(self, shape: tuple[int, ...]) -> Distribution:
+        raise Unsolved(
+            f"a walk ends after its {self.count} steps and has no limit: prior(shape) is where "
+            "sampling starts"
+        )
+
     # -- estimates -----------------------------------------------------------------------------
 
     def mean(self, estimate: Any, x: Tensor, k: Tensor) -> Tensor:
@@ -114,7 +120,11 @@ class WalkEngine(Engine):
             return (x - d * estimate.value) / a
         if isinstance(estimate, Velocity):
             return (a * x - d * estimate.value) / (a**2 + d**2)
-        raise self.unsolved(f"the mean of the data from {type(estimate).__name__}")
+        raise Unsolved(
+            f"of {self.increment.name} noise {type(estimate).__name__} does not say the mean of "
+            "the data. Take Mean, Epsilon, Velocity or Exact; a Score goes by steppers.Shift or "
+            "Tilt, in single steps of finite variance"
+        )
 
     def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
         k = self.index(t)

@@ -157,6 +157,37 @@ def _times_own_log(r: Tensor) -> Tensor:
     return some * some.log()
 
 
+def log1p_less(v: Tensor) -> Tensor:
+    r""":math:`\log(1 + v) - v` for v > −1, which is near :math:`-v^2 / 2`, accurate at small v.
+
+    Example:
+        >>> log1p_less(torch.tensor([0.5, 1.0]))
+        tensor([-0.0945, -0.3069])
+    """
+    small = v.abs() < 0.1
+    near = torch.where(small, v, torch.zeros_like(v))
+    series = torch.zeros_like(v)
+    for n in range(18, 1, -1):
+        series = near * (series + (-1) ** (n + 1) / n)
+    far = torch.where(small, torch.zeros_like(v), v)
+    return torch.where(small, near * series, torch.log1p(far) - far)
+
+
+def stirling_rest(k: Tensor) -> Tensor:
+    r""":math:`\log \Gamma(k) - (k - \tfrac12) \log k + k - \tfrac12 \log 2\pi`, for k ≥ 20.
+
+    To 1e-17: it is what is left when the large parts of :math:`\log \Gamma` cancel.
+
+    Example:
+        >>> stirling_rest(torch.tensor(20.0))  # nearly 1/240
+        tensor(0.0042)
+    """
+    inverse, total = 1 / k, torch.zeros_like(k)
+    for coefficient in (1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12):
+        total = total * inverse**2 + coefficient
+    return total * inverse
+
+
 def log_binomial(n: Tensor, k: Tensor) -> Tensor:
     r""":math:`\log \binom{n}{k}`, −∞ unless 0 ≤ k ≤ n.
 
