@@ -38,7 +38,7 @@ from .process import Chain, Leaf, Process, Product, batch_size, map_state
 from .report import Row, measured
 from .sites import Entries, Site, apart, chi_square, few, returned, site
 from .solve import Unsolved
-from .steps import has_density
+from .steps import has_density, require_resolved
 from .times import times
 from .walk_laws import stable_rows, walk_rows
 from .walks import StableIncrements, Steps
@@ -167,6 +167,7 @@ def _indices(chain: Chain, x: State) -> float:
         s, t = (chain.time(torch.full((batch,), k)) for k in (i, j))
         if i == 0 and dense:
             raise Unsolved("a single step leads from data, which have no density")
+        require_resolved(process, s, t, x)
         x_s = laws.draw(chain.marginal(x, i))
         x_t = laws.draw(chain.transition(x_s, i, j))
         chain.check_state(x_s, "x_s")
@@ -186,6 +187,7 @@ def _indices(chain: Chain, x: State) -> float:
 def _reversal(chain: Chain, data: State) -> tuple[float, str]:
     """Forward, then back through all indices with the exact head: the data law returns."""
     process, count = chain.process, batch_size(data)
+    require_resolved(process, *(chain.time(torch.tensor([k])) for k in (0, 1)), data)
     exact, copies = Exact(chain, data), RETURNS // count
     size = copies * count
     many = map_state(lambda v: v.repeat((copies,) + (1,) * (v.dim() - 1)), data)
@@ -300,8 +302,7 @@ def _prior_kl(chain: Chain, data: State) -> float:
 def _loss(chain: Chain, data: State) -> float:
     """Terms at random indices, times their number, have the mean of the bound's sum.
 
-    Draws that rounding puts on the edge of a support, as of gamma noise of small shape, are few
-    and left out.
+    Draws that rounding puts on the edge of a support, as of gamma noise, are few and left out.
     """
     exact, copies = Exact(chain, data), max(1, DRAWS // batch_size(data))
     x_0 = map_state(lambda v: v.repeat((copies,) + (1,) * (v.dim() - 1)), data)

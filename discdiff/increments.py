@@ -264,6 +264,13 @@ class Increment(ABC):
         r"""The law of :math:`L_s` given :math:`L_t`, s < t; None where it has no closed form."""
         return None
 
+    def crowding(self, tau: float) -> float:
+        r"""The e for which :math:`L_\tau` is within r of some point with a chance like :math:`r^e`.
+
+        Where e < 1 the density is infinite there. ∞ where it is not known to be.
+        """
+        return math.inf
+
     @property
     def mixing(self) -> Distribution | None:
         r"""The law of A with :math:`\xi = \sqrt{A} G`, G standard normal; None if not known."""
@@ -402,6 +409,9 @@ class Laplace(Increment):
 
     def _natural(self, m: Tensor) -> Tensor:
         return 2 * m / (1 + (1 + 2 * m**2).sqrt())
+
+    def crowding(self, tau: float) -> float:
+        return 2 * tau
 
     def _law(self, loc: Tensor, scale: Tensor) -> Distribution:
         return pyro.Laplace(loc, scale / math.sqrt(2), validate_args=False)
@@ -619,6 +629,9 @@ class Gamma(Increment):
     def _innovation(self, rho: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
         start = loc - scale * self.root * (1 - rho)
         return GammaInnovation(self.shape, scale / self.root, rho, start)
+
+    def crowding(self, tau: float) -> float:
+        return self.shape * tau
 
     def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution:
         r"""Of a gamma process the share that has come is :math:`\mathrm{Beta}(k s, k (t - s))`."""

@@ -136,6 +136,9 @@ class Engine:
         r"""A step to s with :math:`\eta` times the bridge's noise and the same marginals."""
         raise self.unsolved("step with less noise than the bridge")
 
+    def require_resolved(self, s: Tensor, t: Tensor, dtype: torch.dtype) -> None:
+        """Raises `Unsolved` where noise from s to t is lost as states are rounded to a dtype."""
+
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         r"""The law of :math:`X_t` as :math:`t \to \infty`."""
         raise self.unsolved("limit")

@@ -90,6 +90,7 @@ class Steps:
         self, estimate: Estimate, x: State, t: Tensor, s: Tensor, x_s: State | None = None
     ) -> Tensor:
         """The divergence of the step from t to s, one draw where it has no closed form, (B,)."""
+        require_resolved(self.process, s, t, x)
         model = self.model(estimate, x, t, s)
         exact = self.process._bridge(self.process.as_estimate(self.x_0), x, s, t)
         if x_s is not None:
@@ -157,6 +158,12 @@ def divergence(process: Process, p: Distribution, q: Distribution) -> Tensor:
     except NotImplementedError:
         x = laws.draw(p)
         return with_draw(process, p, x, p.log_prob(x) - q.log_prob(x))
+
+
+def require_resolved(process: Process, s: Tensor, t: Tensor, x: State) -> None:
+    """Raises `Unsolved` where states like x are rounded by more than the noise from s to t."""
+    for early, late in zip(process.leaves(s), process.leaves(t), strict=True):
+        late.core.engine.require_resolved(early.time, late.time, dtype_of(late.get(x)))
 
 
 def has_density(process: Process) -> bool:

@@ -25,9 +25,9 @@ from torch.distributions import Distribution
 from .process import Chain
 from .report import Row, index_pairs, measured
 from .solve import Unsolved
+from .steps import require_resolved
 from .walks import Contracting, FixedReversal, StableIncrements, Steps
 
-SINGLE = 1e-6  # laws are often declared in float32
 ROUGH = 2e-3
 STEEP, SINGULAR = 0.02, 20.0  # mass at one point, density of a bridge
 SINGLE = 1e-6  # parameters may be single precision
@@ -223,6 +223,8 @@ def _bridge(chain: Chain, steps: Steps, s: int, t: int) -> float:
         raise Unsolved("a law of atoms alone has no density")
     x_0, x_t = 0.2, 0.6
     y = torch.linspace(-6, 6, GRID, dtype=torch.float64).unsqueeze(1)
+    early, late = (chain.time(torch.tensor([k])) for k in (s, t))
+    require_resolved(chain.process, early, late, y)
     start, end = torch.full_like(y, x_0), torch.full_like(y, x_t)
     p = chain.bridge(start, end, s, t).log_prob(y).exp()
     step = float(y[1] - y[0])
@@ -232,8 +234,9 @@ def _bridge(chain: Chain, steps: Steps, s: int, t: int) -> float:
     joint = joint.exp() / chain.marginal(start[:1], t).log_prob(end[:1]).exp()
     tame = (p < SINGULAR) & (joint < SINGULAR)
     gap = float(torch.where(tame, p - joint, 0.0).abs().sum()) * step / 2
-    if not bool(tame.all()):
-        return gap
+    (leaf,) = chain.process.leaves(late)
+    if not bool(tame.all()) or leaf.core.engine.crowding(early, late) < 1:
+        return gap  # a grid does not integrate what is infinite somewhere
     law: Any = chain.bridge(start[:1], end[:1], s, t)
     still = getattr(getattr(law, "base_dist", law), "still", None)
     atom = 0.0 if still is None else float(still())

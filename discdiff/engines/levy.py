@@ -83,6 +83,11 @@ class LevyNoise(WalkEngine):
         rate = power * self.a
         return self.speed * torch.expm1(rate * torch.where(s == t, 0.0, t - s)) / rate
 
+    def crowding(self, s: Tensor, t: Tensor) -> float:
+        if self.a != 0 or isinstance(self.increment, Compound):
+            return math.inf
+        return self.increment.crowding(self.speed * float((t - s).detach().min()))
+
     def deviation(self, s: Tensor, t: Tensor) -> Tensor:
         """The standard deviation of the noise from s to t, (B,)."""
         return self.term.deviation * self.elapsed(2.0, s, t).sqrt()

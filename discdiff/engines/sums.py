@@ -177,6 +177,9 @@ class ForwardSteps(Summed):
     def single(self, k: Tensor) -> bool:
         return bool((k == 1).all())
 
+    def crowding(self, s: Tensor, t: Tensor) -> float:
+        return self.increment.crowding(1.0)
+
     def reflected(self, mean: Tensor, ratio: Tensor, s: Tensor, t: Tensor) -> Distribution:
         if not bool((t - s == 1).all()):
             return super().reflected(mean, ratio, s, t)
@@ -229,6 +232,10 @@ class Clocked(Summed):
 
     def coefficients(self, s: int, t: int) -> Tensor:
         raise self.unsolved("a sum of increments of one shape")
+
+    def crowding(self, s: Tensor, t: Tensor) -> float:
+        k = torch.arange(self.count, device=self.log_kept.device)
+        return self.increment.crowding(float(self.tau(k, k + 1).detach().min()))
 
     def tau(self, s: Tensor, t: Tensor) -> Tensor:
         r""":math:`1 / \bar\alpha_t - 1 / \bar\alpha_s`."""

@@ -32,6 +32,7 @@ POINTS, ZOOMS = 513, 2  # of the grid of a bridge, and how often it is narrowed
 MANY = 1 << 20  # numbers at once
 EDGE = 1e-6  # how near a tilted law's mean may come to the end of its support
 KNEE = 0.75  # of the way there, from where guesses of it are bent
+LOST = 1e-3  # of the noise of a step, by rounding, where densities of drawn states still count
 NEAR = 1e-6  # a time is the number of a step up to what a division by T loses
 
 
@@ -73,6 +74,21 @@ class WalkEngine(Engine):
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Law:
         """The law of loc + noise from step s to t, entry by entry."""
         raise self.unsolved("transition")
+
+    def crowding(self, s: Tensor, t: Tensor) -> float:
+        """How the noise crowds at a point, as of `Increment.crowding`, from s to t or in a step."""
+        return math.inf
+
+    def require_resolved(self, s: Tensor, t: Tensor, dtype: torch.dtype) -> None:
+        e = self.crowding(s, t)
+        lost = torch.finfo(dtype).eps ** e
+        if lost > LOST:
+            raise Unsolved(
+                f"{lost:.1%} of the noise of a step is lost as states of size 1 are rounded to "
+                f"{dtype}: {self.increment.name} noise is within r of one point with a chance "
+                f"like r^{e:.2g}, so densities at states that were drawn mean nothing. Take "
+                "larger steps, or float64"
+            )
 
     def still(self, x: Tensor, s: Tensor, t: Tensor) -> Still | None:
         """The atom of the noise from s to t, against x; None if it has none."""
