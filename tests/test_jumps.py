@@ -350,6 +350,18 @@ def test_cached_steps_ask_only_after_a_change_and_draw_the_same():
     assert torch.equal(runs["Ancestral"], runs["Cached"])
 
 
+@pytest.mark.parametrize("wrap", [lambda v: v, steppers.Cached])
+def test_corrected_first_hitting_leaves_no_mask(wrap):
+    """It goes on step by step where others are between: the law is that of the data."""
+    torch.manual_seed(0)
+    process, atoms = masked(3), torch.cartesian_prod(*[torch.arange(2)] * 2)
+    weights = torch.tensor([0.4, 0.1, 0.2, 0.3])
+    stepper = steppers.Corrector(wrap(steppers.FirstHitting()))
+    x = dd.sample(process, Exact(process, atoms, weights), (4000, 2), steps=30, stepper=stepper)
+    seen = (x.unsqueeze(1) == atoms).all(-1).double().mean(0)
+    torch.testing.assert_close(seen, weights, rtol=0, atol=0.03)
+
+
 EVERY = (
     steppers.Euler(),
     steppers.TauLeaping(),
