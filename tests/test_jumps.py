@@ -387,6 +387,63 @@ def test_infilling_keeps_what_is_known(stepper):
     assert bool((x[:, :2] == values[:2]).all()) and bool((x < K).all())
 
 
+TOKENS = torch.tensor([[-1.0, 0.7, 0.3], [0.1, -0.5, 0.4], [0.6, 0.2, -0.8]])
+HIDING = {  # the mask is the last state, at Λ = ∞ where runs start
+    "mask": lambda: dd.Replace(dd.one_hot(3, 4)),
+    "mask each": lambda: dd.Masking([1.0, 2.0, 0.5]),
+    "kill": lambda: dd.Killing(dd.RateMatrix(TOKENS)),
+    "kill replaced": lambda: dd.Killing(dd.Replace([1 / 3] * 3), 2.0),
+}
+
+
+def infilled(name, clamped, stepper, draws=6000):
+    """Draws of two free sites beside a known one, as a table, and their law given that one."""
+    torch.manual_seed(0)
+    process = HIDING[name]().on(dd.clock.LogLinear())
+    data = torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(2)).double() ** 2
+    atoms = torch.cartesian_prod(*[torch.arange(3)] * 3)
+    known = torch.tensor([0, 2, 0]), torch.tensor([False, True, False])
+    weights, given = (data / data.sum()).flatten(), data[:, 2] / data[:, 2].sum()
+    options = {} if clamped else {"known": known}
+    if clamped:
+        process, kept = process.given(known), atoms[:, 1] == 2
+        atoms, weights = atoms[kept], given.flatten()
+    head = Exact(process, atoms, weights)
+    x = dd.sample(process, head, (draws, 3), steps=8, stepper=stepper, **options)
+    assert bool((x[:, 1] == 2).all()) and bool((x < 3).all())
+    return torch.bincount(x[:, 0] * 3 + x[:, 2], minlength=9).view(3, 3) / draws, given
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_clamped_sites_leave_the_others_their_law_from_infinity(name):
+    """Given what is clamped, the draws of the exact head are exact for any steps."""
+    seen, goal = infilled(name, True, steppers.Ancestral())
+    assert total_variation(seen, goal) < 0.025
+
+
+@pytest.mark.parametrize("name", ["mask", "mask each"])
+def test_what_is_known_of_masked_sites_is_shown_at_once(name):
+    seen, goal = infilled(name, False, steppers.Ancestral())
+    assert total_variation(seen, goal) < 0.025
+
+
+def test_what_is_known_elsewhere_is_drawn_anew_and_approximate():
+    seen, goal = infilled("kill", False, steppers.Ancestral())
+    assert total_variation(seen, goal) > 0.04
+
+
+@pytest.mark.parametrize("name", ["mask each", "kill", "kill replaced"])
+def test_a_token_that_is_held_at_infinity_is_bridged_as_from_earlier(name):
+    """The limit: bridges and posteriors of a token at an own time of 80."""
+    process, x = HIDING[name](), torch.arange(4)
+    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
+    says = dd.estimates.Posterior(logits.double(), absent=(3,))
+    s, late = torch.full((4,), 0.7), torch.full((4,), 80.0)
+    laws = [process.engine.bridge(says, x, s, t) for t in (late, late * torch.inf)]
+    tables = [torch.stack([law.log_prob(torch.full_like(x, k)) for k in range(4)]) for law in laws]
+    torch.testing.assert_close(tables[1].exp(), tables[0].exp(), rtol=1e-8, atol=1e-9)
+
+
 def test_a_corrector_of_a_diffusion_is_langevin():
     """Data N(0, 1) under VP stay N(0, 1): many corrector steps keep them so."""
     torch.manual_seed(0)
