@@ -191,6 +191,38 @@ def test_trapezoidal_falls_to_first_order_where_sites_exclude_each_other():
     assert errors[0] < toy.error(steppers.Analytic(), 32) / 3
 
 
+@pytest.mark.parametrize("chain", [dd.Replace(dd.one_hot(3, 4)), dd.Masking([1.0, 2.0, 0.5])])
+def test_trapezoidal_falls_to_first_order_where_rates_are_infinite_at_the_data(chain):
+    """And leaves masks; stopped before, it is of second order. Laws of one site, summed."""
+    process, x, data = chain.on(dd.clock.Constant(1.0)), torch.arange(3)[:, None], [0.2, 0.5, 0.3]
+    data = torch.tensor(data)
+    states = torch.arange(4)[:, None]
+
+    def at(t):
+        law = process.marginal(x.repeat_interleave(4, 0), t)
+        return data @ law.log_prob(states.repeat(3, 1)).exp().reshape(3, 4)
+
+    class Late:
+        def log_prob(self, x):
+            return at(1.0).log()[x[:, 0]]
+
+    exact = Exact(process, x, data)
+
+    def law(n, end, stepper):
+        grid = torch.linspace(1, end, n + 1)
+        return marginal(process, exact, (1,), stepper, grid=grid, prior=Late()).probs
+
+    half = steppers.Trapezoidal()
+    errors = {end: [total_variation(law(n, end, half), at(end)) for n in (32, 64, 128)]
+              for end in (0.0, 0.1)}  # fmt: skip
+    print(type(chain).__name__, errors, {end: ratios(v) for end, v in errors.items()})
+    assert all(1.8 < r < 2.2 for r in ratios(errors[0.0]))
+    assert all(3.6 < r < 4.4 for r in ratios(errors[0.1]))
+    left = [float(law(32, 0.0, v)[3]) for v in (half, steppers.Euler())]
+    print("masks left:", left)
+    assert left[0] > 2 * left[1] > 0
+
+
 @pytest.mark.parametrize("make", [replaced, walk])
 def test_a_corrector_is_of_first_order_and_changes_nothing_that_is_exact(make):
     toy = Toy(make(), mix=0.5)
