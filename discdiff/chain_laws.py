@@ -187,7 +187,7 @@ def _indices(chain: Chain, x: State) -> float:
 def _reversal(chain: Chain, data: State) -> tuple[float, str]:
     """Forward, then back through all indices with the exact head: the data law returns."""
     process, count = chain.process, batch_size(data)
-    require_resolved(process, *(chain.time(torch.tensor([k])) for k in (0, 1)), data)
+    require_resolved(process, torch.zeros_like(chain.times[:1]), chain.times[:1], data)
     exact, copies = Exact(chain, data), RETURNS // count
     size = copies * count
     many = map_state(lambda v: v.repeat((copies,) + (1,) * (v.dim() - 1)), data)

@@ -13,13 +13,16 @@ symmetric in x and y, and for diffusions this is the Langevin equation.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .cached import Cached
 from .estimates import Estimate
+from .first_hitting import FirstHitting
 from .jumps import (
     Jumps,
     euler_chance,
@@ -83,9 +86,11 @@ class Corrector(Stepper):
         require(isinstance(self.predictor, Stepper), f"predictor must be a stepper, not a {kind}")
         whole = int(self.steps) == self.steps and self.steps >= 0
         require(whole, f"steps must be an integer ≥ 0; it is {self.steps}")
-        require(self.size >= 0, f"size must be ≥ 0; it is {self.size}")
+        require(0 <= self.size < math.inf, f"size must be ≥ 0 and finite; it is {self.size}")
 
     def prepared(self, process: Process, times: Tensor) -> Stepper:
+        if self.steps and isinstance(_innermost(self.predictor), FirstHitting):
+            return self  # in a run by itself it goes to the last time at once
         return Corrector(self.predictor.prepared(process, times), self.steps, self.size)
 
     def init(self, process: Process, x: State) -> Any:
@@ -129,6 +134,13 @@ class Corrector(Stepper):
         for _ in range(self.steps):
             law = carried(law, states, correct)
         return law
+
+
+def _innermost(stepper: Stepper) -> Stepper:
+    """A stepper without those around it that only remember or correct."""
+    while isinstance(stepper, Cached | Corrector):
+        stepper = stepper.stepper if isinstance(stepper, Cached) else stepper.predictor
+    return stepper
 
 
 def _both(leaf: Leaf, estimate: Estimate, x: Tensor) -> Jumps:

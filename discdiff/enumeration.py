@@ -32,13 +32,22 @@ from .heads import Exact, Head, require_head
 from .jumps import jumps_of, reversal
 from .likelihood import stop_for
 from .numerics.special import log1pexp, logexpm1, safe_log
-from .process import Leaf, Mixture, Process, Timed, batch_size, map_state
+from .process import (
+    Leaf,
+    Mixture,
+    Process,
+    Timed,
+    batch_size,
+    map_state,
+    require_law,
+    require_process,
+)
 from .sample import grid_times
 from .shapes import along
 from .solve import Unsolved
 from .stepper import Model, Stepper, carried, kernel_of, law_matrix
 from .times import require_reach, tempo_of
-from .validation import require, require_kind
+from .validation import described, require, require_kind, require_tensor, shown
 
 State = Any
 LIMIT = 1 << 20  # states
@@ -64,7 +73,12 @@ class Enumerated:
     strides: State
 
     def index(self, x: State) -> Tensor:
-        """Where states (B, *event) stand among all."""
+        """Where states (B, *event) stand among all.
+
+        Raises:
+            ValueError: If they are not among them.
+        """
+        _require_listed(x, self.states, "x")
         parts = map_state(lambda v, w: (v.long() * w).flatten(1).sum(1), _batched(x), self.strides)
         return torch.stack(_tensors(parts)).sum(0)
 
@@ -103,6 +117,8 @@ def total_variation(p: Enumerated | Tensor, q: Enumerated | Tensor) -> float:
         0.5
     """
     a, b = (v.probs if isinstance(v, Enumerated) else v for v in (p, q))
+    for name, law in (("p", a), ("q", b)):
+        require_kind(law, Tensor, f"{name} must be a law on states")
     shapes = tuple(a.shape), tuple(b.shape)
     require(shapes[0] == shapes[1], f"p and q must be laws on the same states; {shapes} are not")
     return float((a - b).abs().sum() / 2)
@@ -171,7 +187,9 @@ def marginal(
                 float32, 1e-5).
         steps: As in `sample`, for a stepper.
         grid: As in `sample`, for a stepper.
-        stop: The time of the law, without a stepper.
+        stop: The time of the law, without a stepper. As it tends to 0 the jumps of a head that
+                does not decay there never end (a posterior of what is not masked, for one): the
+                law at 0 is their limit. `log_prob` and draws decode such a head instead.
         prior: The law at the first time, for a batch of any size; the process's own by default.
         context: Handed to the network, for a batch of any size.
 
@@ -190,9 +208,12 @@ def marginal(
     """
     require_head(head)
     require_kind(stepper, Stepper | None, "stepper must be of dd.steppers")
+    require_process(process)
     require(process.timed, "a model needs a process on a clock: declare .on(clock)")
     space = _space(process, shape)
     size = len(space.probs)
+    if prior is not None:
+        _require_prior(prior, space.states)
     start = prior or process.prior(map_state(lambda v: v.shape, space.states))
     law = start.log_prob(space.states).double().exp()
     require(law.shape == (size,), f"the law of the prior must have shape ({size},)")
@@ -203,6 +224,7 @@ def marginal(
         route = _route(process, head, model, space, stop)
         law = _reversed(route, space, law / law.sum(), stop)
     else:
+        require(stop == 0, "stop belongs to the model's own law: a stepper has its grid")
         times = grid_times(process, steps, grid)
         for t, s in zip(times[:-1], times[1:], strict=True):
             law = pushed(process, model, stepper, space, law, t, s)
@@ -371,6 +393,7 @@ def _decoded(
 
 def _space(process: Process, shape: Any) -> Enumerated:
     """All states, with probabilities that are yet to be found."""
+    require_process(process)
     process.require_own_coordinates("enumeration")
     if any(isinstance(part, Mixture) for part in process.modules()):
         raise Unsolved("the states of a mixture are enumerated process by process")
@@ -388,6 +411,32 @@ def _space(process: Process, shape: Any) -> Enumerated:
     return Enumerated(each, torch.zeros(size, dtype=torch.float64), weights)
 
 
+def _require_listed(x: State, states: State, name: str) -> None:
+    """Raises unless states are among all that there are."""
+    if isinstance(states, Mapping):
+        named = isinstance(x, Mapping) and set(x) == set(states)
+        require(named, f"{name} must be a dict with the keys {list(states)}")
+        for key in states:
+            _require_listed(x[key], states[key], key)
+        return
+    require_tensor(x, name)
+    event, last = tuple(states.shape[1:]), states.amax(0)
+    rule = f"{name} must hold states of shape {event}, a batch of them"
+    require(tuple(x.shape[1:]) == event, f"{rule}; its shape is {tuple(x.shape)}")
+    bad = (x < 0) | (x > last) | (x != x.round())
+    rule = f"{name} must be among the states, up to {last.tolist()}"
+    require(not bool(bad.any()), f"{rule}; it contains {shown(x[bad])}")
+
+
+def _require_prior(prior: Any, states: State) -> None:
+    """Raises unless this may be a law of all states, for one batch or a batch of any size."""
+    if isinstance(prior, Distribution):
+        shape: Any = map_state(lambda v: v.shape, states)  # type: ignore[arg-type, return-value]
+        require_law(prior, shape, "prior")
+        return
+    require(hasattr(prior, "log_prob"), f"prior must be a distribution; it is {described(prior)}")
+
+
 def _sides(process: Process, shape: Any) -> Any:
     """The number of values of each entry, shaped like one state."""
     parts = getattr(process, "parts", None)
@@ -395,7 +444,9 @@ def _sides(process: Process, shape: Any) -> Any:
         named = isinstance(shape, Mapping) and set(shape) == set(parts)
         require(named, f"shape must be a dict with the keys {list(parts)}; it is {shape}")
         return {name: _sides(part, shape[name]) for name, part in parts.items()}
-    listed = isinstance(shape, tuple | list) and all(isinstance(n, int) and n > 0 for n in shape)
+    listed = isinstance(shape, tuple | list) and all(
+        isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape
+    )
     require(
         listed, f"shape must be the event's, positive integers without a batch; it is {shape!r}"
     )

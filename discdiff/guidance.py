@@ -21,6 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import fields, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -43,12 +44,21 @@ from .estimates import (
     Velocity,
 )
 from .heads import Head, require_head
-from .process import Process
+from .process import Process, require_process
 from .solve import Unsolved
-from .validation import require
+from .validation import require, require_kind
 
 State = Any
 LogProb = Callable[..., Tensor]
+
+
+def _finite(value: Any, name: str) -> float:
+    """The value as a float; raises unless it is one finite number."""
+    one = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+    require(
+        one and math.isfinite(float(value)), f"{name} must be a finite number; it is {value!r}"
+    )
+    return float(value)
 
 
 class Guided(Head):
@@ -119,13 +129,15 @@ class ClassifierFree(Guided):
         process: Process | None = None,
     ) -> None:
         super().__init__(head)
-        other = unconditional or head
+        other = head if unconditional is None else unconditional
+        require_head(other)
         require(
             other.kind is head.kind,
             f"both heads must say the same: {head.kind.__name__} and {other.kind.__name__}",
         )
-        require(math.isfinite(scale), f"scale must be a finite number; it is {scale}")
-        self.scale, self.null, self.unconditional = float(scale), null, other
+        if process is not None:
+            require_process(process)
+        self.scale, self.null, self.unconditional = _finite(scale, "scale"), null, other
         self.process = process
         if process is not None and head.kind is Turnover and self.scale not in (0, 1):
             self.kind = Ratio  # type: ignore[misc]
@@ -295,9 +307,12 @@ class Classifier(Guided):
     ) -> None:
         super().__init__(head)
         require(callable(log_prob), f"log_prob must be a function of (x, t); it is {log_prob!r}")
-        require(math.isfinite(scale), f"scale must be a finite number; it is {scale}")
-        self.log_prob, self.scale = log_prob, float(scale)
-        self.process, self.changes = process, changes or EveryChange()
+        changes = EveryChange() if changes is None else changes
+        require_kind(changes, Changes, "changes must be EveryChange() or FirstOrder()")
+        if process is not None:
+            require_process(process)
+        self.log_prob, self.scale = log_prob, _finite(scale, "scale")
+        self.process, self.changes = process, changes
         if head.kind in (Ratio, Conditional, Score):
             return
         require(
@@ -344,6 +359,8 @@ class Classifier(Guided):
 
     def _tilted(self, table: Tensor, x: Tensor, t: Tensor, context: Any) -> Tensor:
         """Logarithms for every change, (*x.shape, size), tilted; −∞ stays."""
+        if self.scale == 0:
+            return table  # also where the classifier says −∞
         asked = lambda y: self._asked(y, t, context)
         tilt = self.scale * self.changes(asked, x, table.shape[-1])
         return (table + tilt.to(table)).masked_fill(table == -torch.inf, -torch.inf)
@@ -410,10 +427,10 @@ class Temperature(Guided):
 
     Arguments:
         head: The head.
-        temperature: :math:`\tau > 0`; below 1 sharpens.
+        temperature: :math:`\tau > 0`; below 1 sharpens, towards the likeliest state alone.
 
     Raises:
-        ValueError: If the temperature is not positive.
+        ValueError: If the temperature is not positive, or infinite.
         Unsolved: For other estimates.
 
     Example:
@@ -425,8 +442,8 @@ class Temperature(Guided):
 
     def __init__(self, head: Head, temperature: float) -> None:
         super().__init__(head)
-        require(temperature > 0, f"temperature must be > 0; it is {temperature}")
-        self.temperature = float(temperature)
+        self.temperature = _finite(temperature, "temperature")
+        require(self.temperature > 0, f"temperature must be > 0; it is {temperature}")
 
     def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
         return self._cooled(self.head(x, t, context))
@@ -434,7 +451,12 @@ class Temperature(Guided):
     def _cooled(self, estimate: Estimate) -> Estimate:
         if isinstance(estimate, Parts):
             return Parts({k: self._cooled(v) for k, v in estimate.parts.items()})
-        if not isinstance(estimate, Logits | Ratio | Score | Epsilon):
+        if isinstance(estimate, Logits):  # the likeliest state is at 0, however low τ is
+            logits = estimate.masked_logits
+            below = logits - logits.amax(-1, keepdim=True)
+            least = torch.finfo(logits.dtype).tiny  # at which any two logits are apart
+            return type(estimate)(below / max(self.temperature, least), estimate.absent)
+        if not isinstance(estimate, Ratio | Score | Epsilon):
             raise self.unsolved(estimate)
         return estimate.map(lambda v: v / self.temperature)
 
@@ -462,8 +484,8 @@ class TopP(Guided):
 
     def __init__(self, head: Head, mass: float) -> None:
         super().__init__(head)
-        require(0 < mass <= 1, f"mass must lie in (0, 1]; it is {mass}")
-        self.mass = float(mass)
+        self.mass = _finite(mass, "mass")
+        require(0 < self.mass <= 1, f"mass must lie in (0, 1]; it is {mass}")
 
     def forward(self, x: State, t: Tensor, context: Any = None) -> Estimate:
         return self._cut(self.head(x, t, context))

@@ -265,9 +265,9 @@ class Increment(ABC):
         return None
 
     def crowding(self, tau: float) -> float:
-        r"""The e for which :math:`L_\tau` is within r of some point with a chance like :math:`r^e`.
+        r"""The e for which :math:`L_\tau` is within r of a point with a chance like :math:`r^e`.
 
-        Where e < 1 the density is infinite there. ∞ where it is not known to be.
+        Where e < 1 the density is infinite there. It is ∞ for laws that do not crowd.
         """
         return math.inf
 

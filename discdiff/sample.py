@@ -163,9 +163,14 @@ def hold(process: Process, x: State, known: Any, t: Tensor) -> State:
     if bool((t == 0).all()):
         clamped = torch.where(mask, values, data)
         return clamped if data is x else torch.cat([clamped.unsqueeze(-1), x[..., 1:]], -1)
-    if getattr(leaf.core.engine, "target", None) is None:
+    if not _shows_data(leaf.core.engine):
         values = process._marginal(values.contiguous(), t).sample()
     return torch.where(mask if data is x else mask.unsqueeze(-1), values, x)
+
+
+def _shows_data(engine: Any) -> bool:
+    """Whether what is not masked is the datum, so that it may be shown at any time."""
+    return getattr(engine, "target", None) is not None or getattr(engine, "shows_data", False)
 
 
 def _check_known(process: Process, x: State, known: Any) -> None:

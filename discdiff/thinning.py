@@ -14,7 +14,9 @@ of which the head's rate is a mean over a. By :math:`P_{t + v} = P_v P_t` both s
 :math:`b_a(t + v, x)` are means over a of those at t, so that :math:`\max_a b_a(t, x)` falls in t:
 its value at the end of a cell nearest to the data bounds the cell. It grows there like 1/t, so
 cells shrink by :math:`\sqrt{2}` towards t = 0, down to an own time of 1e-9; what is left is one
-draw from the posterior of each entry, wrong with a chance of that order at most.
+draw from the posterior of each entry, wrong with a chance of that order at most where the head
+decays at 0. The jumps of a head that does not (see `path_kl`) never end; there that draw is its
+decoder, as in `enumeration.log_prob`.
 
 References:
     | Simulation of nonhomogeneous Poisson processes by thinning (Lewis and Shedler, 1979)
@@ -41,7 +43,7 @@ from .process import Leaf, Process, batch_size, first_tensor
 from .solve import Unsolved
 from .stepper import Model, State, Stepper
 from .terms import FiniteJump
-from .validation import require
+from .validation import require, require_finite
 
 NEAR = 1e-9  # the own time from which one draw leads to the data
 LARGEST = 2048  # states of a space whose bound is found by a dense matrix
@@ -87,6 +89,7 @@ class Thinning(Stepper):
             for leaf, goal in zip(process.leaves(t), process.leaves(s), strict=True)
         ]
         x, excess = self.thinned(process, model, x, cells)
+        require_finite(excess, "the rates of leaving a state")
         require(
             float(excess) <= 1 + 1e3 * torch.finfo(torch.get_default_dtype()).eps,
             f"an entry leaves its state at {float(excess):.3g} times the bound on its rate: "

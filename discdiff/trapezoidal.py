@@ -61,7 +61,10 @@ class Trapezoidal(Stepper):
     The order is 2 for one entry, and for several where no jump of one entry takes a rate of
     another below :math:`\theta^2 + (1 - \theta)^2` times itself, a half for
     :math:`\theta = \tfrac12`. Where entries exclude each other more than that, negative rates are
-    cut off at 0 and the order falls to 1. The run must start at a finite own time.
+    cut off at 0 and the order falls to 1. So it does in equal steps to t = 0 where rates grow like
+    1/t there, as they do from states that data do not take: masks, of which more are left
+    than by `Euler`. To any t > 0 the order is 2 there, too. The run must start at a finite own
+    time.
 
     Arguments:
         theta: The share of the step before the second call, in (0, 1).

@@ -235,7 +235,9 @@ def _bridge(chain: Chain, steps: Steps, s: int, t: int) -> float:
     tame = (p < SINGULAR) & (joint < SINGULAR)
     gap = float(torch.where(tame, p - joint, 0.0).abs().sum()) * step / 2
     (leaf,) = chain.process.leaves(late)
-    if not bool(tame.all()) or leaf.core.engine.crowding(early, late) < 1:
+    engine: Any = leaf.core.engine
+    crowding = engine.crowding(torch.zeros_like(leaf.time), leaf.time)
+    if not bool(tame.all()) or crowding < 1:
         return gap  # a grid does not integrate what is infinite somewhere
     law: Any = chain.bridge(start[:1], end[:1], s, t)
     still = getattr(getattr(law, "base_dist", law), "still", None)

@@ -1,4 +1,4 @@
-"""Noise that crowds at one point: what rounding of a state leaves of it decides what is answered."""
+"""Noise that crowds at one point: what is lost as states are rounded, and what is refused."""
 
 import math
 
@@ -23,7 +23,7 @@ def test_the_chance_near_a_point_is_the_power_that_is_said(name, tau):
     point = torch.tensor([0.0 if name == "laplace" else -law.root * tau]).double()
     near = [noise.cdf(point + r) - noise.cdf(point - r) for r in (1e-4, 1e-6)]
     found = float((near[0] / near[1]).log()) / math.log(100)
-    assert found == pytest.approx(e, abs=2e-3)
+    assert found == pytest.approx(e, abs=5e-3)
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -33,7 +33,10 @@ def test_a_bound_that_rounding_decides_is_refused(name):
     k = torch.tensor([2, 3])
     crowded, wide = (dd.LevyWalk(LAWS[name], [beta] * 3) for beta in (0.01, 0.3))
     law = crowded.marginal(torch.full((4000, 1), 0.5), 1)
-    assert float((law.sample() == (law.mean - law.mean + law.sample().mode(0)[0])).float().mean()) > 0.2
+    assert (
+        float((law.sample() == (law.mean - law.mean + law.sample().mode(0)[0])).float().mean())
+        > 0.2
+    )
     with pytest.raises(dd.Unsolved, match="of the noise of a step is lost"):
         dd.loss(crowded, head, X, k)
     with pytest.raises(dd.Unsolved, match="larger steps"):
@@ -49,8 +52,9 @@ def test_single_precision_is_refused_before_double_is():
     assert bool(dd.loss(chain, head, X.double(), 2).isfinite().all())
 
 
-@pytest.mark.parametrize("name", LAWS)
-@pytest.mark.parametrize("beta", [1e-3, 0.01, 0.1])
+@pytest.mark.parametrize(
+    ("name", "beta"), [("gamma", 1e-3), ("gamma", 0.01), ("gamma", 0.1), ("laplace", 0.01)]
+)
 def test_walks_of_crowded_noise_are_certified_for_what_they_answer(name, beta):
     report = dd.check(dd.LevyWalk(LAWS[name], [beta] * 3), X.double())
     assert report, report

@@ -96,6 +96,20 @@ def test_thinning_of_a_dense_chain(kind):
     assert standard_deviations(x, law, 3000) < 4
 
 
+@pytest.mark.parametrize("make", [replaced, walk])
+def test_thinning_decodes_a_head_that_does_not_decay(make):
+    """At an own time of 1e-9, as the likelihood does there; the limit of the rates is another."""
+    torch.manual_seed(2)
+    process, head = make(), heads.Posterior(Net(K))
+    stop = float(process.clock.inverse(torch.tensor(dd.thinning.NEAR).double()))
+    space = marginal(process, head, (2,))
+    law = enumeration.log_prob(process, head, space.states, stop=stop).exp()
+    decoded = enumeration.Enumerated(space.states, law, space.strides)
+    x = dd.sample(process, head, (3000, 2), steps=1, stepper=steppers.Gillespie())
+    assert standard_deviations(x, decoded, 3000) < 4
+    assert standard_deviations(x, space, 3000) > 20
+
+
 @pytest.mark.parametrize("kind", [steppers.Uniformization, steppers.Gillespie])
 def test_thinning_of_a_table(kind):
     """Two parts on different clocks, and a head that sees both."""
@@ -364,6 +378,12 @@ def test_the_step_of_an_exact_head_has_a_law_where_atoms_exclude_each_other(chai
     assert torch.allclose(law[space.index(data)], torch.full((2,), 0.5), atol=1e-12)
 
 
+def stepped(**options):
+    """The law of two analytic steps."""
+    head = heads.LeaveOneOut(Net(K))
+    return marginal(replaced(), head, (2,), steppers.Analytic(), steps=2, **options)
+
+
 @pytest.mark.parametrize(
     ("wrong", "rule"),
     [
@@ -371,6 +391,18 @@ def test_the_step_of_an_exact_head_has_a_law_where_atoms_exclude_each_other(chai
         (lambda: enumeration.states(replaced(), (-1,)), "shape must be the event's"),
         (lambda: marginal(replaced(), heads.LeaveOneOut(Net(K)), (2,), "Euler"), "it is a str"),
         (lambda: enumeration.total_variation(torch.ones(2), torch.ones(3)), "the same states"),
+        (lambda: enumeration.total_variation([0.5, 0.5], torch.ones(2)), "p must be a law"),
+        (lambda: enumeration.states(3, (2,)), "process must be a Process"),
+        (lambda: enumeration.states(replaced(), (True,)), "shape must be the event's"),
+        (lambda: stepped(stop=0.5), "stop belongs to the model's own law"),
+        (lambda: stepped(prior=replaced().prior((16, 3))), "prior must have batch shape"),
+        (lambda: stepped(prior=replaced().prior((5, 2))), "prior must have batch shape"),
+        (lambda: stepped(prior=torch.ones(16) / 16), "prior must be a distribution"),
+        (lambda: stepped().log_prob(torch.tensor([[0, K]])), "must be among the states"),
+        (lambda: stepped().log_prob(torch.tensor([[1, -1]])), "must be among the states"),
+        (lambda: stepped().index(torch.tensor([[1]])), r"states of shape \(2,\)"),
+        (lambda: stepped().index(torch.tensor([0, 1])), r"states of shape \(2,\)"),
+        (lambda: stepped().index({"a": torch.tensor([[0, 1]])}), "x must be a tensor"),
     ],
 )
 def test_enumeration_names_what_is_wrong(wrong, rule):

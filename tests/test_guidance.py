@@ -311,6 +311,28 @@ def test_temperature_and_nucleus():
     assert cut.absent == (3,) and cut.kind is heads.Posterior.kind
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-3])
+@pytest.mark.parametrize("kind", [heads.Posterior, heads.LeaveOneOut, heads.Conditional])
+def test_at_a_low_temperature_the_likeliest_state_is_left(kind, temperature, dtype):
+    """Logits beside it overflow; ties and what has no chance stay as they are."""
+    logits = torch.tensor([[2.0, 1.0, -5.0, 7.0], [1, 3, 3, 0], [-3, -2, -torch.inf, 0]])
+    head = kind(lambda x, t: logits.to(dtype), absent=3)
+    cold = guidance.Temperature(head, temperature)(torch.zeros(3).long(), torch.ones(3))
+    goal = torch.tensor([[1.0, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 1, 0, 0]])
+    torch.testing.assert_close(cold.log_probs.exp(), goal.to(dtype), rtol=0, atol=0)
+
+
+def test_a_classifier_at_scale_zero_does_not_guide():
+    never = lambda x, t: torch.where(x[:, 0] == 2, -torch.inf, 0.0)
+    head = heads.Ratio(lambda x, t: torch.linspace(0, 1, 3).expand(*x.shape, 3))
+    x, t = torch.tensor([[0, 1], [2, 1]]), torch.tensor([0.5, 0.5])
+    found = guidance.Classifier(head, never, 0.0)(x, t).log_ratio
+    torch.testing.assert_close(found, head(x, t).log_ratio, rtol=0, atol=0)
+    guided = guidance.Classifier(head, never, 1.0)(x[:1], t[:1]).log_ratio
+    assert float(guided[0, 0, 2]) == -torch.inf and bool(guided[0, 1].isfinite().all())
+
+
 def test_wrappers_compose_and_run():
     torch.manual_seed(0)
     process, head, *_ = pair(masked, heads.Posterior, 2)
@@ -349,6 +371,14 @@ RATIO = heads.Ratio(lambda x, t: torch.zeros(*x.shape, 3))
     ("wrong", "rule"),
     [
         (lambda: guidance.ClassifierFree(RATIO, float("nan")), "scale must be a finite number"),
+        (lambda: guidance.ClassifierFree(RATIO, "2"), "scale must be a finite number; it is '2'"),
+        (lambda: guidance.ClassifierFree(RATIO, 2.0, unconditional=torch.sin), "head must be"),
+        (lambda: guidance.ClassifierFree(RATIO, 2.0, process=3), "process must be a Process"),
+        (lambda: guidance.Classifier(RATIO, torch.sin, process="p"), "process must be a Process"),
+        (lambda: guidance.Classifier(RATIO, torch.sin, changes="first"), "EveryChange"),
+        (lambda: guidance.Temperature(RATIO, float("inf")), "temperature must be a finite number"),
+        (lambda: guidance.Temperature(RATIO, None), "temperature must be a finite number"),
+        (lambda: guidance.TopP(RATIO, "0.5"), "mass must be a finite number"),
         (lambda: guidance.Classifier(RATIO, "net"), "log_prob must be a function"),
         (lambda: guidance.Classifier(RATIO, lambda x, t: x.sum(1), float("inf")), "finite number"),
         (

@@ -191,6 +191,38 @@ def test_trapezoidal_falls_to_first_order_where_sites_exclude_each_other():
     assert errors[0] < toy.error(steppers.Analytic(), 32) / 3
 
 
+@pytest.mark.parametrize("chain", [dd.Replace(dd.one_hot(3, 4)), dd.Masking([1.0, 2.0, 0.5])])
+def test_trapezoidal_falls_to_first_order_where_rates_are_infinite_at_the_data(chain):
+    """And leaves masks; stopped before, it is of second order. Laws of one site, summed."""
+    process, x, data = chain.on(dd.clock.Constant(1.0)), torch.arange(3)[:, None], [0.2, 0.5, 0.3]
+    data = torch.tensor(data)
+    states = torch.arange(4)[:, None]
+
+    def at(t):
+        law = process.marginal(x.repeat_interleave(4, 0), t)
+        return data @ law.log_prob(states.repeat(3, 1)).exp().reshape(3, 4)
+
+    class Late:
+        def log_prob(self, x):
+            return at(1.0).log()[x[:, 0]]
+
+    exact = Exact(process, x, data)
+
+    def law(n, end, stepper):
+        grid = torch.linspace(1, end, n + 1)
+        return marginal(process, exact, (1,), stepper, grid=grid, prior=Late()).probs
+
+    half = steppers.Trapezoidal()
+    errors = {end: [total_variation(law(n, end, half), at(end)) for n in (32, 64, 128)]
+              for end in (0.0, 0.1)}  # fmt: skip
+    print(type(chain).__name__, errors, {end: ratios(v) for end, v in errors.items()})
+    assert all(1.8 < r < 2.2 for r in ratios(errors[0.0]))
+    assert all(3.6 < r < 4.4 for r in ratios(errors[0.1]))
+    left = [float(law(32, 0.0, v)[3]) for v in (half, steppers.Euler())]
+    print("masks left:", left)
+    assert left[0] > 2 * left[1] > 0
+
+
 @pytest.mark.parametrize("make", [replaced, walk])
 def test_a_corrector_is_of_first_order_and_changes_nothing_that_is_exact(make):
     toy = Toy(make(), mix=0.5)
@@ -350,6 +382,18 @@ def test_cached_steps_ask_only_after_a_change_and_draw_the_same():
     assert torch.equal(runs["Ancestral"], runs["Cached"])
 
 
+@pytest.mark.parametrize("wrap", [lambda v: v, steppers.Cached])
+def test_corrected_first_hitting_leaves_no_mask(wrap):
+    """It goes on step by step where others are between: the law is that of the data."""
+    torch.manual_seed(0)
+    process, atoms = masked(3), torch.cartesian_prod(*[torch.arange(2)] * 2)
+    weights = torch.tensor([0.4, 0.1, 0.2, 0.3])
+    stepper = steppers.Corrector(wrap(steppers.FirstHitting()))
+    x = dd.sample(process, Exact(process, atoms, weights), (4000, 2), steps=30, stepper=stepper)
+    seen = (x.unsqueeze(1) == atoms).all(-1).double().mean(0)
+    torch.testing.assert_close(seen, weights, rtol=0, atol=0.03)
+
+
 EVERY = (
     steppers.Euler(),
     steppers.TauLeaping(),
@@ -373,6 +417,63 @@ def test_infilling_keeps_what_is_known(stepper):
         process, head = replaced(), dd.heads.LeaveOneOut(Counting(4))
     x = dd.sample(process, head, (3, 4), steps=3, stepper=stepper, known=(values, mask))
     assert bool((x[:, :2] == values[:2]).all()) and bool((x < K).all())
+
+
+TOKENS = torch.tensor([[-1.0, 0.7, 0.3], [0.1, -0.5, 0.4], [0.6, 0.2, -0.8]])
+HIDING = {  # the mask is the last state, at Λ = ∞ where runs start
+    "mask": lambda: dd.Replace(dd.one_hot(3, 4)),
+    "mask each": lambda: dd.Masking([1.0, 2.0, 0.5]),
+    "kill": lambda: dd.Killing(dd.RateMatrix(TOKENS)),
+    "kill replaced": lambda: dd.Killing(dd.Replace([1 / 3] * 3), 2.0),
+}
+
+
+def infilled(name, clamped, stepper, draws=6000):
+    """Draws of two free sites beside a known one, as a table, and their law given that one."""
+    torch.manual_seed(0)
+    process = HIDING[name]().on(dd.clock.LogLinear())
+    data = torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(2)).double() ** 2
+    atoms = torch.cartesian_prod(*[torch.arange(3)] * 3)
+    known = torch.tensor([0, 2, 0]), torch.tensor([False, True, False])
+    weights, given = (data / data.sum()).flatten(), data[:, 2] / data[:, 2].sum()
+    options = {} if clamped else {"known": known}
+    if clamped:
+        process, kept = process.given(known), atoms[:, 1] == 2
+        atoms, weights = atoms[kept], given.flatten()
+    head = Exact(process, atoms, weights)
+    x = dd.sample(process, head, (draws, 3), steps=8, stepper=stepper, **options)
+    assert bool((x[:, 1] == 2).all()) and bool((x < 3).all())
+    return torch.bincount(x[:, 0] * 3 + x[:, 2], minlength=9).view(3, 3) / draws, given
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_clamped_sites_leave_the_others_their_law_from_infinity(name):
+    """Given what is clamped, the draws of the exact head are exact for any steps."""
+    seen, goal = infilled(name, True, steppers.Ancestral())
+    assert total_variation(seen, goal) < 0.025
+
+
+@pytest.mark.parametrize("name", ["mask", "mask each"])
+def test_what_is_known_of_masked_sites_is_shown_at_once(name):
+    seen, goal = infilled(name, False, steppers.Ancestral())
+    assert total_variation(seen, goal) < 0.025
+
+
+def test_what_is_known_elsewhere_is_drawn_anew_and_approximate():
+    seen, goal = infilled("kill", False, steppers.Ancestral())
+    assert total_variation(seen, goal) > 0.04
+
+
+@pytest.mark.parametrize("name", ["mask each", "kill", "kill replaced"])
+def test_a_token_that_is_held_at_infinity_is_bridged_as_from_earlier(name):
+    """The limit: bridges and posteriors of a token at an own time of 80."""
+    process, x = HIDING[name](), torch.arange(4)
+    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
+    says = dd.estimates.Posterior(logits.double(), absent=(3,))
+    s, late = torch.full((4,), 0.7), torch.full((4,), 80.0)
+    laws = [process.engine.bridge(says, x, s, t) for t in (late, late * torch.inf)]
+    tables = [torch.stack([law.log_prob(torch.full_like(x, k)) for k in range(4)]) for law in laws]
+    torch.testing.assert_close(tables[1].exp(), tables[0].exp(), rtol=1e-8, atol=1e-9)
 
 
 def test_a_corrector_of_a_diffusion_is_langevin():

@@ -62,7 +62,7 @@ class Masked(Kernel):
 
     def column(self, x: Tensor) -> Tensor:
         token, masked = self._token(x)
-        alive = self.tokens.column(token) * self.along(self.stay, 2)
+        alive = self.tokens.column(token) * _held(self.along(self.stay, 2))
         gone = self.along(self.gone, 2).expand(alive.shape)
         return torch.cat([torch.where(masked, gone, alive), masked.to(alive)], -1)
 
@@ -92,6 +92,15 @@ class Masked(Kernel):
         token, masked = self._token(x)
         stays = (uniform_like(x) < self.stay.unsqueeze(-1)) & ~masked.squeeze(-1)
         return torch.where(stays, self.tokens.moved(token), self.mask)
+
+
+def _held(stay: Tensor) -> Tensor:
+    """The chances not to be masked, 1 where none is left.
+
+    They are a common factor of the column of a token, which no ratio within it sees. A token that
+    is there all the same was held, as a prompt is: its column is the limit of those from earlier.
+    """
+    return torch.where(stay < torch.finfo(stay.dtype).tiny, 1.0, stay)
 
 
 class ToMask(Structured):
@@ -152,10 +161,11 @@ class Diagonal(Kernel):
         self.stay = torch.nn.functional.pad(self.stay, (0, 1), value=1.0)
         self.gone = torch.nn.functional.pad(self.gone, (0, 1), value=0.0)
 
-    def _entry(self, x: Tensor, y: Tensor) -> Tensor:
+    def _entry(self, x: Tensor, y: Tensor, stays: Tensor | None = None) -> Tensor:
         """For x and y of one shape (B, …)."""
         index = x.reshape(len(x), -1)
-        stay = self.cast(self.stay).gather(1, index).reshape(x.shape)
+        stays = self.cast(self.stay) if stays is None else stays
+        stay = stays.gather(1, index).reshape(x.shape)
         gone = self.cast(self.gone).gather(1, index).reshape(x.shape)
         return torch.where(x == y, stay, 0.0) + torch.where(y == self.mask, gone, 0.0)
 
@@ -165,7 +175,8 @@ class Diagonal(Kernel):
 
     def column(self, x: Tensor) -> Tensor:
         states = torch.arange(self.size, device=x.device)
-        return self._entry(*reversed(torch.broadcast_tensors(x.unsqueeze(-1), states)))
+        y, starts = torch.broadcast_tensors(x.unsqueeze(-1), states)
+        return self._entry(starts, y, _held(self.cast(self.stay)))
 
     def entry(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda y: self._entry(x.unsqueeze(-1).expand(y.shape), y)
@@ -184,6 +195,7 @@ class MaskedEach(ToMask):
     """Every token is masked at a rate of its own."""
 
     technique = "closed form, a survival per token"
+    shows_data = True  # a token that is not masked is the datum
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)

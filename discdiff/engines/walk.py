@@ -76,7 +76,7 @@ class WalkEngine(Engine):
         raise self.unsolved("transition")
 
     def crowding(self, s: Tensor, t: Tensor) -> float:
-        """How the noise crowds at a point, as of `Increment.crowding`, from s to t or in a step."""
+        """How noise crowds at a point, as `Increment.crowding` says: from s to t, or in a step."""
         return math.inf
 
     def require_resolved(self, s: Tensor, t: Tensor, dtype: torch.dtype) -> None:
