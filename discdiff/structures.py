@@ -235,7 +235,8 @@ class Clusters(FiniteJump):
         require(len(each) > 0, "levels must hold at least one vector of labels")
         shapes = [tuple(level.shape) for level in each]
         same = len(set(shapes)) == 1 and len(shapes[0]) == 1
-        require(same, f"levels must be vectors (K,) of one length; their shapes are {shapes}")
+        found = ", ".join(map(str, shapes[:4])) + (", …" if len(shapes) > 4 else "")
+        require(same, f"levels must be vectors (K,) of one length; their shapes are {found}")
         for k, level in enumerate(each):
             whole = bool((level == level.long()).all())
             require(whole, f"levels must hold integer labels; level {k} is {shown(level, 8)}")
@@ -305,6 +306,7 @@ class LowRank(FiniteJump):
 
     def __init__(self, U: Numbers, W: Numbers) -> None:
         super().__init__()
+        rounding = max(_eps(U), _eps(W))
         U, W = (torch.as_tensor(v, dtype=torch.float64) for v in (U, W))
         shapes = tuple(U.shape), tuple(W.shape)
         require(
@@ -315,7 +317,8 @@ class LowRank(FiniteJump):
             require_nonnegative(value.detach(), name)
             worst = float((sums.detach() - 1).abs().max())
             axis = "rows" if name == "U" else "columns"
-            require(worst < 1e-6, f"{axis} of {name} must sum to one; they are off by {worst:g}")
+            off = worst > max(1e-6, rounding * len(U) ** 0.5)
+            require(not off, f"{axis} of {name} must sum to one; they are off by {worst:g}")
         declare(self, "U", U / U.sum(1, keepdim=True))
         declare(self, "V", (W / W.sum(0)).T)
         self.size, self.rank = shapes[0]
@@ -333,6 +336,12 @@ class LowRank(FiniteJump):
 
     def extra_repr(self) -> str:
         return f"{self.size} states, {self.rank} features"
+
+
+def _eps(value: Any) -> float:
+    """The rounding of the numbers of a tensor."""
+    single = isinstance(value, Tensor) and value.is_floating_point()
+    return torch.finfo(value.dtype).eps if single else 0.0
 
 
 class Masking(FiniteJump):

@@ -262,6 +262,7 @@ def test_numbers_are_learned(name):
         (lambda: dd.Clusters([[0, 1], [0, 1, 2]]), ("one length", "(3,)")),
         (lambda: dd.LowRank([[1.0], [1.0]], [[1.0], [1.0]]), ("columns of W", "sum to one")),
         (lambda: dd.LowRank([[1.0]], [[1.0], [0.0]]), ("one shape", "(1, 1)", "(2, 1)")),
+        (lambda: dd.Clusters(torch.arange(99)), ("vectors", "(), (), (), (), …")),
         (lambda: dd.Masking([-1.0]), ("rates", "≥ 0")),
         (lambda: dd.Masking(lambda t: 1 + t[:, None]), ("start at 0",)),
         (lambda: dd.Killing(dd.Death()), ("chain", "finitely many states", "Death")),
@@ -388,3 +389,16 @@ def test_features_that_are_too_many_or_have_no_state_are_none():
     small = dd.Kronecker(dd.Reflecting(4), dd.Ring(5))
     for chain in (small, separable(36, 12), separable(24, 4), mixed, dd.RateMatrix(dense(36))):
         assert type(dd.RateMatrix(chain.terms[0].matrix()).engine) is Finite
+
+
+def test_features_may_be_found_in_single_precision():
+    """A softmax over many states is off by more than one entry's rounding; one of 1e-4 is not."""
+    torch.manual_seed(0)
+    W = torch.randn(20_000, 3, dtype=torch.float32).softmax(0)
+    U = torch.randn(20_000, 3, dtype=torch.float32).softmax(1)
+    assert float((W.double().sum(0) - 1).abs().max()) > 1e-6
+    assert float((dd.LowRank(U, W).W.sum(0) - 1).abs().max()) < 1e-14
+    with pytest.raises(ValueError, match="columns of W must sum to one"):
+        dd.LowRank(U, W * (1 + 1e-4))
+    with pytest.raises(ValueError, match="columns of W must sum to one"):
+        dd.LowRank(U.double(), W.double())
