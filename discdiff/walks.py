@@ -132,6 +132,8 @@ class FixedMarginals(Steps):
 class FixedReversal(Steps):
     r""":math:`x_{k-1} \sim c_0 x_0 + c_k x_k + \sigma_k \xi`, with :math:`\eta` times DDPM's σ."""
 
+    backward = True
+
     def __init__(self, law: Distribution, betas: Tensor | list[float], eta: float = 1.0) -> None:
         super().__init__(law, betas)
         kept = self.log_kept.detach()
