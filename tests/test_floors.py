@@ -23,6 +23,7 @@ FLOORS = (
         "clock",
         "compound",
         "elliptical",
+        "failure_counts",
         "finite_increment",
         "increment_laws",
         "increments",
