@@ -1063,23 +1063,6 @@ def _mixture(law: torch.distributions.MixtureSameFamily) -> Increment:
     return Numeric(law)
 
 
-@standardises(torch.distributions.TransformedDistribution)
-def _transformed(law: torch.distributions.TransformedDistribution) -> Increment:
-    """An affine image of a known law, or the logistic law, as torch's manual builds it."""
-    parts = list(law.transforms)
-    affine = torch.distributions.AffineTransform
-    while parts and isinstance(parts[-1], affine) and bool(torch.as_tensor(parts[-1].scale) > 0):
-        parts.pop()
-    if not parts:
-        return increment(law.base_dist)
-    base: Any = law.base_dist
-    unit = isinstance(base, torch.distributions.Uniform)
-    if unit and float(base.low) == 0 and float(base.high) == 1:
-        if parts == [torch.distributions.SigmoidTransform().inv]:
-            return Logistic()
-    return Numeric(law)
-
-
 @standardises(torch.distributions.GeneralizedPareto)
 def _generalised_pareto(law: torch.distributions.GeneralizedPareto) -> Increment:
     """Of Pareto's shape, exponential, or a share's, by the sign of its concentration."""

@@ -28,6 +28,7 @@ FLOORS = (
         "increment_laws",
         "increments",
         "laws",
+        "mirrored",
         "solve",
         "tabulated",
     },  # time, answers, the registry of engines
