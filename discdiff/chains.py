@@ -8,7 +8,7 @@ own time is the number of steps, and nothing lies between two integers; run on t
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class Stepwise(Term):
     """A term that moves at integer own times 1 … ``count`` only: a chain declared by its steps."""
 
     count: int
+    backward: ClassVar[bool] = False  # whether it is declared by its steps back, given the data
 
     @abstractmethod
     def step(self, x: Tensor, k: Tensor) -> Distribution:

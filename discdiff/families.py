@@ -47,8 +47,14 @@ class _Family(ByLaw):
         ask = getattr(late.core.engine, self.verb, None)
         if ask is None:
             kind = type(self).__name__
-            raise Unsolved(f"{kind} is a family of steps of walks, not of {late.core!r}")
+            raise Unsolved(
+                f"{kind} is a family of steps of walks that are declared by their steps forward, "
+                f"not of {late.core!r}"
+            )
         return ask(estimate, x, early.time, late.time, *self.options())
+
+    def asks(self) -> tuple[str, tuple[Any, ...]]:
+        return self.verb, self.options()
 
     def options(self) -> tuple[Any, ...]:
         """What is handed to the engine besides."""
@@ -58,6 +64,9 @@ class _Family(ByLaw):
 @dataclass(frozen=True)
 class Shift(_Family):
     r"""Steps back with noise of the walk's own shape around a mean.
+
+    Increments of bounded support, on one side or both, are shifted off what the walk itself
+    reaches: runs are as always, a bound would be infinite and is `Unsolved`.
 
     Arguments:
         matched: Whether the mean is :math:`\mathbb{E}[x_s \mid x_t]`, as far as the head says

@@ -26,6 +26,7 @@ class GivenData(Stepwise):
 
     center: float
     markov: bool = True
+    backward = True
 
     def step(self, x: Tensor, k: Tensor) -> Distribution:
         raise Unsolved("this chain is declared by its steps given the data")

@@ -1045,6 +1045,14 @@ class KolmogorovSquare(_Law):
         return (left + right) / 2
 
 
+def nearest_count(x: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The n for which loc + scale · n is nearest to x, and whether it is x up to rounding."""
+    n = (x - loc) / scale
+    near = n.detach().round()
+    slack = 16 * torch.finfo(n.dtype).eps * (1 + near.abs() + (loc / scale).abs())
+    return near, (n - near).abs() <= slack
+
+
 class ShiftedPoisson(_Law):
     r"""The law of :math:`m + s N`, :math:`N \sim \mathrm{Poisson}(\lambda)`, a lattice.
 
@@ -1076,20 +1084,13 @@ class ShiftedPoisson(_Law):
         count = torch.poisson(self.rate.expand(shape + self.batch_shape))
         return torch.addcmul(self.loc, self.scale, count)
 
-    def _count(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest count, and whether x is on the lattice up to rounding."""
-        n = (x - self.loc) / self.scale
-        near = n.detach().round()
-        slack = 16 * torch.finfo(n.dtype).eps * (1 + near.abs() + (self.loc / self.scale).abs())
-        return near, (n - near).abs() <= slack
-
     def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        near, hit = self._count(x)
+        near, hit = nearest_count(x, self.loc, self.scale)
         value = log_poisson_pmf(near, self.rate)
         return torch.where(hit, value, torch.full_like(value, -torch.inf))
 
     def cdf(self, value: Tensor) -> Tensor:
-        near, hit = self._count(value)
+        near, hit = nearest_count(value, self.loc, self.scale)
         below = torch.where(hit, near, ((value - self.loc) / self.scale).floor())
         rate, most = torch.broadcast_tensors(self.rate, below + 1)
         inside = most > 0

@@ -92,6 +92,7 @@ class Increment(ABC):
         decomposable: Whether it is self-decomposable: for every ρ in (0, 1),
             :math:`\varphi(v) / \varphi(\rho v)` is a characteristic function.
         lattice: Whether it has atoms, and so no density.
+        tilts: Whether its tilts, where it has any, have exact draws.
         reach: A number that :math:`|\xi|` exceeds with probability below 1e-17 (below 1e-13 where
             the tails are powers).
         radius: Up to where :math:`\log \varphi` is the sum of its cumulants: the radius of
@@ -108,6 +109,7 @@ class Increment(ABC):
     divisible: bool
     decomposable: bool
     lattice: bool = False
+    tilts: bool = True
     reach: float
     radius: float
     fisher: float
@@ -741,6 +743,7 @@ class Trinomial(Increment):
     name, divisible, decomposable, lattice = "three-point", False, False, True
     reach, fisher, domain, entropy = math.sqrt(3), math.inf, REALS, -math.inf
     radius = math.hypot(math.pi, math.acosh(2)) / math.sqrt(3)  # where cos z = −2
+    means = (-math.sqrt(3), math.sqrt(3))
 
     def __init__(self, law: Distribution | None = None) -> None: ...
 
@@ -779,6 +782,7 @@ class Tent(Increment):
     name, divisible, decomposable = "triangular", False, False
     reach, radius = math.sqrt(6), math.pi * math.sqrt(2 / 3)
     fisher, domain, entropy = math.inf, REALS, 0.5 + math.log(math.sqrt(6))
+    means = (-math.sqrt(6), math.sqrt(6))
     _uniform = Uniform()
 
     def __init__(self, law: Triangular | None = None) -> None:
@@ -941,6 +945,7 @@ class Poisson(Increment):
         self.rate = float(law.rate)
         self.root = math.sqrt(self.rate)
         self.name = f"Poisson ({self.rate:g})"
+        self.means = (-self.root, math.inf)
         self.reach = _reach(self)
 
     def _log_cf(self, u: Tensor) -> Tensor:
@@ -1055,23 +1060,6 @@ def _mixture(law: torch.distributions.MixtureSameFamily) -> Increment:
     normal = isinstance(parts, torch.distributions.Normal)
     if normal and bool((parts.loc == parts.loc[0]).all()):
         return GaussianMixture(law.mixture_distribution.probs, parts.scale**2)
-    return Numeric(law)
-
-
-@standardises(torch.distributions.TransformedDistribution)
-def _transformed(law: torch.distributions.TransformedDistribution) -> Increment:
-    """An affine image of a known law, or the logistic law, as torch's manual builds it."""
-    parts = list(law.transforms)
-    affine = torch.distributions.AffineTransform
-    while parts and isinstance(parts[-1], affine) and bool(torch.as_tensor(parts[-1].scale) > 0):
-        parts.pop()
-    if not parts:
-        return increment(law.base_dist)
-    base: Any = law.base_dist
-    unit = isinstance(base, torch.distributions.Uniform)
-    if unit and float(base.low) == 0 and float(base.high) == 1:
-        if parts == [torch.distributions.SigmoidTransform().inv]:
-            return Logistic()
     return Numeric(law)
 
 
@@ -1213,7 +1201,7 @@ class Numeric(Increment):
         ValueError: If its variance is infinite.
     """
 
-    divisible, decomposable = False, False
+    divisible, decomposable, tilts = False, False, False
 
     def __init__(self, law: Distribution) -> None:
         self.base, self.name = _widened(law), f"{type(law).__name__} (numeric)"
@@ -1239,6 +1227,7 @@ class Numeric(Increment):
         self._panels: Tensor = (edges - self.mean) / self.deviation
         self._masses: Tensor = p.reshape(-1, 15).sum(-1) / mass
         self.nodes: Tensor = (x - self.mean) / self.deviation
+        self.means = ((low - self.mean) / self.deviation, (high - self.mean) / self.deviation)
         self.weights: Tensor = p / mass
         self.reach = self._find_reach()
         self.radius = _radius(self) if bounded else 0.0

@@ -7,16 +7,18 @@ r"""Lévy noise as a term in continuous time.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as pyro
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from .increment_laws import SymmetricStable
 from .increments import Increment, Stable, increment
+from .mirrored import mean_and_variance
 from .terms import Term
 from .validation import require
+
+ROUNDING = 1e-6  # of a mean that was subtracted in float32, in standard deviations
 
 
 class Levy(Term):
@@ -51,12 +53,16 @@ class Levy(Term):
         self.law = law
         self.stable = _stable(law)
         self.increment: Increment | Stable = self.stable or increment(law)
-        center: Any = law.mean if self.stable is None else law.loc  # type: ignore[attr-defined]
+        if self.stable is None:
+            center, variance = mean_and_variance(law)
+        else:
+            center, variance = law.loc, torch.ones(())  # type: ignore[attr-defined]
         if isinstance(self.increment, Increment):
             self.increment.require_divisible("Lévy noise")
-        rule = "the law of Lévy noise must have mean 0: subtract it"
-        require(bool((center == 0).all()), f"{rule}; it is {center}")
-        self.deviation: float = 1.0 if self.stable else float(law.variance) ** 0.5
+        rule = "the law of Lévy noise must have mean 0: subtract it by an AffineTransform"
+        self.deviation: float = float(variance) ** 0.5
+        near = abs(float(center)) <= ROUNDING * self.deviation
+        require(near, f"{rule}; it is {float(center):g}")
 
     def log_cf(self, u: Tensor) -> Tensor:
         r""":math:`\psi(u)`, complex128."""

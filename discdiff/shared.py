@@ -40,7 +40,7 @@ from .walks import Contracting
 class SharedIncrements(Contracting, GivenData):
     """Normal steps of one random variance, as a term in the number of the step."""
 
-    center, markov = 0.0, False
+    center, markov, backward = 0.0, False, False
 
     def __init__(self, law: Distribution, betas: Tensor | list[float]) -> None:
         super().__init__(betas)

@@ -1,4 +1,8 @@
-r"""Forward paths: exact where the transition law is known, else Euler–Maruyama or Gillespie."""
+r"""Forward paths: exact where the transition law is known, else Euler–Maruyama or Gillespie.
+
+A chain that is Markov backward only is drawn from its end, :math:`p(x_T \mid x_0) \prod_k
+p(x_{k-1} \mid x_k, x_0)`, which is the joint law of its states as well.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .chains import Stepwise
 from .laws import draw, draw_categories
 from .params import as_numbers
-from .process import Leaf, Process, first_tensor, require_process
+from .process import Chain, Leaf, Process, first_tensor, require_process
 from .shapes import along, span
 from .solve import Unsolved
 from .strong import runge_kutta
@@ -30,7 +35,9 @@ def simulate(
 ) -> State:
     r"""Draws paths of the process at given times.
 
-    Where an engine knows the transition law the paths are exact. Otherwise diffusions take
+    Where an engine knows the transition law the paths are exact, and where a chain is declared by
+    its steps back, given the data: then ``x_0`` are these, and the path is drawn from its end.
+    Otherwise diffusions take
     ``steps`` Euler–Maruyama steps between two times, and jump processes are followed jump by jump
     (Gillespie), which is exact for rates that do not vary in time.
 
@@ -58,15 +65,31 @@ def simulate(
         times.dim() == 1 and len(times) >= 1 and bool(((times >= 0) & (times <= last)).all()), rule
     )
     require(bool((times.diff() >= 0).all()), rule)
-    batch = first_tensor(x).shape[0]
-    device = first_tensor(x).device
-    s, path = torch.zeros(batch, dtype=torch.float64, device=device), []
-    for time in times:
-        t = time.expand(batch).to(device)
+    first = first_tensor(x)
+    instants = [time.expand(first.shape[0]).to(first.device) for time in times]
+    s, path = torch.zeros(first.shape[0], dtype=torch.float64, device=first.device), []
+    if any(isinstance(term, Stepwise) and term.backward for term in _terms(process, s)):
+        return _stack(_backward(process, x, instants))
+    for t in instants:
         x = advance(process, x, s, t, steps, strong)
         path.append(x)
         s = t
     return _stack(path)
+
+
+def _backward(process: Process, x_0: State, times: list[Tensor]) -> list[State]:
+    """States at increasing times, (B,) each, drawn from the last to the first given the data."""
+    data, path, later = process.as_estimate(x_0), [], None
+    for t in reversed(times):
+        if not bool(t.any()):
+            x = x_0
+        elif later is None:
+            x = draw(process._marginal(x_0, t))
+        elif not torch.equal(t, later):
+            x = draw(process._bridge(data, x, t, later))
+        later = t
+        path.append(x)
+    return path[::-1]
 
 
 @torch.no_grad()
@@ -77,10 +100,19 @@ def advance(
     try:
         return draw(process._transition(x, s, t))
     except Unsolved:
+        steps_lead_there = all(isinstance(v, Drift | Diffusion | Jump) for v in _terms(process, s))
+        if isinstance(process, Chain) or not steps_lead_there:
+            raise
         moved = x
         for leaf, goal in zip(process.leaves(s), process.leaves(t), strict=True):
             moved = goal.put(moved, _follow(leaf, goal, leaf.get(x), steps, strong))
         return moved
+
+
+def _terms(process: Process, t: Tensor) -> list[Any]:
+    """All terms of a process, or of that which a chain is taken from."""
+    inside = process.process if isinstance(process, Chain) else process
+    return [term for leaf in inside.leaves(t) for term in leaf.core.terms]
 
 
 def _follow(leaf: Leaf, goal: Leaf, x: Tensor, steps: int, strong: bool) -> Tensor:

@@ -139,6 +139,12 @@ class Engine:
     def require_resolved(self, s: Tensor, t: Tensor, dtype: torch.dtype) -> None:
         """Raises `Unsolved` where noise from s to t is lost as states are rounded to a dtype."""
 
+    def require_covering(self, estimate: Any, verb: str, options: tuple[Any, ...]) -> None:
+        """Raises `Unsolved` where steps back leave out states of the process's own, for certain.
+
+        Then their bound is infinite. The steps are those of a verb of the engine.
+        """
+
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         r"""The law of :math:`X_t` as :math:`t \to \infty`."""
         raise self.unsolved("limit")

@@ -55,6 +55,10 @@ class Stepper(ABC):
         """The law of the state at s, where the step is one."""
         raise Unsolved(f"a step of {type(self).__name__} has no law: use path_kl")
 
+    def asks(self) -> tuple[str, tuple[Any, ...]]:
+        """The verb of engines that says the law of a step, and its options."""
+        return "bridge", ()
+
 
 class ByLaw(Stepper):
     """A stepper whose step is a draw from its law."""

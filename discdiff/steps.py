@@ -60,7 +60,14 @@ class Steps:
         return self.head(x, t, self.context)
 
     def model(self, estimate: Estimate, x: State, t: Tensor, s: Tensor) -> Distribution:
-        """The model's law of the state at s given that at t."""
+        """The model's law of the state at s given that at t.
+
+        Raises:
+            Unsolved: If it is known to leave out states, so that the bound is infinite.
+        """
+        verb, options = ("bridge", ()) if self.stepper is None else self.stepper.asks()
+        for leaf in self.process.leaves(t):
+            leaf.core.engine.require_covering(leaf.read(estimate), verb, options)
         if self.stepper is None:
             return self.process._bridge(estimate, x, s, t)
         return self.stepper.law(self.process, estimate, x, t, s)

@@ -100,13 +100,21 @@ class FixedIncrements(Steps):
 
     def step(self, x: Tensor, k: Tensor) -> Distribution:
         beta = along(self.betas[k.long() - 1], x)
-        if self.increment.lattice:  # its atoms are found again but for rounding
+        # atoms are found again but for rounding, and images of laws do not say their moments
+        if self.increment.lattice or not _says_moments(self.law):
             law = self.increment.law((1 - beta).sqrt() * x, beta.sqrt())
             return law.to_event(x.dim() - 1)  # type: ignore[attr-defined]
         factor = beta.sqrt() / self.law.stddev.to(x)
         loc = (1 - beta).sqrt() * x - factor * self.law.mean.to(x)
         law = laws.Affine(self.law.expand(x.shape), loc, factor.expand_as(x))
         return law.to_event(x.dim() - 1)
+
+
+def _says_moments(law: Distribution) -> bool:
+    try:
+        return bool(law.mean.isfinite() & law.stddev.isfinite())
+    except NotImplementedError:
+        return False
 
 
 class LevyClock(Steps):
@@ -131,6 +139,8 @@ class FixedMarginals(Steps):
 
 class FixedReversal(Steps):
     r""":math:`x_{k-1} \sim c_0 x_0 + c_k x_k + \sigma_k \xi`, with :math:`\eta` times DDPM's σ."""
+
+    backward = True
 
     def __init__(self, law: Distribution, betas: Tensor | list[float], eta: float = 1.0) -> None:
         super().__init__(law, betas)

@@ -23,10 +23,12 @@ FLOORS = (
         "clock",
         "compound",
         "elliptical",
+        "failure_counts",
         "finite_increment",
         "increment_laws",
         "increments",
         "laws",
+        "mirrored",
         "solve",
         "tabulated",
     },  # time, answers, the registry of engines

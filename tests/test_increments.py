@@ -616,7 +616,7 @@ def test_what_is_no_increment_is_refused(law, message):
 
 def test_a_law_without_a_density_is_unsolved():
     with pytest.raises(dd.Unsolved, match="discrete"):
-        increment(pyro.Geometric(0.5))
+        increment(pyro.ZeroInflatedPoisson(torch.tensor(2.0), gate=torch.tensor(0.3)))
 
 
 def test_a_density_that_does_not_fall_is_unsolved():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchsde
+from scipy import stats
 from scipy.integrate import solve_ivp
 
 import discdiff as dd
@@ -98,3 +99,26 @@ def test_strong_order_of_runge_kutta_is_three_halves():
         errors.append((found - exact).abs().mean().detach())
     order = float((errors[0] / errors[1]).log2() / 2)
     assert 1.3 < order < 1.8, order
+
+
+def test_chains_that_are_declared_backward_are_drawn_from_their_end():
+    """Given the data the noise of a step back is one increment; of marginals alone it is not."""
+    torch.manual_seed(0)
+    walk, size = dd.ReverseWalk(torch.distributions.Laplace(0.0, 1.0), [0.1, 0.2, 0.3]), 20_000
+    x_0 = torch.full((size, 1), 0.7, dtype=torch.float64)
+    path = dd.simulate(walk, x_0, [0, 1, 2, 2, 3])
+    assert torch.equal(path[0], x_0) and torch.equal(path[2], path[3])
+    kept, beta = [1.0, 0.9, 0.72, 0.504], 0.3
+    variance = beta * (1 - kept[2]) / (1 - kept[3])
+    factor = ((1 - kept[2] - variance) / (1 - kept[3])) ** 0.5
+
+    def distance(late):
+        noise = path[2] - kept[2] ** 0.5 * x_0 - factor * (late - kept[3] ** 0.5 * x_0)
+        law = stats.laplace(0, (variance / 2) ** 0.5)
+        return stats.kstest(noise.squeeze().numpy(), law.cdf).statistic * size**0.5
+
+    assert distance(path[4]) < 2  # exceeded by chance once in 1500
+    assert distance(walk.marginal(x_0, 3).sample()) > 10
+    shared = dd.SharedWalk(torch.distributions.StudentT(5.0), [0.1, 0.2])
+    with pytest.raises(dd.Unsolved, match="no Markov chain"):
+        dd.simulate(shared, x_0[:2], [1, 2])

@@ -326,6 +326,14 @@ class BackwardSteps(Summed):
             "Markov chain. Take marginal and bridge, which are exact, or a Walk of the same law"
         )
 
+    def shifted(
+        self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, matched: bool
+    ) -> Distribution:
+        raise Unsolved(
+            "steps back of a ReverseWalk have the shape of its increments already, around a mean "
+            "that the data say: Ancestral takes them, and of a mean of the data the shifted ones"
+        )
+
     def linear(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         a_s, a_t = (along((self.log_kept[k] / 2).exp(), x) for k in (s, t))
         return a_s * x_0 + along(self.carried(s, t), x) * (x - a_t * x_0)

@@ -90,6 +90,33 @@ class WalkEngine(Engine):
                 "larger steps, or float64"
             )
 
+    def require_covering(self, estimate: Any, verb: str, options: tuple[Any, ...]) -> None:
+        if not self.bounded or verb == "tilted":
+            return
+        name, known = self.increment.name, isinstance(estimate, Data | Atoms)
+        if verb == "bridge" and not known:
+            raise Unsolved(
+                f"the bound of these steps is infinite: {name} noise has a support that depends "
+                "on the data, and steps given a mean of them leave out states that the walk's own "
+                "steps reach. Way out: the law of the data (Exact), steppers.Tilt for a Walk with "
+                "a density and exponential moments, or increments on the whole line. Sampling "
+                "needs no bound"
+            )
+        stays = verb == "shifted" and not options[0] and self.increment.fisher == math.inf
+        if verb == "shifted" and not stays:
+            raise Unsolved(
+                f"the bound of shifted steps is infinite: {name} noise has a bounded support, and "
+                "the same around another mean leaves out states that the walk's own steps reach. "
+                "Way out: steppers.Tilt, or exact steps (Ancestral with Exact). Sampling needs no "
+                "bound"
+            )
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the noise is not on the whole line, but beyond a point or at some points."""
+        bounded = getattr(self.increment, "means", REALS) != REALS
+        return bounded or getattr(self.increment, "lattice", False)
+
     def still(self, x: Tensor, s: Tensor, t: Tensor) -> Still | None:
         """The atom of the noise from s to t, against x; None if it has none."""
         return None
@@ -176,7 +203,8 @@ class WalkEngine(Engine):
         many = (v.repeat_interleave(count, 0) for v in (x, *times))
         each = value(data, *many).reshape(len(x), count, *x.shape[1:])
         weights = estimate.log_weights.exp().to(x.dtype)
-        return (weights.reshape(*weights.shape, *(1,) * (x.dim() - 1)) * each).sum(1)
+        weights = weights.reshape(*weights.shape, *(1,) * (x.dim() - 1))
+        return torch.where(weights > 0, weights * each, 0.0).sum(1)
 
     # -- bridges -------------------------------------------------------------------------------
 
@@ -214,15 +242,23 @@ class WalkEngine(Engine):
         with v the variance of the noise: both are exact for normal increments.
         """
         if isinstance(estimate, Data):
-            return self._between(estimate.value, x, s, t).mean
+            return self._mean_between(estimate.value, x, s, t)
         if isinstance(estimate, Atoms):
-            mean = lambda a, y, j, k: self._between(a, y, j, k).mean
-            return self._over_atoms(mean, estimate, x, s, t)
+            return self._over_atoms(self._mean_between, estimate, x, s, t)
         kept = self.kept(s, t)
         if isinstance(estimate, ScoreEstimate):
             moved = x + along(-torch.expm1(kept), x) * estimate.value
             return moved / along((kept / 2).exp(), x)
         return self.linear(self.mean(estimate, x, t), x, s, t)
+
+    def _mean_between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """The mean of the bridge; at step 0 that is the data."""
+        if not bool((s == 0).any()):
+            return self._between(x_0, x, s, t).mean
+        if bool((s == 0).all()):
+            return x_0
+        within = self._between(x_0, x, s.clamp(min=1), t.clamp(min=2)).mean
+        return torch.where(along(s, x) > 0, within, x_0)
 
     def shifted(
         self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, matched: bool
@@ -266,21 +302,24 @@ class WalkEngine(Engine):
         return False
 
     def decode(self, estimate: Any, x: Tensor, t: Tensor) -> Distribution:
-        """Noise of the walk's shape around the mean; tilted, not shifted, off a bounded support.
+        r"""Noise of the walk's shape around the mean; tilted, not shifted, off a bounded support.
 
-        So the data that may have led here are never left out.
+        So the data that may have led here are never left out. Where nothing is tilted exactly the
+        noise stays where it is, whatever the mean: :math:`x_0 = (x_t - n) / \sqrt{\bar\alpha_t}`.
         """
         k = self.index(t)
-        x_0 = self.mean(estimate, x, k)
         a = along((self.left(k) / 2).exp(), x)
         width = self.spread(k, x) / a
-        if self.single(k) and self.increment.means != REALS and not self.increment.lattice:
+        if not self.bounded:
+            x_0 = self.mean(estimate, x, k)
+            return self.mirrored(x_0, width.expand_as(x_0)).to_event(x.dim() - 1)
+        if self.single(k) and not self.increment.lattice and self.increment.tilts:
             guessed = not isinstance(estimate, Data | Atoms)
-            eta = self.natural((x / a - x_0) / width, guessed)
+            eta = self.natural((x / a - self.mean(estimate, x, k)) / width, guessed)
             tilted = self.increment.tilted(torch.zeros_like(x), torch.ones_like(x), eta)
             return laws.Affine(tilted, x / a, -width).to_event(x.dim() - 1)
-        law = self.mirrored(x_0, width.expand_as(x_0))
-        return law.to_event(x.dim() - 1)
+        noise = self._from(torch.zeros_like(x), torch.zeros_like(k), k)
+        return laws.Affine(noise, x / a, -1 / a).to_event(x.dim() - 1)
 
     def mirrored(self, loc: Tensor, scale: Tensor) -> Law:
         r"""The law of :math:`\mathrm{loc} - \mathrm{scale} \cdot \xi`."""
