@@ -9,7 +9,7 @@ With :math:`a = |p|`, :math:`\omega^2 = u v`, :math:`r^2 = a^2 + \omega^2` and
 
 up to a factor: log-concave with its peak at 0. It lies under 1 between two points and under its
 tangents, which are exponential laws, beyond. Where these touch at :math:`-2.2 \le \psi \le -1`
-one draw in two or so is rejected at worst, for all p and ω, with no constant to be found.
+three draws in ten are rejected at worst, for all p and ω, with no constant to be found.
 
 References:
     | Random Variate Generation for the Generalized Inverse Gaussian Distribution (Devroye, 2014)
