@@ -27,9 +27,10 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from .increment_laws import gamma_draws, log_gamma_draws
+from .increment_laws import log_gamma_draws
 from .increments import Increment, Laplace, Normal, Student
 from .laws import _Law
+from .numerics.inverse_gaussian import inverse_gaussian_draws
 from .numerics.transcendental import log_bessel_k
 from .shapes import along, sum_event
 from .solve import Unsolved
@@ -126,36 +127,7 @@ class InverseGaussian(Mixing):
         return (up.log_norm() - self.log_norm()).exp()
 
     def sample(self, shape: Size) -> Tensor:
-        p = self.p
-        log_scale = (torch.where(self.v > 0, self.v, 1.0) / self.u).log() / 2
-        drawn = (log_scale + self._log_draws(shape)).exp()
-        if bool((self.v > 0).all()):
-            return drawn
-        gamma = gamma_draws(p.clamp(min=1e-300).expand(shape + p.shape)) * 2 / self.u
-        return torch.where(self.v > 0, drawn, gamma)
-
-    def _log_draws(self, shape: Size) -> Tensor:
-        r"""Draws of y, density :math:`e^{py - \omega \cosh y} / 2 K_p(\omega)`, log-concave.
-
-        By rejection from :math:`f(y) \le f(c) \min(1, e^{1 - f(c) |y - c|})`, c the mode, which
-        accepts one in four.
-        """
-        p, omega = self.p, self.omega
-        norm = math.log(2) + _log_k(p, omega)
-        log_f = lambda y: p * y - omega * y.cosh() - norm  # noqa: E731
-        mode = torch.asinh(p / omega).expand(shape + p.shape)
-        top = log_f(mode)
-        y, waiting = mode.clone(), torch.ones_like(mode, dtype=torch.bool)
-        while bool(waiting.any()):
-            side = 4 * torch.rand_like(y) - 2
-            beyond = side.abs() > 1
-            far = 1 + torch.empty_like(y).exponential_()
-            new = mode + torch.where(beyond, side.sign() * far, side) * (-top).exp()
-            envelope = torch.where(beyond, 1 - far, 0.0)
-            accepted = log_f(new) - top - envelope > -torch.empty_like(y).exponential_()
-            y = torch.where(waiting & accepted, new, y)
-            waiting = waiting & ~accepted
-        return y
+        return inverse_gaussian_draws(self.p, self.u, self.v, shape)
 
 
 def _log_k(p: Tensor, z: Tensor) -> Tensor:

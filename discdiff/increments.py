@@ -59,6 +59,7 @@ from .increment_laws import (
     log_gamma_rule,
     tensors,
 )
+from .laplace_share import LaplaceShare
 from .laws import _Law
 from .numerics.inverse import increasing_inverse
 from .numerics.quadrature import composite, gauss_legendre, panels
@@ -428,6 +429,9 @@ class Laplace(Increment):
 
     def _innovation(self, rho: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
         return SpikedLaplace(loc, scale / math.sqrt(2), rho**2)
+
+    def levy_bridge(self, total: Tensor, s: Tensor, t: Tensor) -> Distribution:
+        return LaplaceShare(total, s, t)
 
     def _levy(self, tau: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
         return VarianceGamma(loc, scale, tau)

@@ -7,7 +7,8 @@ r"""Lévy noise under a linear drift: the characteristic function is inverted.
 The integral is by Gauss–Legendre, the inverse by fast transforms (see `numerics.fourier`), once
 for each τ of which a density is asked. Without drift a law that is closed at all times stays so;
 jumps are drawn one by one, with no table. α-stable noise stays stable, of scale
-:math:`(c \int_0^\tau e^{a \alpha r} dr)^{1/\alpha}`. Bridges are Bayes' rule of three densities.
+:math:`(c \int_0^\tau e^{a \alpha r} dr)^{1/\alpha}`. Bridges are Bayes' rule of three densities;
+without drift their means, and the whole bridges of Laplace noise, are closed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ..terms import Linear, LinearDrift
 from .jump_noise import JumpNoise
 from .renewed_stable import RenewedStable
 from .stable import StableBridge
-from .walk import Bridge, WalkEngine
+from .walk import Bridge, LinearBridge, WalkEngine
 
 SPREAD = 10.0  # standard deviations that many small jumps reach together
 FORGOTTEN = 40.0  # −log of what is left where nothing is
@@ -165,7 +166,13 @@ class LevyNoise(WalkEngine):
 
     def given_end(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Any:
         """The bridge from a state that tells of the data."""
-        return Bridge(self, x_0, x, s, t)
+        if self.a != 0:
+            return Bridge(self, x_0, x, s, t)
+        early, late = (along(self.speed * k, x, torch.float64).expand_as(x) for k in (s, t))
+        law = self.increment.levy_bridge((x - x_0) / self.term.deviation, early, late)
+        if law is None:
+            return LinearBridge(self, x_0, x, s, t)
+        return laws.Affine(law, x_0, torch.full_like(x, self.term.deviation))
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         if self.a >= 0:

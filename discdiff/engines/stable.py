@@ -37,7 +37,7 @@ from ..solve import Score, Unsolved, solves
 from ..walks import MixedIncrements, StableIncrements
 from .renewed import carried
 from .renewed_stable import RenewedStable
-from .walk import Bridge, WalkEngine
+from .walk import LinearBridge, WalkEngine
 
 POINTS, REACH = 769, 15.0  # of the grid of a bridge around each of its two peaks, in arsinh
 
@@ -105,13 +105,8 @@ class StableSteps(_ScaledByPowers, RenewedStable):
         return super().shifted(estimate, x, s, t, matched)
 
 
-class StableBridge(Bridge):
+class StableBridge(LinearBridge):
     """A bridge between power tails: two peaks, each with a grid that widens away from it."""
-
-    @property
-    def mean(self) -> Tensor:
-        engine: Any = self.engine
-        return engine.linear(self.x_0, self.x, self.s, self.t)
 
     def _grid(self) -> tuple[Tensor, Tensor]:
         engine: Any = self.engine

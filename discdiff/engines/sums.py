@@ -27,7 +27,7 @@ from ..solve import Engine, Unsolved, solves
 from ..tabulated import Book, Tabulated
 from ..walks import FixedIncrements, FixedReversal, LevyClock
 from .normal_walk import NormalWalk, is_normal
-from .walk import WalkEngine
+from .walk import LinearBridge, WalkEngine
 
 SPREAD = 10.0  # standard deviations that many small increments reach together
 
@@ -260,7 +260,7 @@ class Clocked(Summed):
                 "and a density, which its total does not tell apart; add noise to the jumps"
             )
         if law is None:
-            return super()._between(x_0, x, s, t)
+            return LinearBridge(self, x_0, x, s, t)
         return laws.Affine(law, a_s * x_0, a_s)
 
     def _grid(self, key: Any) -> Grid:

@@ -448,3 +448,15 @@ class Bridge(laws._Law):
         root = (left**2 + 2 * (right - left) * rest).clamp(min=0).sqrt()
         w = (2 * rest / (left + root)).nan_to_num(0.5).clamp(0, 1)
         return (y.gather(-1, cell) + h * w).squeeze(-1).to(self.x.dtype)
+
+
+class LinearBridge(Bridge):
+    r"""A bridge whose mean is `WalkEngine.linear`.
+
+    So it is for a Lévy process, :math:`\mathbb{E}[L_s \mid L_t] = L_t\, s / t`, atoms included, as
+    its increments over equal times are exchangeable.
+    """
+
+    @property
+    def mean(self) -> Tensor:
+        return self.engine.linear(self.x_0, self.x, self.s, self.t)
