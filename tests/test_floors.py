@@ -27,6 +27,7 @@ FLOORS = (
         "finite_increment",
         "increment_laws",
         "increments",
+        "laplace_share",
         "laws",
         "mirrored",
         "solve",
