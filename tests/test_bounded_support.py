@@ -1,5 +1,7 @@
 """Increments that are not on the whole line: infinite bounds, and decoders that cover the data."""
 
+import math
+
 import pyro.distributions as pyro
 import pytest
 import torch
@@ -110,3 +112,23 @@ def test_decoders_are_normalised_and_leave_out_no_data(walk):
 def other_data(walk):
     """A finite law of the data that is not theirs, for which every bound is finite."""
     return dd.Exact(walk.process, torch.linspace(-3, 3, 31, dtype=torch.float64).unsqueeze(1))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.999, 1 - 1e-7, 1 - 1e-12])
+def test_a_bridge_of_two_uniform_steps_is_uniform_however_narrow(share):
+    """Both densities are flat, so that it is flat on what the two steps have in common."""
+    first, second = 0.1, 0.3
+    chain = dd.Walk(td.Uniform(0.0, 1.0), [first, second])
+    kept = math.sqrt(1 - second)
+    one, two = math.sqrt(3 * first), math.sqrt(3 * second)  # as far as the steps' noise goes
+    x_0 = torch.tensor([[0.4]]).double()
+    start = math.sqrt(1 - first) * x_0
+    x_2 = kept * start + share * (kept * one + two)
+    low = torch.maximum(start - one, (x_2 - two) / kept)
+    law = chain.bridge(x_0.expand(2000, 1), x_2.expand(2000, 1), 1, 2)
+    width = float(start + one - low)
+    off = float((law.mean - low - width / 2).abs().max())
+    assert off < 1e-3 * width  # half a cell of the grid
+    share_of = (law.sample() - low) / width
+    assert float(share_of.min()) > -1e-3 and float(share_of.max()) < 1 + 1e-3
+    assert float(share_of.mean()) == pytest.approx(0.5, abs=5 / math.sqrt(12 * 2000))

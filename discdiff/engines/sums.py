@@ -171,6 +171,14 @@ class ForwardSteps(Summed):
         kept = self.log_kept[t] - self.log_kept[s + 1 : t + 1]
         return (self.term.betas[s:t] * kept.exp()).sqrt()
 
+    def ends(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        r""":math:`\sum_i c_i` times the ends of the increment."""
+        each = (self.term.betas * (-self.log_kept[1:]).exp()).sqrt()
+        until = torch.nn.functional.pad(each.cumsum(0), (1, 0))
+        total = (self.log_kept[t] / 2).exp() * (until[t] - until[s])
+        low, high = (torch.where(total > 0, total * end, 0.0) for end in self.increment.means)
+        return low, high
+
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.summed(loc, (-torch.expm1(self.kept(s, t))).sqrt(), s, t, t - s <= 1)
 

@@ -125,6 +125,11 @@ class WalkEngine(Engine):
         """A distance that the noise from s to t does not exceed."""
         raise self.unsolved("transition")
 
+    def ends(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Between which numbers the noise from s to t lies, both (B,)."""
+        far = torch.full_like(self.kept(s, t), math.inf)
+        return -far, far
+
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
         k = self.index(one_time(t))
         return self._from(x_0, torch.zeros_like(k), k).to_event(x_0.dim() - 1)
@@ -388,9 +393,17 @@ class Bridge(laws._Law):
         center = along((e.kept(zero, self.s) / 2).exp(), self.x) * self.x_0
         width = along(e.width(zero, self.s), self.x)
         wide = along(e.width(self.s, self.t), self.x)
-        low = torch.maximum(center - width, (self.x - wide) / self.ratio)
-        high = torch.minimum(center + width, (self.x + wide) / self.ratio)
-        return low, high
+        first, last = (along(v, self.x) for v in e.ends(zero, self.s))
+        least, most = (along(v, self.x) for v in e.ends(self.s, self.t))
+        low = torch.maximum(
+            center + torch.maximum(first, -width),
+            (self.x - torch.minimum(most, wide)) / self.ratio,
+        )
+        high = torch.minimum(
+            center + torch.minimum(last, width),
+            (self.x - torch.maximum(least, -wide)) / self.ratio,
+        )
+        return low, torch.maximum(low, high)
 
     def _grid(self) -> tuple[Tensor, Tensor]:
         """Points (n, *x.shape) and the density there, up to a factor."""
@@ -412,7 +425,9 @@ class Bridge(laws._Law):
     @property
     def mean(self) -> Tensor:
         y, p = self._grid()
-        mean = torch.trapezoid(y * p, y, dim=0) / torch.trapezoid(p, y, dim=0)
+        step, whole = y - y[:1], torch.trapezoid(p, y, dim=0)
+        mean = torch.trapezoid(step * p, y, dim=0) / whole
+        mean = y[0] + torch.where(whole > 0, mean, step[-1] / 2)  # 0 where rounding leaves a point
         if self.atom is None:
             return mean
         return torch.lerp(mean, self._end(), self._log_atom().exp())
