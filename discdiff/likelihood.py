@@ -351,6 +351,7 @@ def vlb(
 
     Raises:
         ValueError: If the times do not increase to 1, are missing or are given twice.
+        Unsolved: If a law is not known; of a walk, also where its `loss` is.
 
     Example:
         >>> from discdiff import Replace, clock, heads, one_hot

@@ -86,7 +86,9 @@ def loss(
     Raises:
         ValueError: If data lie outside the support, a shape does not fit, x_t is given where the
             data cannot lead, or an option is given that is not of this kind of process.
-        Unsolved: If the head does not determine the score, or the step has no law.
+        Unsolved: If the head does not determine the score, or the step has no law. Of a walk, also
+            if the steps back leave out states that it reaches, so that the bound is infinite, or
+            if more than a thousandth of the noise of a step is lost as states are rounded.
     """
     require_process(process)
     require_head(head)
