@@ -35,8 +35,7 @@ from torch import Tensor
 
 import discdiff as dd
 from discdiff.estimates import Mean
-from discdiff.increment_laws import Rademacher
-from discdiff.increments import increment
+from discdiff.increments import Rademacher, increment
 
 RESULTS = Path(__file__).parent / "results"
 LAWS = {

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .chains import Stepped, Stepwise, every
-from .increment_laws import Lattice
-from .increments import increment
+from .increments import Lattice, increment
 from .process import Chain
 from .solve import Unsolved
 from .validation import require, require_count
@@ -65,8 +64,8 @@ class LatticeWalk(Chain):
     .. math:: P(\xi_t = 1 \mid x_0, x_t) = \frac{1}{2} + \frac{x_t - x_0}{2 t \sigma}.
 
     Arguments:
-        law: A law of finitely many equidistant points, such as `increment_laws.Rademacher` or
-            `increment_laws.ThreePoint`; it is standardised.
+        law: A law of finitely many equidistant points, such as `increments.Rademacher` or
+            `increments.ThreePoint`; it is standardised.
         steps: T.
         size: :math:`\sigma`, the standard deviation of a step.
 
@@ -76,7 +75,7 @@ class LatticeWalk(Chain):
 
     Example:
         >>> import torch
-        >>> from discdiff.increment_laws import Rademacher
+        >>> from discdiff.increments import Rademacher
         >>> walk = LatticeWalk(Rademacher(), 4)
         >>> walk.marginal(torch.zeros(1, 1), 4).log_prob(torch.tensor([[2.0]])).exp()  # 4 / 16
         tensor([0.2500])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as pyro
 import torch
@@ -33,6 +33,13 @@ LOG_ROOT = math.log(2 * math.pi) / 2
 def point(value: Tensor) -> Distribution:
     """The law that is certain of a state of shape (B, *event)."""
     return pyro.Delta(value, validate_args=False).to_event(value.dim() - 1)
+
+
+class Still(NamedTuple):
+    """The atom of a law that has one beside a density: where it is, and its log-probability."""
+
+    at: Tensor
+    log_prob: Tensor
 
 
 class _Law(TorchDistribution):

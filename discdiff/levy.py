@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .increment_laws import SymmetricStable
-from .increments import Increment, Stable, increment
-from .mirrored import mean_and_variance
+from .increments import Increment, Stable, SymmetricStable, increment
+from .increments.mirrored import mean_and_variance
 from .terms import Term
 from .validation import require
 
@@ -28,8 +27,8 @@ class Levy(Term):
 
     Arguments:
         law: The law of :math:`L_1`: infinitely divisible with mean 0, such as a
-            `compound.CompoundPoisson` with noise (a jump diffusion), or symmetric α-stable
-            (`increment_laws.SymmetricStable` or Pyro's).
+            `increments.CompoundPoisson` with noise (a jump diffusion), or symmetric α-stable
+            (`increments.SymmetricStable` or Pyro's).
 
     Raises:
         ValueError: If the law is not infinitely divisible, or its mean is not 0.

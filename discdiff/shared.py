@@ -30,9 +30,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .chains import Stepped, every
-from .elliptical import mixing
 from .given_data import GivenData
 from .increments import increment
+from .increments.elliptical import mixing
 from .process import Chain
 from .walks import Contracting
 

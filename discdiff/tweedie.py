@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, Laplace
 
-from .compound import CompoundPoisson
-from .increment_laws import SymmetricStable
+from .increments import CompoundPoisson, SymmetricStable
 from .numerics.autodiff import gradient
 from .solve import Unsolved
 from .validation import require
@@ -57,8 +56,8 @@ def jumps(law: Distribution) -> Jumps:
     r"""The jumps of the Lévy process that is this law at time 1.
 
     Arguments:
-        law: `compound.CompoundPoisson`, Laplace around 0, gamma, or
-            `increment_laws.SymmetricStable` around 0.
+        law: `increments.CompoundPoisson`, Laplace around 0, gamma, or
+            `increments.SymmetricStable` around 0.
 
     Raises:
         ValueError: If the law has a drift.

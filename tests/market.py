@@ -343,7 +343,7 @@ def steps(count: int, size: int, seed: int) -> torch.Tensor:
 
 RUN = [0.2, 0.5, 1.0]
 BETAS = [0.1, 0.2, 0.3, 0.25]
-bursts = dd.compound.CompoundPoisson(2.0, torch.distributions.Laplace(0.0, 1.0), 0.5)
+bursts = dd.increments.CompoundPoisson(2.0, torch.distributions.Laplace(0.0, 1.0), 0.5)
 jumping = dd.Linear(-0.7) + dd.Levy(bursts)
 heavy = dd.StableWalk(1.5, BETAS)
 latent = torch.tensor([[2.0, 0.5], [30.0, 1.0], [0.1, 4.0], [1.0, 1.0]], dtype=torch.float64)
@@ -379,12 +379,12 @@ CHAINS = {
         dense | GIVEN_DATA,
     ),
     "coins": Entry(
-        dd.LatticeWalk(dd.increment_laws.Rademacher(), 5, 0.5),
+        dd.LatticeWalk(dd.increments.Rademacher(), 5, 0.5),
         torch.tensor([[0.0], [1.0], [-2.0]]),
         {"bound": DENSE},
     ),
     "three points": Entry(
-        dd.LatticeWalk(dd.increment_laws.ThreePoint(), 4),
+        dd.LatticeWalk(dd.increments.ThreePoint(), 4),
         torch.tensor([[0.0], [3**0.5]], dtype=torch.float64),
         {"bound": DENSE},
     ),

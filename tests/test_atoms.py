@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import discdiff as dd
-from discdiff.compound import CompoundPoisson
-from discdiff.increment_laws import Rademacher, ThreePoint
+from discdiff.increments import CompoundPoisson, Rademacher, ThreePoint
 
 pytestmark = pytest.mark.usefixtures("float64")
 BETAS = [0.1, 0.2, 0.3, 0.25]

@@ -8,8 +8,7 @@ import torch
 import torch.distributions as td
 
 import discdiff as dd
-from discdiff.increment_laws import ThreePoint, Triangular
-from discdiff.increments import increment
+from discdiff.increments import ThreePoint, Triangular, increment
 
 BETAS = dd.log_snr_betas(5, 0.1, 0.99)
 X = torch.tensor([[-1.0], [0.5], [1.0]], dtype=torch.float64)

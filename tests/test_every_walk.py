@@ -6,9 +6,14 @@ import torch
 import torch.distributions as td
 
 import discdiff as dd
-from discdiff.compound import CompoundPoisson
 from discdiff.engines.sums import Clocked, ForwardSteps
-from discdiff.increment_laws import GeneralisedNormal, Rademacher, ThreePoint, Triangular
+from discdiff.increments import (
+    CompoundPoisson,
+    GeneralisedNormal,
+    Rademacher,
+    ThreePoint,
+    Triangular,
+)
 
 BETAS = [0.5, 0.4]
 X = torch.tensor([[0.3], [-0.5]])

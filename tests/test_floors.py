@@ -21,15 +21,8 @@ FLOORS = (
     },  # numbers, and what they mean
     {
         "clock",
-        "compound",
-        "elliptical",
-        "failure_counts",
-        "finite_increment",
-        "increment_laws",
         "increments",
-        "laplace_share",
         "laws",
-        "mirrored",
         "solve",
         "tabulated",
     },  # time, answers, the registry of engines

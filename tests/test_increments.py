@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import discdiff as dd
-from discdiff import compound, increment_laws, increments
+from discdiff import increments
 from discdiff.increments import increment
 from discdiff.numerics import transcendental
 from discdiff.numerics.quadrature import composite
@@ -38,19 +38,19 @@ LAWS = {
     "gamma": (pyro.Gamma(4.0, 2.0), -2.0, math.inf, ()),
     "exponential": (pyro.Exponential(3.0), -1.0, math.inf, ()),
     "gumbel": (pyro.Gumbel(3.0, 2.0), -math.inf, math.inf, ()),
-    "power 1.5": (increment_laws.GeneralisedNormal(1.5, 3.0, 2.0), -math.inf, math.inf, (0.0,)),
-    "power 4": (increment_laws.GeneralisedNormal(4.0), -math.inf, math.inf, ()),
-    "power 0.7": (increment_laws.GeneralisedNormal(0.7), -math.inf, math.inf, (0.0,)),
-    "triangular": (increment_laws.Triangular(3.0, 2.0), -R6, R6, (0.0,)),
+    "power 1.5": (increments.GeneralisedNormal(1.5, 3.0, 2.0), -math.inf, math.inf, (0.0,)),
+    "power 4": (increments.GeneralisedNormal(4.0), -math.inf, math.inf, ()),
+    "power 0.7": (increments.GeneralisedNormal(0.7), -math.inf, math.inf, (0.0,)),
+    "triangular": (increments.Triangular(3.0, 2.0), -R6, R6, (0.0,)),
     "mixture": (mixture([1.0, 1.0]), -math.inf, math.inf, ()),
     "noisy jumps": (
-        compound.CompoundPoisson(2.0, pyro.Laplace(number(0.5), number(0.7)), 0.5),
+        increments.CompoundPoisson(2.0, pyro.Laplace(number(0.5), number(0.7)), 0.5),
         -math.inf,
         math.inf,
         (),
     ),
     "noisy normal jumps": (
-        compound.CompoundPoisson(2.0, pyro.Normal(number(0.5), number(0.7)), 0.5),
+        increments.CompoundPoisson(2.0, pyro.Normal(number(0.5), number(0.7)), 0.5),
         -math.inf,
         math.inf,
         (),
@@ -59,8 +59,8 @@ LAWS = {
     "two means": (mixture([1.0, 5.0]), -math.inf, math.inf, ()),
 }
 LATTICE = {
-    "rademacher": increment_laws.Rademacher(1.0, 2.0),
-    "three-point": increment_laws.ThreePoint(1.0, 2.0),
+    "rademacher": increments.Rademacher(1.0, 2.0),
+    "three-point": increments.ThreePoint(1.0, 2.0),
     "poisson": pyro.Poisson(number(3.0)),
 }
 TILTS = [n for n in LAWS if n not in ("t5", "t30", "power 0.7", "beta", "two means")]
@@ -586,7 +586,7 @@ def test_location_and_scale_do_not_matter_but_shape_does():
     assert type(one) is type(two) is increments.Laplace
     assert increment(pyro.Gamma(4.0, 9.0)).shape == 4.0
     assert increment(pyro.StudentT(7.0)).df == 7.0
-    assert type(increment(increment_laws.GeneralisedNormal(2.0))) is increments.Normal
+    assert type(increment(increments.GeneralisedNormal(2.0))) is increments.Normal
     uniform = torch.distributions.Uniform(0, 1)
     parts = [
         torch.distributions.SigmoidTransform().inv,
@@ -711,11 +711,11 @@ def test_many_compound_densities_are_those_of_one_at_a_time(verb, noise):
     count, zero = 5000, number(0.0)
     rate = number([0.5, 30.0]).repeat(count // 2)
     jump = pyro.Normal(number(0.3), number(0.7))
-    law = compound.CompoundPoisson(rate, jump, torch.full_like(rate, noise))
+    law = increments.CompoundPoisson(rate, jump, torch.full_like(rate, noise))
     x = torch.where(torch.rand(count) < 0.1, zero, 4 * torch.randn(count).double())
     with Largest() as seen:
         found = getattr(law, verb)(x)
     assert seen.numbers < 60 * count  # of which all sums have 136 terms
     for n in range(0, count, 311):
-        one = compound.CompoundPoisson(rate[n], jump, noise)
+        one = increments.CompoundPoisson(rate[n], jump, noise)
         assert float(getattr(one, verb)(x[n])) == pytest.approx(float(found[n]), rel=1e-13)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import discdiff as dd
-from discdiff.increment_laws import GammaShare, VarianceGamma
+from discdiff.increments import GammaShare, VarianceGamma
 
 WALK = dd.zoo.ddgm()
 KEPT = (1 - WALK.betas).cumprod(0)
@@ -120,6 +120,6 @@ def test_gradients_reach_the_numbers():
     x = torch.tensor([0.2, 0.3], dtype=torch.float64, requires_grad=True)
 
     def log_density(k, x):
-        return dd.increment_laws.ShiftedGamma(k, k.rsqrt(), -k.sqrt()).log_prob(x)
+        return dd.increments.ShiftedGamma(k, k.rsqrt(), -k.sqrt()).log_prob(x)
 
     assert torch.autograd.gradcheck(log_density, (k, x))

@@ -10,7 +10,7 @@ from torch.distributions import Laplace, Poisson
 
 import discdiff as dd
 from discdiff.engines.lattice_walk import LatticeSums
-from discdiff.increment_laws import Rademacher, ThreePoint
+from discdiff.increments import Rademacher, ThreePoint
 
 pytestmark = pytest.mark.usefixtures("float64")
 LAWS = {"coin": Rademacher(), "three": ThreePoint()}

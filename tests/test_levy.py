@@ -8,8 +8,7 @@ import torch
 
 import discdiff as dd
 from discdiff import zoo
-from discdiff.compound import CompoundPoisson
-from discdiff.increment_laws import SymmetricStable
+from discdiff.increments import CompoundPoisson, SymmetricStable
 from discdiff.numerics.quadrature import composite
 from discdiff.tweedie import noise_mean
 

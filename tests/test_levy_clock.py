@@ -9,7 +9,7 @@ from scipy import integrate, special, stats
 from torch.distributions import Uniform
 
 import discdiff as dd
-from discdiff.increment_laws import GeneralisedNormal, Rademacher
+from discdiff.increments import GeneralisedNormal, Rademacher
 
 pytestmark = pytest.mark.usefixtures("float64")
 BETAS = [0.3, 0.4, 0.2]

@@ -11,8 +11,8 @@ import discdiff as dd
 
 pytestmark = pytest.mark.usefixtures("float64")
 KINDS = {
-    "symmetric": dd.compound.CompoundPoisson(2.0, Laplace(0.0, 1.0), 0.5),
-    "skewed": dd.compound.CompoundPoisson(3.0, Normal(0.5, 0.3), 0.4, -1.5),
+    "symmetric": dd.increments.CompoundPoisson(2.0, Laplace(0.0, 1.0), 0.5),
+    "skewed": dd.increments.CompoundPoisson(3.0, Normal(0.5, 0.3), 0.4, -1.5),
 }
 
 
@@ -50,12 +50,12 @@ def test_a_batch_of_times_is_drawn_without_tables():
 def test_without_drift_closed_laws_stay_closed():
     process, t = 2.0 * dd.Levy(Laplace(0.0, 1.0)), torch.tensor([0.3, 1.7])
     law = process.marginal(torch.zeros(2, 1), t)
-    goal = dd.increment_laws.VarianceGamma(0.0, math.sqrt(2), 2 * t[:, None])
+    goal = dd.increments.VarianceGamma(0.0, math.sqrt(2), 2 * t[:, None])
     y = torch.tensor([[0.4], [-1.1]])
     torch.testing.assert_close(law.log_prob(y), goal.log_prob(y)[:, 0])
     assert not next(iter(process.leaves(t))).core.engine.book.grids
     bridge = process.bridge(torch.zeros(2, 1), y, t / 2, t).log_prob(y / 3)
-    halves = dd.increment_laws.VarianceGamma(0.0, math.sqrt(2), t[:, None])
+    halves = dd.increments.VarianceGamma(0.0, math.sqrt(2), t[:, None])
     bayes = halves.log_prob(y / 3) + halves.log_prob(2 * y / 3) - goal.log_prob(y)
     torch.testing.assert_close(bridge, bayes[:, 0])
 

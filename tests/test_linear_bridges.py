@@ -5,9 +5,8 @@ import pytest
 import torch
 
 import discdiff as dd
-from discdiff.compound import CompoundPoisson
 from discdiff.engines.walk import LinearBridge
-from discdiff.increment_laws import GeneralisedNormal
+from discdiff.increments import CompoundPoisson, GeneralisedNormal
 
 pytestmark = pytest.mark.usefixtures("float64")
 JUMPS = CompoundPoisson(2.0, pyro.Laplace(0.0, 1.0), 0.5)

@@ -9,8 +9,7 @@ import torch.distributions as td
 from scipy import integrate, stats
 
 import discdiff as dd
-from discdiff.increments import increment
-from discdiff.mirrored import Mirror, Mirrored
+from discdiff.increments import Mirror, Mirrored, increment
 
 
 def number(x):

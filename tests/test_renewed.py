@@ -21,7 +21,7 @@ def chains():
     return {
         "walk": dd.StableWalk(ALPHA, BETAS),
         "lim": dd.zoo.lim(ALPHA).at([0.2, 0.4, 0.6, 0.8]),
-        "no drift": dd.Levy(dd.increment_laws.SymmetricStable(ALPHA))
+        "no drift": dd.Levy(dd.increments.SymmetricStable(ALPHA))
         .on(dd.clock.Constant(2.0))
         .at([0.1, 0.3, 0.6, 1.0]),
     }

@@ -9,7 +9,7 @@ from scipy import integrate, special, stats
 from torch.distributions import Gumbel, Laplace, Normal, StudentT
 
 import discdiff as dd
-from discdiff.elliptical import InverseGaussian
+from discdiff.increments import InverseGaussian
 
 pytestmark = pytest.mark.usefixtures("float64")
 BETAS = [0.1, 0.3, 0.2]

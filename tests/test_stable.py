@@ -8,8 +8,7 @@ import torch
 from scipy import stats
 
 import discdiff as dd
-from discdiff.increment_laws import PositiveStable, SymmetricStable
-from discdiff.increments import Stable
+from discdiff.increments import PositiveStable, Stable, SymmetricStable
 from discdiff.numerics.fourier import quintic
 from discdiff.numerics.stable import STEP, _densities, log_density_table, width
 

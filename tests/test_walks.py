@@ -18,8 +18,7 @@ import discdiff as dd
 from discdiff.engines.marginals import Marginals
 from discdiff.engines.sums import Clocked, ForwardSteps
 from discdiff.estimates import Mean
-from discdiff.increment_laws import Rademacher
-from discdiff.increments import increment
+from discdiff.increments import Rademacher, increment
 from discdiff.numerics.fourier import tabulate
 
 BETAS = [0.5, 0.4, 0.3, 0.45]

@@ -8,8 +8,8 @@ import torch
 from torch.distributions import Beta, Laplace, Normal
 
 import discdiff as dd
-from discdiff.increment_laws import Rademacher
-from discdiff.increments import FOLLOWED, increment
+from discdiff.increments import Rademacher, increment
+from discdiff.increments.numeric import FOLLOWED
 from discdiff.numerics.fourier import LEAST, MOST, frequencies
 from discdiff.numerics.waves import FEW, PIECE, waves
 

@@ -18,7 +18,8 @@ from torch.nn.functional import logsigmoid
 
 from .. import laws
 from ..beta_chain import BetaSteps
-from ..increment_laws import incomplete_beta, log_gamma_draws
+from ..increments.draws import log_gamma_draws
+from ..numerics.transcendental import incomplete_beta
 from ..shapes import along
 from ..solve import solves
 from .given_data import GivenDataEngine

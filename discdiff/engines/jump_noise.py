@@ -19,7 +19,8 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 
 from .. import laws
-from ..compound import Compound, total
+from ..increments import Compound
+from ..increments.compound import total
 from ..shapes import along
 from ..tabulated import Tabulated
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .. import laws
-from ..compound import Compound
+from ..increments import Compound
 from ..levy import Levy
 from ..numerics.fourier import Grid, frequencies, tabulate
 from ..numerics.quadrature import gauss_legendre

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..increment_laws import Still
+from ..laws import Still
 from ..shapes import along
 from ..solve import Engine, solves
 from ..walks import FixedMarginals

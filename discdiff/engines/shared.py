@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .. import laws
-from ..elliptical import Elliptical, mixing, squares
+from ..increments import Elliptical
+from ..increments.elliptical import mixing, squares
 from ..shapes import along
 from ..shared import SharedIncrements
 from ..solve import Unsolved, solves

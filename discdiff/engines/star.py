@@ -26,7 +26,8 @@ from torch import Size, Tensor
 from torch.distributions import Beta, Distribution, constraints, kl_divergence, register_kl
 
 from .. import laws
-from ..increment_laws import LogitBeta, log_gamma_draws
+from ..increments import LogitBeta
+from ..increments.draws import log_gamma_draws
 from ..shapes import along
 from ..solve import Unsolved, solves
 from ..star import BetaStar, NormalStar

@@ -20,7 +20,8 @@ from torch.distributions import Distribution, constraints
 
 from .. import laws
 from ..estimates import Atoms, Data
-from ..increments import REALS, Increment
+from ..increments import Increment
+from ..increments.base import REALS
 from ..numerics.fourier import Grid, TooSharp, tabulate
 from ..shapes import along
 from ..solve import Engine, Unsolved, solves

@@ -20,8 +20,9 @@ from torch.distributions import Distribution, constraints
 from .. import laws
 from ..estimates import Atoms, Data, Epsilon, Mean, Velocity
 from ..estimates import Score as ScoreEstimate
-from ..increment_laws import Still
-from ..increments import REALS, Increment
+from ..increments import Increment
+from ..increments.base import REALS
+from ..laws import Still
 from ..numerics.autodiff import gradient
 from ..shapes import along, one_time
 from ..solve import Engine, Score, Unsolved

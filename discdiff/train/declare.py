@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Laplace
 
 from .. import clock, heads
-from ..increments import NOWHERE
+from ..increments.base import NOWHERE
 from ..likelihood import elbo, vlb
 from ..nn import Precondition
 from ..process import Chain, Mixture, Process, Product, batch_size

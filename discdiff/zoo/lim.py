@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..clock import Clock, Cosine
-from ..increment_laws import SymmetricStable
+from ..increments import SymmetricStable
 from ..levy import Levy
 from ..process import Process
 from ..terms import Linear

@@ -27,13 +27,16 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from .increment_laws import log_gamma_draws
-from .increments import Increment, Laplace, Normal, Student
-from .laws import _Law
-from .numerics.inverse_gaussian import inverse_gaussian_draws
-from .numerics.transcendental import log_bessel_k
-from .shapes import along, sum_event
-from .solve import Unsolved
+from ..laws import _Law
+from ..numerics.inverse_gaussian import inverse_gaussian_draws
+from ..numerics.transcendental import log_bessel_k
+from ..shapes import along, sum_event
+from ..solve import Unsolved
+from .base import Increment
+from .draws import log_gamma_draws
+from .laplace import Laplace
+from .normal import Normal
+from .student import Student
 
 
 class Mixing(ABC):

@@ -27,22 +27,17 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from .increment_laws import tensors
-from .increments import (
-    NOWHERE,
-    Increment,
-    Normal,
-    _entropy_and_fisher,
-    _reach,
-    increment,
-    standardises,
-)
-from .laws import _Law
-from .numerics.autodiff import slope
-from .numerics.inverse import increasing_inverse
-from .numerics.special import log_poisson_pmf
-from .solve import Unsolved
-from .validation import require
+from ..laws import _Law
+from ..numerics.autodiff import slope
+from ..numerics.inverse import increasing_inverse
+from ..numerics.special import log_poisson_pmf
+from ..solve import Unsolved
+from ..validation import require
+from .base import NOWHERE, Increment
+from .draws import tensors
+from .measured import entropy_and_fisher, reach_of
+from .normal import Normal
+from .registry import increment, standardises
 
 TOGETHER = 512  # entries whose sums over numbers of jumps stay in a cache
 
@@ -279,10 +274,10 @@ class Compound(Increment):
             self.domain = (next(ends), next(ends))
         # log φ is analytic where the transform of a jump is, which has no poles inside
         self.radius = min(abs(end) for end in self.domain)
-        self.reach = _reach(self) if self.domain != NOWHERE else self._find_reach()
+        self.reach = reach_of(self) if self.domain != NOWHERE else self._find_reach()
         self.entropy, self.fisher = -math.inf, math.inf
         if self.noise > 0:
-            self.entropy, self.fisher = _entropy_and_fisher(self, self.noise / self.root)
+            self.entropy, self.fisher = entropy_and_fisher(self, self.noise / self.root)
 
     def _find_reach(self) -> float:
         """The sum of n jumps exceeds r only if one exceeds r / n."""

@@ -9,8 +9,7 @@ from scipy import integrate, special, stats
 from torch.distributions import Laplace
 
 import discdiff as dd
-from discdiff.increment_laws import VarianceGamma
-from discdiff.laplace_share import LaplaceShare
+from discdiff.increments import LaplaceShare, VarianceGamma
 
 COUNT = 40_000
 CASES = [

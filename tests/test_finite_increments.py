@@ -9,8 +9,7 @@ import torch
 from scipy import stats
 
 import discdiff as dd
-from discdiff.increment_laws import Lattice, Rademacher, ThreePoint
-from discdiff.increments import increment
+from discdiff.increments import Lattice, Rademacher, ThreePoint, increment
 
 
 def number(x):

@@ -11,8 +11,7 @@ import torch.distributions as td
 from scipy import stats
 
 import discdiff as dd
-from discdiff.failure_counts import SharedCount, ShiftedFailures
-from discdiff.increments import increment
+from discdiff.increments import SharedCount, ShiftedFailures, increment
 
 
 def number(x):

@@ -22,21 +22,16 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from .increment_laws import gamma_draws, nearest_count, tensors
-from .increments import (
-    Increment,
-    _atan_less,
-    _cos_less,
-    _expm1_less,
-    _log1m_less,
-    _orders,
-    _reach,
-    _sin_less,
-    standardises,
-)
-from .laws import _Law
-from .numerics.transcendental import incomplete_beta
-from .validation import require
+from ..laws import _Law
+from ..numerics.less import atan_less, cos_less, expm1_less, log1m_less, sin_less
+from ..numerics.transcendental import incomplete_beta
+from ..validation import require
+from .base import Increment
+from .counts import nearest_count
+from .cumulants import orders
+from .draws import gamma_draws, tensors
+from .measured import reach_of
+from .registry import standardises
 
 
 class ShiftedFailures(_Law):
@@ -192,20 +187,20 @@ class Failures(Increment):
         self.mean = r * self.odds
         self.radius = -self.log_q * self.deviation
         self.domain, self.means = (-math.inf, self.radius), (-math.sqrt(r * q), math.inf)
-        self.reach = _reach(self)
+        self.reach = reach_of(self)
 
     def _log_cf(self, u: Tensor) -> Tensor:
         v, q = u / self.deviation, self.q
         # |1 − q e^{iv}|² = (1 − q)² + 4 q sin²(v/2), and the phase less the mean's
         size = -torch.log1p(4 * self.odds / (1 - q) * (v / 2).sin() ** 2) / 2
         tangent = q * v.sin() / (1 - q * v.cos())
-        above = (q * _sin_less(v) + self.odds * q * v * _cos_less(v)) / (1 - q * v.cos())
-        phase = _atan_less(tangent) + above  # = atan(tangent) − c v
+        above = (q * sin_less(v) + self.odds * q * v * cos_less(v)) / (1 - q * v.cos())
+        phase = atan_less(tangent) + above  # = atan(tangent) − c v
         return self.r * torch.complex(size, phase)
 
     def _cumulants(self, order: int) -> list[float]:
         row, found = [1.0], []  # Stirling's numbers S(m, 1 … m)
-        for m in _orders(order):
+        for m in orders(order):
             terms = (math.factorial(k) * s * self.odds ** (k + 1) for k, s in enumerate(row))
             found.append(self.r * math.fsum(terms) / self.deviation**m)
             shifted, row = [0.0, *row], [*row, 0.0]
@@ -214,7 +209,7 @@ class Failures(Increment):
 
     def _cgf(self, e: Tensor) -> Tensor:
         z = e / self.deviation  # −log(1 − w) − c z with w = c (e^z − 1)
-        return self.r * (_log1m_less(self.odds * torch.expm1(z)) + self.odds * _expm1_less(z))
+        return self.r * (log1m_less(self.odds * torch.expm1(z)) + self.odds * expm1_less(z))
 
     def _slope(self, e: Tensor) -> Tensor:
         z = e / self.deviation

@@ -18,11 +18,14 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from .finite_increment import Finite
-from .increment_laws import Lattice, Still
-from .increments import Increment, Logistic, Numeric, increment, standardises
-from .laws import _Law
-from .solve import Unsolved
+from ..laws import Still, _Law
+from ..solve import Unsolved
+from .base import Increment
+from .finite import Finite
+from .lattice import Lattice
+from .logistic import Logistic
+from .numeric import Numeric
+from .registry import increment, standardises
 
 
 class Mirror(_Law):

@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .increment_laws import Lattice
-from .increments import REALS, Increment, _from_moments, _radius, standardises
-from .validation import require
+from ..validation import require
+from .base import REALS, Increment
+from .cumulants import cumulants_from
+from .lattice import Lattice
+from .measured import radius_of
+from .registry import standardises
 
-STEP = 0.02  # of waves in which the phase is followed, over the largest value
+TURN = 0.02  # of waves in which the phase is followed, over the largest value
 
 
 class Finite(Increment):
@@ -57,7 +60,7 @@ class Finite(Increment):
         self.log_probs: Tensor = chances.log()
         self.means = (float(self.points[0]), float(self.points[-1]))
         self.reach = max(-self.means[0], self.means[1])
-        self.radius = _radius(self)
+        self.radius = radius_of(self)
 
     def _less(self, u: Tensor) -> tuple[Tensor, Tensor]:
         r"""Real and imaginary part of :math:`\varphi(u) - 1`, accurate at small u."""
@@ -70,7 +73,7 @@ class Finite(Increment):
         if not flat.numel():
             return torch.complex(u, u)
         most = float(flat.abs().max())
-        grid = torch.linspace(0.0, most, 2 + int(most * self.reach / STEP), dtype=torch.float64)
+        grid = torch.linspace(0.0, most, 2 + int(most * self.reach / TURN), dtype=torch.float64)
         real, imag = self._less(grid)
         coarse = torch.complex(1 + real, imag)
         phase = torch.cat([torch.zeros(1).double(), (coarse[1:] / coarse[:-1]).angle().cumsum(0)])
@@ -82,7 +85,7 @@ class Finite(Increment):
 
     def _cumulants(self, order: int) -> list[float]:
         p = self.log_probs.exp()
-        return _from_moments([float(p @ self.points**n) for n in range(1, order + 1)])
+        return cumulants_from([float(p @ self.points**n) for n in range(1, order + 1)])
 
     def _exponents(self, e: Tensor) -> Tensor:
         return self.log_probs + e.unsqueeze(-1) * self.points
