@@ -29,6 +29,7 @@ def increment(law: Distribution) -> Increment:
         Unsolved: If nothing is registered for its type and it has no density to go by.
 
     Example:
+        >>> import torch
         >>> increment(torch.distributions.Laplace(3.0, 2.0)).cumulants(4)
         tensor([0., 1., 0., 3.], dtype=torch.float64)
     """
