@@ -9,14 +9,12 @@ from . import (
     engines,
     enumeration,
     estimates,
-    families,
     grids,
     guidance,
     heads,
     increments,
     inverse,
     laws,
-    matching,
     metrics,
     nn,
     params,
@@ -27,28 +25,26 @@ from . import (
     weights,
     zoo,
 )
+from .certificate import Report, check
 from .chains import MatrixChain
-from .check import check
 from .clock import Clock
-from .cross_entropy import cross_entropy
 from .explain import Explanation, explain
 from .flow import Followed, log_prob, probability_flow
 from .heads import Exact
-from .implicit import implicit_score_matching
 from .increments import Increment, increment
 from .lattice_walk import LatticeWalk
 from .levy import Levy
 from .likelihood import elbo, path_kl, vlb
 from .loss import loss
-from .matching import ratio_matching
+from .objectives import cross_entropy, implicit_score_matching, matching, ratio_matching
 from .params import learn
 from .process import Chain, Given, Lifted, Mixture, Process, Product, Pushed, Scaled, Sum, Timed
-from .report import Report
 from .reverse import Reverse, reverse
 from .sample import sample
 from .shared import SharedWalk
 from .simulate import simulate
 from .solve import Engine, Unsolved, solves
+from .steppers import families
 from .structures import (
     BirthDeath,
     Clusters,

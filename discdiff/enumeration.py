@@ -29,7 +29,6 @@ from .clock import LAST
 from .estimates import Parts
 from .grids import Grid
 from .heads import Exact, Head, require_head
-from .jumps import jumps_of, reversal
 from .likelihood import stop_for
 from .numerics.special import log1pexp, logexpm1, safe_log
 from .process import (
@@ -46,6 +45,7 @@ from .sample import grid_times
 from .shapes import along
 from .solve import Unsolved
 from .stepper import Model, Stepper, carried, kernel_of, law_matrix
+from .steppers.jumps import jumps_of, reversal
 from .times import require_reach, tempo_of
 from .validation import described, require, require_kind, require_tensor, shown
 

@@ -24,15 +24,7 @@ from .drawn import full_precision, learns, with_draw
 from .estimates import Data, Estimate
 from .heads import Head, require_head, require_possible
 from .numerics.special import bregman_log, safe_log
-from .process import (
-    Chain,
-    Leaf,
-    Process,
-    first_tensor,
-    map_state,
-    require_process,
-    require_shape,
-)
+from .process import Chain, Leaf, Process, first_tensor, map_state, require_process, require_shape
 from .shapes import sum_event
 from .solve import Score, Unsolved
 from .stepper import Stepper, require_stepper

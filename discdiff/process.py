@@ -27,18 +27,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from . import estimates, laws
 from .clock import LAST, Clock, Constant
-from .estimates import (
-    Atoms,
-    Data,
-    Epsilon,
-    Estimate,
-    Logits,
-    Mean,
-    Parts,
-    Ratio,
-    Score,
-    Velocity,
-)
+from .estimates import Atoms, Data, Epsilon, Estimate, Logits, Mean, Parts, Ratio, Score, Velocity
 from .params import Declared, Versions, declare, probabilities, sparse
 from .shapes import once, one_shape, one_time
 from .solve import Engine, Unsolved, engine_for

@@ -8,8 +8,8 @@ from torch import nn
 from torch.distributions import AffineTransform, Normal
 
 import discdiff as dd
+from discdiff.certificate.sites import nodes
 from discdiff.control import variate
-from discdiff.sites import nodes
 from discdiff.solve import Unsolved
 
 CLOCK = dd.clock.Linear(0.1, 20.0)

@@ -15,7 +15,7 @@ import discdiff as dd
 from discdiff import enumeration, steppers
 from discdiff.enumeration import marginal, total_variation
 from discdiff.heads import Exact
-from discdiff.jumps import forward, reversal
+from discdiff.steppers.jumps import forward, reversal
 
 pytestmark = pytest.mark.usefixtures("float64")
 

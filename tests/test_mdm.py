@@ -19,9 +19,9 @@ from torch.distributions import MultivariateNormal, Normal
 
 import discdiff as dd
 from discdiff import estimates
+from discdiff.certificate.sites import nodes
 from discdiff.numerics.quadrature import gauss_legendre
 from discdiff.reverse import drift_of
-from discdiff.sites import nodes
 from discdiff.times import rule
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -11,14 +11,7 @@ import scipy.linalg
 import scipy.stats
 import torch
 
-from discdiff.metrics import (
-    Gaussian,
-    Hamming,
-    frechet_distance,
-    mmd,
-    tally,
-    total_variation,
-)
+from discdiff.metrics import Gaussian, Hamming, frechet_distance, mmd, tally, total_variation
 
 KERNELS = [Gaussian(1.5), Hamming(0.1)]
 

@@ -21,14 +21,7 @@ from ..shapes import span
 from ..solve import Engine, Unsolved, solves
 from ..structures import Killing, Masking
 from .finite import Finite
-from .kernels import (
-    FiniteChain,
-    Kernel,
-    Structured,
-    hazard,
-    kernel_of,
-    uniform_like,
-)
+from .kernels import FiniteChain, Kernel, Structured, hazard, kernel_of, uniform_like
 from .replacement import Replacement
 
 

@@ -28,16 +28,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
 from .. import estimates
-from ..estimates import (
-    Atoms,
-    Conditional,
-    Data,
-    Estimate,
-    LeaveOneOut,
-    Posterior,
-    Ratio,
-    remove,
-)
+from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Posterior, Ratio, remove
 from ..laws import _Law
 from ..numerics.special import log1mexp, log_add, safe_log, times_log, xlogx_ratio
 from ..shapes import along, one_time, span

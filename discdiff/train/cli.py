@@ -24,7 +24,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..check import check
+from ..certificate.check import check
 from ..solve import Unsolved
 from .callbacks import AtomicIO, callbacks
 from .data import Categories, Dataset

@@ -32,14 +32,7 @@ from ..steps import log_jacobian, reconstruction
 from ..times import Blend, Density, require_reach, time_density, times
 from ..validation import validate
 from .data import Reals
-from .declare import (
-    encoding_for,
-    examples,
-    head_for,
-    outputs_of,
-    preconditioned,
-    stepper_for,
-)
+from .declare import encoding_for, examples, head_for, outputs_of, preconditioned, stepper_for
 from .describe import Description
 from .encoding import AsCategories, AsCounts, AsDensity, AsReals, AsTable, Encoding
 from .settings import Settings

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engines.affine import Affine, AffineEngine, aligned
-from .estimates import Data, Epsilon, Estimate, Mean, Score, Velocity
-from .process import Leaf, Process
-from .solve import Unsolved
-from .stepper import Model, State, Stepper
-from .validation import require
+from ..engines.affine import Affine, AffineEngine, aligned
+from ..estimates import Data, Epsilon, Estimate, Mean, Score, Velocity
+from ..process import Leaf, Process
+from ..solve import Unsolved
+from ..stepper import Model, State, Stepper
+from ..validation import require
 
 KINDS = (Mean, Epsilon, Score, Velocity, Data)
 

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process import Leaf, Process, batch_size, first_tensor
-from .shapes import along
-from .solve import Unsolved
-from .stepper import Model, State, Stepper
-from .validation import require
+from ..process import Leaf, Process, batch_size, first_tensor
+from ..shapes import along
+from ..solve import Unsolved
+from ..stepper import Model, State, Stepper
+from ..validation import require
 
 
 @dataclass(frozen=True)

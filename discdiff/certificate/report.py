@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .solve import Unsolved
+from ..solve import Unsolved
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from . import laws
-from .estimates import Estimate
-from .numerics.special import safe_log
-from .process import Leaf
-from .reverse import own_rates
-from .shapes import along
-from .solve import Unsolved
-from .terms import Jump
-from .validation import require_finite
+from .. import laws
+from ..estimates import Estimate
+from ..numerics.special import safe_log
+from ..process import Leaf
+from ..reverse import own_rates
+from ..shapes import along
+from ..solve import Unsolved
+from ..terms import Jump
+from ..validation import require_finite
 
 Space = tuple[tuple[int, ...], torch.dtype]
 Draw = Callable[[tuple[Tensor, ...]], Tensor]  # from indices of entries to points, one for each

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .lattice_walk import LatticeSteps
-from .process import Chain
+from ..lattice_walk import LatticeSteps
+from ..process import Chain
 from .report import Row, index_pairs, measured
 from .sites import chi_square
 

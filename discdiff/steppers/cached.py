@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process import Process
-from .stepper import Model, State, Stepper, kernel_of
-from .validation import require
+from ..process import Process
+from ..stepper import Model, State, Stepper, kernel_of
+from ..validation import require
 
 
 @dataclass(frozen=True)

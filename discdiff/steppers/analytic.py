@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from . import laws
-from .estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Posterior, Ratio
+from .. import laws
+from ..estimates import Atoms, Conditional, Data, Estimate, LeaveOneOut, Posterior, Ratio
+from ..numerics.special import safe_log
+from ..process import Leaf, Process
+from ..solve import Unsolved
+from ..stepper import ByLeaf, State, finite_span, only_leaf
 from .jumps import jumps_of
-from .numerics.special import safe_log
-from .process import Leaf, Process
-from .solve import Unsolved
-from .stepper import ByLeaf, State, finite_span, only_leaf
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..estimates import Estimate
+from ..process import Leaf, Process, batch_size
+from ..reverse import drift_rule
+from ..shapes import along, span
+from ..stepper import Model, State, Stepper, carried, fresh_noise, kernel_of, law_matrix, only_leaf
+from ..terms import Diffusion
+from ..validation import require
 from .cached import Cached
-from .estimates import Estimate
 from .first_hitting import FirstHitting
 from .jumps import (
     Jumps,
@@ -34,21 +40,6 @@ from .jumps import (
     law_of_one_jump,
     reversal,
 )
-from .process import Leaf, Process, batch_size
-from .reverse import drift_rule
-from .shapes import along, span
-from .stepper import (
-    Model,
-    State,
-    Stepper,
-    carried,
-    fresh_noise,
-    kernel_of,
-    law_matrix,
-    only_leaf,
-)
-from .terms import Diffusion
-from .validation import require
 
 
 @dataclass(frozen=True)

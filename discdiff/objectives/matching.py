@@ -26,15 +26,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from .estimates import Atoms, Conditional, Estimate, LeaveOneOut
-from .heads import Head
-from .numerics.special import log1mexp
+from ..estimates import Atoms, Conditional, Estimate, LeaveOneOut
+from ..heads import Head
+from ..numerics.special import log1mexp
+from ..process import Leaf, Process
+from ..shapes import sum_event
+from ..solve import Unsolved
+from ..validation import require_kind
+from ..weights import Weight
 from .objective import categories, noisy_state, prepared, summed
-from .process import Leaf, Process
-from .shapes import sum_event
-from .solve import Unsolved
-from .validation import require_kind
-from .weights import Weight
 
 State = Any
 

@@ -28,17 +28,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .drawn import full_precision
-from .heads import Head
-from .numerics.autodiff import divergence, hutchinson
+from ..drawn import full_precision
+from ..heads import Head
+from ..numerics.autodiff import divergence, hutchinson
+from ..process import Leaf, Process
+from ..shapes import sum_event
+from ..solve import Score
+from ..terms import Diffusion, Jump, spread
+from ..validation import require
+from ..weights import Weight
 from .objective import noisy_state, prepared, summed
-from .process import Leaf, Process
 from .score_entropy import score_entropy
-from .shapes import sum_event
-from .solve import Score
-from .terms import Diffusion, Jump, spread
-from .validation import require
-from .weights import Weight
 
 State = Any
 

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .laws import draw_categories
-from .loss import jumps_into, reverse_log_rates
-from .process import Leaf
-from .shapes import sum_event
-from .solve import Score
-from .terms import Jump
+from ..laws import draw_categories
+from ..loss import jumps_into, reverse_log_rates
+from ..process import Leaf
+from ..shapes import sum_event
+from ..solve import Score
+from ..terms import Jump
 
 State = Any
 

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .process import Leaf, Process
-from .reverse import drift_rule
-from .shapes import along
-from .solve import Score, Unsolved
-from .stepper import Model, State, Stepper, finite_span
-from .terms import Diffusion
-from .validation import require
+from ..process import Leaf, Process
+from ..reverse import drift_rule
+from ..shapes import along
+from ..solve import Score, Unsolved
+from ..stepper import Model, State, Stepper, finite_span
+from ..terms import Diffusion
+from ..validation import require
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.distributions import Distribution
 
-from . import laws
-from .process import Chain
+from .. import laws
+from ..process import Chain
+from ..solve import Unsolved
 from .report import Row, index_pairs, measured
-from .solve import Unsolved
 
 DRAWS = 20_000
 QUANTILE = 5.5  # normal quantile of the statistical laws: a failure rate of 4e-8 each

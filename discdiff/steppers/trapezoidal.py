@@ -37,6 +37,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..process import Leaf, Process, batch_size, map_state
+from ..shapes import along
+from ..solve import Unsolved
+from ..stepper import Model, State, Stepper, finite_span, law_matrix, only_leaf
+from ..validation import require
 from .jumps import (
     Jumps,
     exits_of,
@@ -47,11 +52,6 @@ from .jumps import (
     law_of_one_jump,
     reversal,
 )
-from .process import Leaf, Process, batch_size, map_state
-from .shapes import along
-from .solve import Unsolved
-from .stepper import Model, State, Stepper, finite_span, law_matrix, only_leaf
-from .validation import require
 
 
 @dataclass(frozen=True)

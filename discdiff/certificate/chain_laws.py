@@ -23,25 +23,25 @@ from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import Distribution
 
-from . import laws
-from .chains import Stepwise
-from .estimates import Data
-from .expectation import noisy_states
-from .given_data import GivenData
+from .. import laws
+from ..chains import Stepwise
+from ..estimates import Data
+from ..expectation import noisy_states
+from ..given_data import GivenData
+from ..heads import Exact, Head
+from ..lattice_walk import LatticeSteps
+from ..likelihood import vlb
+from ..loss import loss
+from ..process import Chain, Leaf, Process, Product, batch_size, map_state
+from ..solve import Unsolved
+from ..steps import has_density, require_resolved
+from ..times import times
+from ..walks import StableIncrements, Steps
 from .given_laws import given_rows
-from .heads import Exact, Head
 from .lattice_laws import lattice_rows
-from .lattice_walk import LatticeSteps
-from .likelihood import vlb
-from .loss import loss
-from .process import Chain, Leaf, Process, Product, batch_size, map_state
 from .report import Row, measured
 from .sites import Entries, Site, apart, chi_square, few, returned, site
-from .solve import Unsolved
-from .steps import has_density, require_resolved
-from .times import times
 from .walk_laws import stable_rows, walk_rows
-from .walks import StableIncrements, Steps
 
 State = Any
 TAIL = 1e-5  # of exponential tails, outside the grid of an expectation

@@ -14,16 +14,15 @@ import torch
 from pyro.distributions import Delta
 from torch import Tensor
 
-from . import laws
-from .chain_laws import beginning, chain_rows
-from .chains import Stepwise
-from .engines.matrix import MatrixGaussian
-from .estimates import Atoms, Data
-from .expectation import entropy_gap, noisy_states
-from .heads import Exact, Head, require_head
-from .likelihood import prior_kl
-from .loss import integrand, loss
-from .process import (
+from .. import laws
+from ..chains import Stepwise
+from ..engines.matrix import MatrixGaussian
+from ..estimates import Atoms, Data
+from ..expectation import entropy_gap, noisy_states
+from ..heads import Exact, Head, require_head
+from ..likelihood import prior_kl
+from ..loss import integrand, loss
+from ..process import (
     Chain,
     Leaf,
     Lifted,
@@ -36,11 +35,12 @@ from .process import (
     map_state,
     require_process,
 )
+from ..shapes import sum_event
+from ..solve import Unsolved
+from ..steppers import Ancestral
+from .chain_laws import beginning, chain_rows
 from .report import Report, Row, measured
-from .shapes import sum_event
 from .sites import apart, chi_square, few, returned, site
-from .solve import Unsolved
-from .steppers import Ancestral
 
 State = Any
 ROWS = 6  # states of the example that are looked at

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .process import Chain
+from ..process import Chain
+from ..solve import Unsolved
+from ..steps import require_resolved
+from ..walks import Contracting, FixedReversal, StableIncrements, Steps
 from .report import Row, index_pairs, measured
-from .solve import Unsolved
-from .steps import require_resolved
-from .walks import Contracting, FixedReversal, StableIncrements, Steps
 
 ROUGH = 2e-3
 STEEP, SINGULAR = 0.02, 20.0  # mass at one point, density of a bridge

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from . import laws
-from .drawn import full_precision, learns, with_draw
-from .heads import Head, require_head
-from .process import Leaf, Process, first_tensor, map_state, require_process, require_shape
-from .simulate import advance
-from .solve import Unsolved
-from .validation import require, require_kind, values_are_checked
-from .weights import NLL, Weight
+from .. import laws
+from ..drawn import full_precision, learns, with_draw
+from ..heads import Head, require_head
+from ..process import Leaf, Process, first_tensor, map_state, require_process, require_shape
+from ..simulate import advance
+from ..solve import Unsolved
+from ..validation import require, require_kind, values_are_checked
+from ..weights import NLL, Weight
 
 State = Any
 

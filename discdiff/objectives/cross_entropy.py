@@ -13,14 +13,14 @@ from typing import Any
 
 from torch import Tensor
 
-from . import laws
-from .estimates import Atoms, Data, LeaveOneOut, Parts, Posterior
-from .heads import Head
+from .. import laws
+from ..estimates import Atoms, Data, LeaveOneOut, Parts, Posterior
+from ..heads import Head
+from ..process import Leaf, Process
+from ..shapes import sum_event
+from ..solve import Unsolved
+from ..weights import Weight
 from .objective import categories, noisy_state, prepared, summed
-from .process import Leaf, Process
-from .shapes import sum_event
-from .solve import Unsolved
-from .weights import Weight
 
 State = Any
 

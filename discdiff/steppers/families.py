@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .process import Chain, Process
-from .solve import Engine, Unsolved
-from .stepper import ByLaw, only_leaf
-from .validation import require
+from ..process import Chain, Process
+from ..solve import Engine, Unsolved
+from ..stepper import ByLaw, only_leaf
+from ..validation import require
 
 State = Any
 

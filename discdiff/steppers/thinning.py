@@ -34,16 +34,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..clock import LAST
+from ..estimates import Atoms, Data, Estimate, LeaveOneOut, Posterior
+from ..laws import entrywise
+from ..process import Leaf, Process, batch_size, first_tensor
+from ..solve import Unsolved
+from ..stepper import Model, State, Stepper
+from ..terms import FiniteJump
+from ..validation import require, require_finite
 from .analytic import site_law
-from .clock import LAST
-from .estimates import Atoms, Data, Estimate, LeaveOneOut, Posterior
 from .jumps import jumps_of, reversal, take
-from .laws import entrywise
-from .process import Leaf, Process, batch_size, first_tensor
-from .solve import Unsolved
-from .stepper import Model, State, Stepper
-from .terms import FiniteJump
-from .validation import require, require_finite
 
 NEAR = 1e-9  # the own time from which one draw leads to the data
 LARGEST = 2048  # states of a space whose bound is found by a dense matrix

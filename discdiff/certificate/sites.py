@@ -20,21 +20,21 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from . import estimates, laws
-from .engines.finite import Finite
-from .engines.gaussian import Gaussian
-from .engines.matrix import MatrixGaussian
-from .engines.truncated import Truncated
-from .estimates import Data
-from .expectation import points
-from .heads import Exact
-from .loss import kl_rate, sum_over_terms
-from .numerics.factors import cholesky
-from .numerics.quadrature import gauss_hermite
-from .numerics.systems import Varying
-from .process import Leaf, LiftedSum, batch_size, map_state
-from .solve import Unsolved
-from .terms import Diffusion, Drift, FiniteJump, Jump
+from .. import estimates, laws
+from ..engines.finite import Finite
+from ..engines.gaussian import Gaussian
+from ..engines.matrix import MatrixGaussian
+from ..engines.truncated import Truncated
+from ..estimates import Data
+from ..expectation import points
+from ..heads import Exact
+from ..loss import kl_rate, sum_over_terms
+from ..numerics.factors import cholesky
+from ..numerics.quadrature import gauss_hermite
+from ..numerics.systems import Varying
+from ..process import Leaf, LiftedSum, batch_size, map_state
+from ..solve import Unsolved
+from ..terms import Diffusion, Drift, FiniteJump, Jump
 
 State = Any
 DRAWS = 4000
