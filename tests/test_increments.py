@@ -619,10 +619,40 @@ def test_a_law_without_a_density_is_unsolved():
         increment(pyro.ZeroInflatedPoisson(torch.tensor(2.0), gate=torch.tensor(0.3)))
 
 
+class Waves(torch.distributions.Distribution):
+    """Periodic on all reals, so that it is the density of no law."""
+
+    arg_constraints, support = {}, torch.distributions.constraints.real
+
+    def log_prob(self, value):
+        return -(value.sin() ** 2)
+
+    def sample(self, sample_shape=()):
+        return torch.zeros(sample_shape)
+
+
 def test_a_density_that_does_not_fall_is_unsolved():
-    """Of angles, and periodic on all reals."""
     with pytest.raises(dd.Unsolved, match="does not fall far out"):
-        increment(torch.distributions.VonMises(0.0, 2.0))
+        increment(Waves(validate_args=False))
+
+
+@pytest.mark.parametrize("kappa", [0.25, 2.0, 50.0])
+def test_angles_are_laws_between_minus_and_plus_pi(kappa):
+    """Von Mises' law, around 0 whatever its mean direction, against SciPy's quadrature."""
+    oracle = stats.vonmises(kappa)
+    each = increment(torch.distributions.VonMises(1.0, kappa))
+    deviation = math.sqrt(oracle.expect(lambda a: a**2, lb=-math.pi, ub=math.pi))
+    fourth = oracle.expect(lambda a: a**4, lb=-math.pi, ub=math.pi) / deviation**4
+    assert float(each.cumulants(4)[3]) == pytest.approx(fourth - 3, abs=1e-9)
+    assert each.means == pytest.approx((-math.pi / deviation, math.pi / deviation))
+    assert each.entropy == pytest.approx(float(oracle.entropy()) - math.log(deviation), abs=1e-9)
+    assert each.fisher == math.inf
+    u = 1.7
+    real = oracle.expect(lambda a: math.cos(u * a / deviation), lb=-math.pi, ub=math.pi)
+    assert complex(each.cf(u)) == pytest.approx(real, abs=1e-9)
+    torch.manual_seed(0)
+    draws = each.sample((20_000,))
+    assert stats.kstest(deviation * draws.numpy(), oracle.cdf).pvalue > 1e-3
 
 
 def test_stable_laws_scale_in_their_own_way():

@@ -490,7 +490,10 @@ class Tabled(Structured, ABC):
         """What depends on the declared numbers alone."""
         if self.changes:
             return self.tabulate()
-        _keep_table(self) if torch.compiler.is_compiling() else self.keep()
+        if torch.compiler.is_compiling():
+            _keep_table(self)
+        else:
+            self.keep()
         return self._kept
 
     def keep(self) -> None:

@@ -19,6 +19,7 @@ that torch and Pyro lack; a law with atoms says against which measure its ``log_
 density.
 """
 
+from .angle import Angle
 from .base import Increment
 from .bounded import Tent, Triangular, TruncatedExponential, Uniform
 from .compound import Compound, CompoundPoisson, TiltedCompound
@@ -43,6 +44,7 @@ from .stable import PositiveStable, Stable, SymmetricStable
 from .student import Student, StudentT
 
 __all__ = [
+    "Angle",
     "Certain",
     "Coin",
     "Compound",
