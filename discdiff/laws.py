@@ -35,6 +35,25 @@ def point(value: Tensor) -> Distribution:
     return pyro.Delta(value, validate_args=False).to_event(value.dim() - 1)
 
 
+def mean_and_variance(law: Any) -> tuple[Tensor, Tensor]:
+    """Of a law, or an affine image of one, which does not say its own.
+
+    Example:
+        >>> images = [torch.distributions.AffineTransform(3.0, -2.0)]
+        >>> law = torch.distributions.Exponential(1.0)
+        >>> mean_and_variance(torch.distributions.TransformedDistribution(law, images))
+        (tensor(1.), tensor(4.))
+    """
+    image = type(law) is torch.distributions.TransformedDistribution
+    parts: list[Any] = list(law.transforms) if image else []
+    if not all(isinstance(part, torch.distributions.AffineTransform) for part in parts):
+        return law.mean, law.variance
+    mean, variance = mean_and_variance(law.base_dist) if parts else (law.mean, law.variance)
+    for part in parts:
+        mean, variance = part.loc + part.scale * mean, part.scale**2 * variance
+    return mean, variance
+
+
 class Still(NamedTuple):
     """The atom of a law that has one beside a density: where it is, and its log-probability."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .increments import Increment, Stable, SymmetricStable, increment
-from .increments.mirrored import mean_and_variance
+from .laws import mean_and_variance
 from .terms import Term
 from .validation import require
 

@@ -124,3 +124,35 @@ def test_centred_gamma_noise_in_continuous_time(sign):
     assert found == pytest.approx(exact, rel=1e-9)
     with pytest.raises(ValueError, match="must have mean 0"):
         dd.Levy(td.TransformedDistribution(td.Gamma(3.0, 1.0), [td.AffineTransform(-2.9, 1.0)]))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.4])
+def test_jumps_the_other_way(noise):
+    """A compound Poisson law of a negative factor: its own kind, so that its jumps are drawn."""
+    law = dd.increments.CompoundPoisson(2.0, td.Exponential(number(1.0)), noise)
+    xi, eta = increment(turned(law)), increment(law)
+    assert type(xi) is type(eta)
+    u, e, x = number([0.4, 2.0]), number([-0.6, 0.3]), number([-1.2, 0.5])
+    assert torch.allclose(xi.cf(u), eta.cf(-u), rtol=0, atol=1e-14)
+    assert torch.allclose(xi.cgf(-e), eta.cgf(e), rtol=0, atol=1e-13)
+    assert torch.allclose(xi.log_prob(-x), eta.log_prob(x), rtol=0, atol=1e-9)
+    torch.manual_seed(0)
+    draws = xi.sample((40_000,))
+    assert float((draws**3).mean()) == pytest.approx(float(xi.cumulants(3)[2]), abs=0.12)
+    assert float(xi.cumulants(3)[2]) == pytest.approx(-float(eta.cumulants(3)[2]))
+
+
+@pytest.mark.parametrize("law", [td.Gumbel(0.0, 1.0), td.Gamma(3.0, 1.0)], ids=["gumbel", "gamma"])
+def test_levy_walks_are_mirror_images(law):
+    there, back = dd.LevyWalk(turned(law), [0.3, 0.4]), dd.LevyWalk(law, [0.3, 0.4])
+    x_0, x_1, x_2 = (number([[v]]) for v in (0.3, -0.2, -0.6))
+    for k, x in ((1, x_1), (2, x_2)):
+        found = there.marginal(x_0, k).log_prob(x)
+        assert float(found) == pytest.approx(float(back.marginal(-x_0, k).log_prob(-x)), abs=1e-8)
+        assert abs(float(found - back.marginal(x_0, k).log_prob(x))) > 1e-3
+    found = there.bridge(x_0, x_2, 1, 2).log_prob(x_1)
+    assert float(found) == pytest.approx(
+        float(back.bridge(-x_0, -x_2, 1, 2).log_prob(-x_1)), abs=1e-8
+    )
+    report = dd.check(there, torch.tensor([[0.3], [-0.5]]))
+    assert report, report

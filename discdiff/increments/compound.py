@@ -25,9 +25,14 @@ from typing import Any
 import pyro.distributions as pyro
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import (
+    AffineTransform,
+    Distribution,
+    TransformedDistribution,
+    constraints,
+)
 
-from ..laws import _Law
+from ..laws import _Law, mean_and_variance
 from ..numerics.autodiff import slope
 from ..numerics.inverse import increasing_inverse
 from ..numerics.special import log_poisson_pmf
@@ -217,7 +222,7 @@ def total(jumps: Tensor, count: Tensor) -> Tensor:
 
 
 def _mean_and_deviation(law: Distribution) -> tuple[float, float]:
-    mean, variance = law.mean, law.variance
+    mean, variance = mean_and_variance(law)
     return float(mean), math.sqrt(float(variance))
 
 
@@ -278,6 +283,11 @@ class Compound(Increment):
         self.entropy, self.fisher = -math.inf, math.inf
         if self.noise > 0:
             self.entropy, self.fisher = entropy_and_fisher(self, self.noise / self.root)
+
+    def mirrored(self) -> Compound:
+        r""":math:`-\xi`: the increment of jumps the other way."""
+        jump = TransformedDistribution(self.jump, [AffineTransform(0.0, -1.0)])
+        return Compound(CompoundPoisson(self.rate, jump, self.noise))
 
     def _find_reach(self) -> float:
         """The sum of n jumps exceeds r only if one exceeds r / n."""

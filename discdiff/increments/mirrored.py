@@ -21,6 +21,7 @@ from torch.distributions import Distribution, constraints
 from ..laws import Still, _Law
 from ..solve import Unsolved
 from .base import Increment
+from .compound import Compound
 from .finite import Finite
 from .lattice import Lattice
 from .logistic import Logistic
@@ -146,33 +147,16 @@ class Mirrored(Increment):
 
 
 def mirrored(base: Increment) -> Increment:
-    r""":math:`-\xi`: itself where the law is symmetric, a table where it is one."""
+    r""":math:`-\xi`: itself where the law is symmetric, of its own kind where that holds it."""
     probe = torch.linspace(0.1, 3.0, 7, dtype=torch.float64)
     if bool((base.cf(probe).imag.abs() < 1e-14).all()):
         return base
+    if isinstance(base, Compound):
+        return base.mirrored()
     unit = base.law(0.0, 1.0)
     if isinstance(unit, Lattice):
         return Finite(-unit.points, unit.log_probs, f"mirrored {base.name}")
     return Mirrored(base)
-
-
-def mean_and_variance(law: Any) -> tuple[Tensor, Tensor]:
-    """Of a law, or an affine image of one, which does not say its own.
-
-    Example:
-        >>> images = [torch.distributions.AffineTransform(3.0, -2.0)]
-        >>> law = torch.distributions.Exponential(1.0)
-        >>> mean_and_variance(torch.distributions.TransformedDistribution(law, images))
-        (tensor(1.), tensor(4.))
-    """
-    image = type(law) is torch.distributions.TransformedDistribution
-    parts: list[Any] = list(law.transforms) if image else []
-    if not all(isinstance(part, torch.distributions.AffineTransform) for part in parts):
-        return law.mean, law.variance
-    mean, variance = mean_and_variance(law.base_dist) if parts else (law.mean, law.variance)
-    for part in parts:
-        mean, variance = part.loc + part.scale * mean, part.scale**2 * variance
-    return mean, variance
 
 
 @standardises(torch.distributions.TransformedDistribution)
