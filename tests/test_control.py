@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributions import AffineTransform, Normal
 
 import discdiff as dd
-from discdiff.certificate.sites import nodes
+from discdiff.certificate.vectors import nodes
 from discdiff.control import variate
 from discdiff.solve import Unsolved
 

@@ -19,7 +19,7 @@ from torch.distributions import MultivariateNormal, Normal
 
 import discdiff as dd
 from discdiff import estimates
-from discdiff.certificate.sites import nodes
+from discdiff.certificate.vectors import nodes
 from discdiff.numerics.quadrature import gauss_legendre
 from discdiff.reverse import drift_of
 from discdiff.times import rule

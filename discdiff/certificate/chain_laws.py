@@ -37,10 +37,12 @@ from ..solve import Unsolved
 from ..steps import has_density, require_resolved
 from ..times import times
 from ..walks import StableIncrements, Steps
+from .entries import Entries, chi_square
 from .given_laws import given_rows
 from .lattice_laws import lattice_rows
 from .report import Row, measured
-from .sites import Entries, Site, apart, chi_square, few, returned, site
+from .site import Site, apart, few, returned
+from .sites import site
 from .walk_laws import stable_rows, walk_rows
 
 State = Any

@@ -39,8 +39,10 @@ from ..shapes import sum_event
 from ..solve import Unsolved
 from ..steppers import Ancestral
 from .chain_laws import beginning, chain_rows
+from .entries import chi_square
 from .report import Report, Row, measured
-from .sites import apart, chi_square, few, returned, site
+from .site import apart, few, returned
+from .sites import site
 
 State = Any
 ROWS = 6  # states of the example that are looked at

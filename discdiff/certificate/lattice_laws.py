@@ -13,8 +13,8 @@ from torch.distributions import Distribution
 
 from ..lattice_walk import LatticeSteps
 from ..process import Chain
+from .entries import chi_square
 from .report import Row, index_pairs, measured
-from .sites import chi_square
 
 QUANTILE, CLOSE, DRAWS = 5.5, 1e-9, 4000
 MANY = 60  # steps whose points are all looked at
