@@ -18,6 +18,7 @@ class Field(Drift):
         velocity: A function of a state (B, *event) and a time (B,).
 
     Example:
+        >>> import torch
         >>> circle = Field(lambda x, t: torch.stack([-x[:, 1], x[:, 0]], -1))
         >>> circle.velocity(torch.tensor([[1.0, 0.0]]), torch.zeros(1))
         tensor([[-0., 1.]])
@@ -45,6 +46,7 @@ class StateNoise(Diffusion):
             state.
 
     Example:
+        >>> import torch
         >>> price = StateNoise(lambda x, t: 0.2 * x)
         >>> price.mix(torch.ones(1, 2), torch.tensor([[1.0, 5.0]]), torch.zeros(1))
         tensor([[0.2000, 1.0000]])
