@@ -101,7 +101,7 @@ def test_thinning_decodes_a_head_that_does_not_decay(make):
     """At an own time of 1e-9, as the likelihood does there; the limit of the rates is another."""
     torch.manual_seed(2)
     process, head = make(), heads.Posterior(Net(K))
-    stop = float(process.clock.inverse(torch.tensor(dd.thinning.NEAR).double()))
+    stop = float(process.clock.inverse(torch.tensor(dd.steppers.thinning.NEAR).double()))
     space = marginal(process, head, (2,))
     law = enumeration.log_prob(process, head, space.states, stop=stop).exp()
     decoded = enumeration.Enumerated(space.states, law, space.strides)
@@ -163,13 +163,13 @@ def test_the_bound_is_the_largest_rate_of_any_datum(make):
         for datum in range(K):
             given = dd.estimates.Data(torch.full((K,), datum))
             possible = process.marginal(torch.full((K,), datum), float(time)).log_prob(x) > -99
-            rates = dd.jumps.reversal(at, given, x).rates.sum(-1)
+            rates = dd.steppers.jumps.reversal(at, given, x).rates.sum(-1)
             worst = torch.maximum(worst, torch.where(possible, rates, 0.0))
         torch.testing.assert_close(found[k], worst, rtol=1e-12, atol=1e-13)
 
 
 def steppers_bounds(leaf):
-    return dd.thinning.exit_bounds(leaf, leaf.time)
+    return dd.steppers.thinning.exit_bounds(leaf, leaf.time)
 
 
 # -- first hitting --------------------------------------------------------------------------------
