@@ -35,6 +35,7 @@ from ..numerics.stable import width
 from ..shapes import along
 from ..solve import Score, Unsolved, solves
 from ..walks import MixedIncrements, StableIncrements
+from .gaussian import Moments
 from .renewed import carried
 from .renewed_stable import RenewedStable
 from .walk import LinearBridge, WalkEngine
@@ -126,6 +127,7 @@ class GivenVariances(_ScaledByPowers):
     """Normal steps: the stable walk given its latent variances."""
 
     technique = "closed form: normal, given latent variances"
+    normal = True
 
     def variance(self, s: Tensor, t: Tensor, x: Tensor) -> Tensor:
         r""":math:`\Sigma_{s,t}`, a sum of positive numbers, of the shape of x."""
@@ -139,6 +141,11 @@ class GivenVariances(_ScaledByPowers):
     def whole(self, k: Tensor, x: Tensor) -> Tensor:
         r""":math:`\Sigma_k`."""
         return self.variance(torch.zeros_like(k), k, x)
+
+    def moments(self, x: Tensor, t: Tensor) -> Moments:
+        k = self.index(t)
+        phi = (self.log_kept[k] / 2).exp()
+        return Moments(phi, torch.zeros_like(phi), self.whole(k, x))
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return pyro.Normal(loc, self.variance(s, t, loc).sqrt(), validate_args=False)

@@ -26,6 +26,7 @@ from ..numerics.autodiff import gradient
 from ..shapes import along, one_time
 from ..solve import Engine, Score, Unsolved
 from ..validation import shown, values_are_checked
+from .gaussian import Moments
 
 Law = Any  # a distribution with entries as batch dimensions
 POINTS, ZOOMS = 513, 2  # of the grid of a bridge, and how often it is narrowed
@@ -37,7 +38,13 @@ NEAR = 1e-6  # a time is the number of a step up to what a division by T loses
 
 
 class WalkEngine(Engine):
-    """What all walks share; an engine says the law of the noise."""
+    """What all walks share; an engine says the law of the noise.
+
+    Attributes:
+        normal: Whether the noise is normal.
+    """
+
+    normal = False
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
@@ -148,6 +155,23 @@ class WalkEngine(Engine):
     def spread(self, k: Tensor, x: Tensor) -> Tensor:
         r"""The scale of the noise at step k, against x."""
         return along((-torch.expm1(self.left(k))).sqrt(), x)
+
+    def require_variance(self) -> None:
+        """Raises where the noise has no variance.
+
+        Raises:
+            Unsolved: For stable noise.
+        """
+
+    def moments(self, x: Tensor, t: Tensor) -> Moments:
+        r"""Of :math:`x_t` given the data; the variance has shape (B,), or that of x.
+
+        Raises:
+            Unsolved: Where the noise has no variance.
+        """
+        k = self.index(t)
+        phi = (self.left(k) / 2).exp()
+        return Moments(phi, torch.zeros_like(phi), self.spread(k, phi).square())
 
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         raise Unsolved(
