@@ -29,6 +29,7 @@ class Marginals(WalkEngine):
 
     technique = "closed form: one shape at all times"
     draws_forward = True
+    jumps = True
 
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:

@@ -80,6 +80,7 @@ class StableSteps(_ScaledByPowers, RenewedStable):
 
     technique = "closed form: stable; bridges from its density"
     draws_forward = True
+    jumps = True
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         scale = along(self.grown(s, t), loc).expand_as(loc).to(loc.dtype)
@@ -92,11 +93,6 @@ class StableSteps(_ScaledByPowers, RenewedStable):
         a_s, a_t = self.factors(x, s, t)
         share = torch.expm1(self.log_left[s]) / torch.expm1(self.log_left[t])
         return a_s * x_0 + along(share, x) * (a_t / a_s) ** (self.alpha - 1) * (x - a_t * x_0)
-
-    def step_mean(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        if isinstance(estimate, ScoreEstimate):
-            raise self.unsolved("the mean of a step from the score, which is not local noise,")
-        return super().step_mean(estimate, x, s, t)
 
     def shifted(
         self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, matched: bool

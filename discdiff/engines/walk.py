@@ -42,9 +42,11 @@ class WalkEngine(Engine):
 
     Attributes:
         normal: Whether the noise is normal.
+        jumps: Whether steps tend to jumps as they shrink, and not to normal noise.
     """
 
     normal = False
+    jumps = False
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
@@ -194,8 +196,8 @@ class WalkEngine(Engine):
             return (a * x - d * estimate.value) / (a**2 + d**2)
         raise Unsolved(
             f"of {self.increment.name} noise {type(estimate).__name__} does not say the mean of "
-            "the data. Take Mean, Epsilon, Velocity or Exact; a Score goes by steppers.Shift or "
-            "Tilt, in single steps of finite variance"
+            "the data. Take Mean, Epsilon, Velocity or Exact; for a Walk a Score goes by "
+            "steppers.Shift or Tilt, to first order in its steps"
         )
 
     def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
@@ -268,7 +270,12 @@ class WalkEngine(Engine):
 
         Exact for the data and for finite laws. Of a mean of the data the linear guess is taken,
         of a score its first order, :math:`(x_t + v\, s(x_t)) / \sqrt{\bar\alpha_t/\bar\alpha_s}`
-        with v the variance of the noise: both are exact for normal increments.
+        with v the variance of the noise: both are exact for normal increments, and right in the
+        limit of many steps for a `Walk` of others. Of noise that jumps the score is refused: of
+        its steps all cumulants are of the order of v, however small they are.
+
+        Raises:
+            Unsolved: For a score, of noise that jumps.
         """
         if isinstance(estimate, Data):
             return self._mean_between(estimate.value, x, s, t)
@@ -276,6 +283,13 @@ class WalkEngine(Engine):
             return self._over_atoms(self._mean_between, estimate, x, s, t)
         kept = self.kept(s, t)
         if isinstance(estimate, ScoreEstimate):
+            if self.jumps:
+                raise Unsolved(
+                    f"the score does not say the mean of a step of {self.increment.name} noise on "
+                    "this process: small steps are rare jumps, whose mean given the state is no "
+                    "derivative. Take Mean, Epsilon, Velocity or Exact; or a Walk of the same "
+                    "increments, of which it is right in the limit of many steps"
+                )
             moved = x + along(-torch.expm1(kept), x) * estimate.value
             return moved / along((kept / 2).exp(), x)
         return self.linear(self.mean(estimate, x, t), x, s, t)
