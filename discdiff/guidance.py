@@ -90,9 +90,12 @@ class ClassifierFree(Guided):
 
     .. math:: p_\gamma \propto p(\cdot \mid c)^\gamma\, p^{1 - \gamma} .
 
-    * ``Ratio``, ``Conditional``, ``Missing``, ``Score``, ``Epsilon``, ``Velocity``, ``Mean``:
-      these are linear in, or determine, :math:`\log p_t` and its differences, so that what comes
-      out belongs exactly to :math:`p_t(x \mid c)^\gamma\, p_t(x)^{1 - \gamma}` at each time t.
+    * ``Ratio``, ``Conditional``, ``Missing``, ``Score``: these are linear in, or determine,
+      :math:`\log p_t` and its differences, so that what comes out belongs exactly to
+      :math:`p_t(x \mid c)^\gamma\, p_t(x)^{1 - \gamma}` at each time t.
+    * ``Epsilon``, ``Velocity``, ``Mean``: under normal noise they are linear in the score, and
+      exact as above. Of other noise, as walks have it, the means of the data themselves are moved
+      by :math:`\gamma`, which no noisy law stands behind but at :math:`\gamma \in \{0, 1\}`.
     * ``Turnover``: made a ratio by the process, to the same effect; ratios cannot leave
       :math:`\Lambda = \infty`.
     * ``Posterior``, ``LeaveOneOut``: the law of :math:`x_0^d` is tilted, site by site. For one
@@ -264,7 +267,10 @@ class Classifier(Guided):
       :math:`[p_t(c \mid y) / p_t(c \mid x)]^\gamma`: exactly what belongs to
       :math:`p_{t, \gamma}`. With :math:`\gamma = 1` and the true classifier this is the model of
       the data given c.
-    * ``Score``: :math:`\gamma \nabla \log p_t(c \mid x)` is added, to the same effect.
+    * ``Score``: :math:`\gamma \nabla \log p_t(c \mid x)` is added, to the same effect. A run of
+      a `Walk` of other than normal increments reads a score to first order in its steps, and tends
+      to the law as they shrink; noise that jumps (`LevyWalk`, `MarginalWalk`) reads none. There
+      ``Exact`` of the data weighted by :math:`p(c \mid x_0)` draws exactly.
     * ``Posterior`` of a masked process: a masked site is tilted as it is filled. For
       :math:`\gamma = 1` and the true classifier the sum of the tilted law is one already, so
       that this is exact; for other powers it keeps the times of unmasking.

@@ -6,11 +6,13 @@ seen has, given :math:`x_t`, the law
 
 .. math:: y \mid x_t \approx \mathcal{N}(A \hat x_0,\; S), \qquad S = A C A^\top + \sigma^2 I,
 
-exactly where :math:`x_0 \mid x_t` is normal: for normal data under linear diffusions. For all
-other data this is an approximation, and so is every sample that is drawn by it.
+exactly where :math:`x_0 \mid x_t` is normal: for normal data under normal noise, that is linear
+diffusions and walks of normal increments. For all other data and for walks of all other increments
+this is an approximation, a projection on two moments, and so is every sample that is drawn by it.
 
-* `Observed` guides heads of linear diffusions: :math:`\hat x_0` becomes what is expected given
-  :math:`x_t` and y, with C from the head (`Tweedie`) or from the data (`Covariance`).
+* `Observed` guides heads of linear diffusions and walks: :math:`\hat x_0` becomes what is expected
+  given :math:`x_t` and y, with C from the head (`Tweedie`) or from the data (`Covariance`).
+* `Reweighted` guides `heads.Exact`, of finitely many data, under any process: exactly.
 * `Likelihood` is :math:`\log p(y \mid x_t)` for categories and counts, to guide with by
   `guidance.Classifier`; C is taken to be diagonal.
 
@@ -25,15 +27,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from .engines.counts import PureDeath
 from .engines.gaussian import Gaussian, Moments
-from .engines.normal_walk import NormalWalk
-from .estimates import LeaveOneOut, Mean, Posterior
+from .engines.walk import WalkEngine
+from .estimates import Atoms, LeaveOneOut, Mean, Posterior
 from .guidance import Guided
 from .heads import Head, require_head
 from .params import as_numbers
@@ -45,7 +47,13 @@ Guess = Callable[[Tensor], Tensor]
 
 
 class Spread(ABC):
-    r"""What is taken for :math:`C = \operatorname{Cov}[x_0 \mid x_t]`."""
+    r"""What is taken for :math:`C = \operatorname{Cov}[x_0 \mid x_t]`.
+
+    Attributes:
+        of_normal_noise: Whether this is known for normal noise only.
+    """
+
+    of_normal_noise: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(
@@ -56,7 +64,8 @@ class Spread(ABC):
         Arguments:
             guess: :math:`\hat x_0` as a function of the state.
             x: The state, (B, *event), n entries each.
-            moments: Of :math:`x_t = \varphi x_0 + m + \sqrt v \varepsilon`, (B,) or (B, k).
+            moments: Of :math:`x_t = \varphi x_0 + m + \sqrt v \varepsilon`, (B,) or (B, k); v may
+                have the shape of x.
             matrix: A, (m, n).
         """
 
@@ -67,8 +76,14 @@ class Tweedie(Spread):
     .. math:: \operatorname{Cov}[x_0 \mid x_t] = \frac{v}{\varphi}\,
               \frac{\partial \hat x_0}{\partial x_t}
 
-    This is exact for an exact head. The guidance with it is exact for normal data, for others a
-    projection on two moments.
+    This is exact for an exact head and normal noise. The guidance with it is exact for normal
+    data, for others a projection on two moments. Of other noise the right side is
+
+    .. math:: -\frac{v}{\varphi} \operatorname{Cov}\Big[x_0,\; \varphi^{-1} \nabla_{x_0}
+              \log p(x_t \mid x_0) \,\Big|\, x_t \Big],
+
+    and only the logarithm of a normal density has a slope that is linear in :math:`x_0`. So it
+    does not say the covariance, and walks with such noise refuse this.
 
     Raises:
         ValueError: At :math:`\Lambda = \infty`, where :math:`x_t` says nothing of the data.
@@ -80,6 +95,8 @@ class Tweedie(Spread):
         (tensor([[0., 0.]]), tensor([[[0.5000, 0.0000]]]))
     """
 
+    of_normal_noise = True
+
     def __call__(
         self, guess: Guess, x: Tensor, moments: Moments, matrix: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -90,7 +107,7 @@ class Tweedie(Spread):
             at = x.detach().requires_grad_(True)
             mean = guess(at)
             rows = [_pulled(mean, at, row) for row in matrix]
-        ratio = _on(moments.variance / moments.phi, x)
+        ratio = _on(moments.variance, x) / _on(moments.phi, x)
         return mean.detach(), torch.stack([(row * ratio).flatten(1) for row in rows], 1)
 
 
@@ -106,7 +123,10 @@ class Covariance(Spread):
 
     .. math:: C = \big(C_0^{-1} + \tfrac{\varphi^2}{v} I\big)^{-1}
 
-    Exact for normal data; for others an approximation, cheaper and cruder than `Tweedie`. With
+    Exact for normal data under normal noise. For other data it is an approximation, cheaper and
+    cruder than `Tweedie`. For other noise it is one as well: that of walks is taken as normal, of
+    its own variance. So it becomes after many small steps of a `Walk`; the noise of `LevyWalk` and
+    `MarginalWalk` keeps its shape, however many the steps, and with it this its error. With
     :math:`C_0 = I` and a score in place of :math:`\hat x_0` it is what ΠGDM takes.
 
     Arguments:
@@ -137,7 +157,7 @@ class Covariance(Spread):
     def __call__(
         self, guess: Guess, x: Tensor, moments: Moments, matrix: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if moments.phi.dim() > 1:
+        if moments.variance.dim() > 1:
             raise Unsolved("Covariance is known for one number as drift and noise: use Tweedie")
         own, vectors = self.values.to(x.device), self.vectors.to(x.device)
         phi, variance = moments.phi.unsqueeze(1), moments.variance.unsqueeze(1)
@@ -147,28 +167,35 @@ class Covariance(Spread):
 
 
 class Observed(Guided):
-    r"""The head of a linear diffusion, given what was seen: posterior sampling.
+    r"""The head of a linear diffusion or a walk, given what was seen: posterior sampling.
 
     .. math:: \mathbb{E}[x_0 \mid x_t, y] \approx \hat x_0
               + C A^\top (A C A^\top + \sigma^2 I)^{-1} (y - A \hat x_0)
 
-    For normal data this is exact at each time, so that a run tends to draws from
-    :math:`p(x_0 \mid y)` with its steps. For all others it is an approximation (see `inverse`).
+    For normal data under normal noise (linear diffusions, walks of normal increments, a
+    `MixedWalk`) this is exact at each time, so that a run tends to draws from
+    :math:`p(x_0 \mid y)` with its steps. For all other data it is an approximation, and so it is
+    for all data under other noise: the best guess of :math:`x_0` that is linear in y, if C is
+    right, where the noise of `Walk`, `LevyWalk`, `MarginalWalk`, `ReverseWalk`, `SharedWalk` or a
+    `Levy` term has a variance. There `Tweedie` is refused. On finitely many data `Reweighted` is
+    exact.
+
     What a learned head implies for :math:`A C A^\top` is made symmetric, and nothing is learned in
     directions where it is not positive, as it is for a covariance.
 
     Arguments:
         head: The head.
         process: The process: one scalar or diagonal linear diffusion, on a clock or not, or that
-            of a walk of normal increments.
+            of a walk whose noise has a variance.
         matrix: A, on flattened data, of shape (m, n).
         values: y, of shape (m,) or (B, m).
         std: :math:`\sigma > 0`, a number or of shape (m,).
-        spread: Where C is taken from.
+        spread: Where C is taken from; `Tweedie` if not given.
 
     Raises:
         ValueError: If shapes do not fit or :math:`\sigma` is not positive.
-        Unsolved: For other processes.
+        Unsolved: For other processes, such as stable noise, and for `Tweedie` where the noise is
+            not normal.
 
     Example:
         >>> from discdiff import Linear, Noise, heads
@@ -191,13 +218,13 @@ class Observed(Guided):
         self.kind = Mean  # type: ignore[misc]
         self.process, self.spread = process, spread or Tweedie()
         self.matrix, self.values, self.variance = _checked(matrix, values, std)
-        _linear(process, process.instant(0.5))
+        _require_known(self.spread, _linear(process, process.instant(0.5)).core.engine)
 
     def forward(self, x: Tensor, t: Tensor, context: Any = None) -> Mean:
         leaf = _linear(self.process, t)
         matrix = self.matrix.to(x)
         _require_entries(matrix, x)
-        moments = leaf.core.engine.moments(torch.zeros_like(leaf.time), leaf.time)  # type: ignore
+        moments = _moments(leaf, x)
         guess = lambda at: self.process._convert(self.head(at, t, context), at, t, Mean).value
         mean, seen = self.spread(guess, x, moments, matrix)
         left = self.values.to(x) - mean.flatten(1) @ matrix.mT
@@ -206,7 +233,7 @@ class Observed(Guided):
 
 
 def _linear(process: Process, t: Tensor) -> Leaf:
-    """The one leaf of a process whose state is that of a scalar or diagonal linear diffusion.
+    """The one leaf of a process whose state is scaled data and noise without correlation.
 
     Raises:
         Unsolved: If it is another process.
@@ -216,13 +243,38 @@ def _linear(process: Process, t: Tensor) -> Leaf:
     process.require_own_coordinates("Observed")
     leaves = list(process.leaves(t))
     alone = len(leaves) == 1 and not leaves[0].path and not leaves[0].moving
-    if not (alone and isinstance(leaves[0].core.engine, Gaussian | NormalWalk)):
+    if not (alone and isinstance(leaves[0].core.engine, Gaussian | WalkEngine)):
         raise Unsolved(
-            "Observed is known for one scalar or diagonal linear diffusion and for normal walks, "
-            f"not for {process!r}; on categories and counts guide by guidance.Classifier and "
+            "Observed is known for one scalar or diagonal linear diffusion and for walks, not for "
+            f"{process!r}; on categories and counts guide by guidance.Classifier and "
             "inverse.Likelihood"
         )
     return leaves[0]
+
+
+def _moments(leaf: Leaf, x: Tensor) -> Moments:
+    """Of the state given the data.
+
+    Raises:
+        Unsolved: Where the noise has no variance.
+    """
+    engine: Any = leaf.core.engine
+    if isinstance(engine, WalkEngine):
+        return engine.moments(x, leaf.time)
+    return engine.moments(torch.zeros_like(leaf.time), leaf.time)
+
+
+def _require_known(spread: Spread, engine: Any) -> None:
+    """Raises unless the spread is known for the noise of this engine."""
+    if isinstance(engine, WalkEngine):
+        engine.require_variance()
+        if spread.of_normal_noise and not engine.normal:
+            raise Unsolved(
+                f"{type(spread).__name__} is known for normal noise only: of "
+                f"{engine.increment.name} noise the slope of the mean does not say the "
+                "covariance. Way out: an approximate spread=inverse.Covariance(covariance of the "
+                "data), or, for the exact head of finitely many data, inverse.Reweighted"
+            )
 
 
 def _checked(matrix: Tensor, values: Tensor, std: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -260,6 +312,58 @@ def _solved(table: Tensor, variance: Tensor, left: Tensor) -> Tensor:
     inside = torch.einsum("bmi,bm->bi", vectors, left * scale)
     inside = torch.where(values > 0, inside / (1 + values), 0.0)
     return torch.einsum("bmi,bi->bm", vectors, inside) * scale
+
+
+class Reweighted(Guided):
+    r"""The exact head of finitely many data, given what was seen: exact posterior sampling.
+
+    .. math:: P(x_0 = a_n \mid x_t, y) \propto P(x_0 = a_n \mid x_t)\;
+              \mathcal{N}(y;\; A a_n, \operatorname{diag} \sigma^2)
+
+    Exact for every process, as y and :math:`x_t` are independent given the data: with
+    `steppers.Ancestral` each step is a draw from :math:`p(x_s \mid x_t, y)`, so that what is drawn
+    errs only by its start, the law of the noise in place of :math:`p(x_T \mid y)`. With one y for
+    all it is ``Exact(process, data, weights)`` with the weights of the data given y.
+
+    Arguments:
+        head: `heads.Exact`, or another head that says ``Atoms`` of one tensor.
+        matrix: A, on flattened data, of shape (m, n).
+        values: y, of shape (m,) or (B, m).
+        std: :math:`\sigma > 0`, a number or of shape (m,).
+
+    Raises:
+        ValueError: If shapes do not fit or :math:`\sigma` is not positive.
+        Unsolved: For other heads.
+
+    Example:
+        >>> from torch.distributions import Laplace
+        >>> from discdiff import Exact, Walk
+        >>> walk, data = Walk(Laplace(0.0, 1.0), [0.5, 0.5]), torch.tensor([[-1.0], [1.0]])
+        >>> exact = Exact(walk.process, data)
+        >>> head = Reweighted(exact, torch.eye(1), torch.tensor([0.5]), 1.0)
+        >>> head(torch.zeros(1, 1), torch.ones(1)).log_weights.exp()  # of odds e¹
+        tensor([[0.2689, 0.7311]], dtype=torch.float64)
+    """
+
+    def __init__(self, head: Head, matrix: Tensor, values: Tensor, std: float | Tensor) -> None:
+        super().__init__(head)
+        if head.kind is not Atoms:
+            raise Unsolved(
+                "Reweighted asks for a finite law of the data, heads.Exact, not "
+                f"{head.kind.__name__}: for others inverse.Observed is an approximation"
+            )
+        self.matrix, self.values, self.variance = _checked(matrix, values, std)
+
+    def forward(self, x: Tensor, t: Tensor, context: Any = None) -> Atoms:
+        estimate = self.head(x, t, context)
+        assert isinstance(estimate, Atoms)
+        atoms, log_weights = estimate.atoms, estimate.log_weights
+        require(isinstance(atoms, Tensor), "what is seen is read off one tensor, not a product")
+        matrix, flat = self.matrix.to(log_weights), atoms.flatten(1).to(log_weights)
+        _require_entries(matrix, atoms)
+        left = self.values.to(log_weights).unsqueeze(-2) - flat @ matrix.mT
+        seen = -(left.square() / self.variance.to(log_weights)).sum(-1) / 2
+        return Atoms((log_weights + seen).log_softmax(-1), atoms)
 
 
 class Likelihood:

@@ -1459,6 +1459,9 @@ class Given(Process):
     def _clamped(self, law: Distribution) -> Distribution:
         return laws.Clamped(law, self.values, self.mask)
 
+    def _marginal(self, x_0: State, t: Tensor) -> Distribution:
+        return self._clamped(self.process._marginal(x_0, t))
+
     def _transition(self, x: State, s: Tensor, t: Tensor) -> Distribution:
         return self._clamped(self.process._transition(x, s, t))
 

@@ -18,9 +18,11 @@ the moments of DDPM; the walks differ in where the shape of the law of :math:`\x
 `ReverseWalk`       in each step back: :math:`x_{k-1} \sim c_0 x_0 + c_k x_k + \sigma_k \xi`
 ==================  ====================================================================
 
-For a normal law all of them are DDPM. As the steps shrink all of finite variance tend to the same
-diffusion. `StableWalk` has increments of infinite variance and another scaling; given its latent
-variances it is a chain of normal steps, a `MixedWalk`.
+For a normal law all of them are DDPM. As the steps shrink `Walk`, and `ReverseWalk` off its end,
+tend to the same diffusion; `LevyWalk` and `MarginalWalk` keep their marginals and become processes
+that jump, which no score carries back: the mean of the data or their law does. `StableWalk` has
+increments of infinite variance and another scaling; given its latent variances it is a chain of
+normal steps, a `MixedWalk`.
 
 References:
     | Non-Normal Diffusion Models (Li, 2024)

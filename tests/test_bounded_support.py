@@ -131,3 +131,43 @@ def test_a_bridge_of_two_uniform_steps_is_uniform_however_narrow(share):
     share_of = (law.sample() - low) / width
     assert float(share_of.min()) > -1e-3 and float(share_of.max()) < 1 + 1e-3
     assert float(share_of.mean()) == pytest.approx(0.5, abs=5 / math.sqrt(12 * 2000))
+
+
+@pytest.mark.parametrize("betas", [(0.1, 0.3), (0.3, 1e-3)])
+@pytest.mark.parametrize("gap", [1.0, 1e-1, 1e-2, 1e-4, 1e-8])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_bridge_of_gamma_marginals_stays_between_its_ends(betas, gap, mirrored):
+    """The noise of both steps is bounded below, so that x_1 is at most ``gap`` above it."""
+    law, sign = td.Gamma(3.0, 1.0), 1.0
+    if mirrored:
+        law, sign = td.TransformedDistribution(law, [td.AffineTransform(0.0, -1.0)]), -1.0
+    chain = dd.MarginalWalk(law, list(betas))
+    early, late = math.sqrt(betas[0]), math.sqrt(1 - (1 - betas[0]) * (1 - betas[1]))
+    kept, root = math.sqrt(1 - betas[1]), math.sqrt(3)
+    low = math.sqrt(1 - betas[0]) * 0.4 - early * root  # times the sign
+    start = -(late - kept * early) * root  # the least noise of the second step, its atom
+    both = torch.tensor([0.4, kept * (low + gap) + start], dtype=torch.float64)
+    x_0, x_2 = (sign * both).repeat(2000, 1).unsqueeze(-1).unbind(1)
+    bridge = chain.bridge(x_0, x_2, 1, 2).base_dist
+    u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    width = kept * early / root  # that of the jumps of the second step
+    density = gamma_jumps(3, (1 - u) * gap * kept / width, kept * early / late) / width
+    density = density * td.Gamma(3.0, root / early).log_prob(u * gap).exp()
+    whole = density.mean() * gap
+    atom = td.Gamma(3.0, root / early).log_prob(torch.tensor(gap).double()).exp()
+    atom = atom * (kept * early / late) ** 3 / kept
+    goal = float((atom + (density * u).mean() * gap) / (atom + whole))
+    shares = (sign * bridge.mean - low) / gap
+    slack = 1e-3 + 1e-14 / gap
+    assert float((shares - goal).abs().max()) < slack
+    drawn = (sign * bridge.sample() - low) / gap
+    assert float(drawn.min()) > -slack and float(drawn.max()) < 1 + slack
+
+
+def gamma_jumps(shape, z, rho):
+    """The density of Γ(N), N negative binomial with ``shape`` successes of chance ρ, at z."""
+    n = torch.arange(1, 200, dtype=torch.float64)
+    log_chance = (n + shape).lgamma() - n.lgamma() - n.log() - math.lgamma(shape)
+    log_chance = log_chance + shape * math.log(rho) + n * math.log1p(-rho)
+    each = td.Gamma(n, torch.ones_like(n)).log_prob(z.unsqueeze(-1))
+    return (log_chance + each).exp().sum(-1)

@@ -193,3 +193,12 @@ def test_a_bound_in_steps_checks_its_options():
         dd.vlb(BLACKOUT, head, N, **options, stepper="Euler")
     with pytest.raises(ValueError, match="process must be a Process"):
         dd.vlb(None, head, N, **options)
+
+
+def test_known_entries_of_a_chain_that_has_no_transition():
+    """A walk that is declared backward: clamped, it has the marginal of the other entries."""
+    walk = dd.ReverseWalk(torch.distributions.Laplace(0.0, 1.0), [0.3, 0.4])
+    held = walk.process.given((torch.tensor([0.5, 0.0]), torch.tensor([True, False])))
+    x_0, x = torch.tensor([[0.5, -1.0]]).double(), torch.tensor([[0.5, 0.2]]).double()
+    goal = walk.process.marginal(x_0[:, 1:], 0.5).log_prob(x[:, 1:])
+    torch.testing.assert_close(held.marginal(x_0, 0.5).log_prob(x), goal)

@@ -111,7 +111,7 @@ def test_every_name_of_the_surface_is_there():
         dd.clock: "Constant Linear Cosine LogLinear Logistic Geometric Function Learned Tabulated",
         dd.steppers: "Ancestral Euler Heun Churn TauLeaping Analytic Trapezoidal Corrector Cached "
         "Uniformization FirstHitting Gillespie",
-        dd.inverse: "Observed Likelihood Tweedie Covariance",
+        dd.inverse: "Observed Reweighted Likelihood Tweedie Covariance",
         dd.guidance: "ClassifierFree Classifier AtMost Temperature TopP EveryChange FirstOrder",
         dd.enumeration: "states marginal log_prob total_variation",
         dd.weights: "NLL Flat Simple Blackout MinSNR",

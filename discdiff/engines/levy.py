@@ -45,6 +45,7 @@ class LevyNoise(WalkEngine):
     """A scalar linear drift and Lévy noise."""
 
     technique = "characteristic function, inverted by fast transforms; jumps are drawn one by one"
+    jumps = True
 
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:

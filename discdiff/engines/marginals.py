@@ -29,6 +29,7 @@ class Marginals(WalkEngine):
 
     technique = "closed form: one shape at all times"
     draws_forward = True
+    jumps = True
 
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:
@@ -60,3 +61,11 @@ class Marginals(WalkEngine):
 
     def width(self, s: Tensor, t: Tensor) -> Tensor:
         return self.increment.reach * (-torch.expm1(self.log_kept[t])).sqrt()
+
+    def ends(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        r""":math:`\sqrt{1 - \bar\alpha_t}\, (1 - \rho)` times the ends of the increment."""
+        late = -torch.expm1(self.log_kept[t])
+        carried = (self.kept(s, t).exp() * -torch.expm1(self.log_kept[s])).sqrt()
+        total = -torch.expm1(self.kept(s, t)) / (late.sqrt() + carried)  # their difference
+        low, high = (torch.where(total > 0, total * end, 0.0) for end in self.increment.means)
+        return low, high

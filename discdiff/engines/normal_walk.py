@@ -24,7 +24,6 @@ from .. import laws
 from ..estimates import Score as ScoreEstimate
 from ..shapes import along
 from ..solve import Score
-from .gaussian import Moments
 from .renewed import carried
 from .walk import WalkEngine
 
@@ -39,11 +38,7 @@ class NormalWalk(WalkEngine):
 
     technique = "closed form: normal"
     deterministic = True
-
-    def moments(self, s: Tensor, t: Tensor) -> Moments:
-        """Of the transition from step s to step t."""
-        kept = self.kept(self.index(s), self.index(t))
-        return Moments((kept / 2).exp(), torch.zeros_like(kept), -torch.expm1(kept))
+    normal = True
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         scale = along((-torch.expm1(self.kept(s, t))).sqrt(), loc)

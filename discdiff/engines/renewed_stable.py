@@ -27,6 +27,7 @@ References:
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ from torch.distributions import Distribution
 
 from .. import laws
 from ..shapes import along
+from ..solve import Unsolved
+from .gaussian import Moments
 from .renewed import carried
 from .walk import WalkEngine
 
@@ -44,6 +47,23 @@ class RenewedStable(WalkEngine):
 
     alpha: float
     deterministic = True
+
+    @property
+    def normal(self) -> bool:  # type: ignore[override]
+        return self.alpha == 2
+
+    def moments(self, x: Tensor, t: Tensor) -> Moments:
+        self.require_variance()
+        own = super().moments(x, t)
+        return replace(own, variance=2 * self.increment.scale**2 * own.variance)  # type: ignore
+
+    def require_variance(self) -> None:
+        if not self.normal:
+            raise Unsolved(
+                f"{self.alpha:g}-stable noise has no variance to project on. Way out: a walk "
+                "given its latent variances, walk.mixed(walk.mixing(shape)), whose noise is "
+                "normal; on finitely many data inverse.Reweighted, exactly"
+            )
 
     @abstractmethod
     def grown(self, s: Tensor, t: Tensor) -> Tensor:

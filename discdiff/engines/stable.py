@@ -35,6 +35,7 @@ from ..numerics.stable import width
 from ..shapes import along
 from ..solve import Score, Unsolved, solves
 from ..walks import MixedIncrements, StableIncrements
+from .gaussian import Moments
 from .renewed import carried
 from .renewed_stable import RenewedStable
 from .walk import LinearBridge, WalkEngine
@@ -79,6 +80,7 @@ class StableSteps(_ScaledByPowers, RenewedStable):
 
     technique = "closed form: stable; bridges from its density"
     draws_forward = True
+    jumps = True
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         scale = along(self.grown(s, t), loc).expand_as(loc).to(loc.dtype)
@@ -91,11 +93,6 @@ class StableSteps(_ScaledByPowers, RenewedStable):
         a_s, a_t = self.factors(x, s, t)
         share = torch.expm1(self.log_left[s]) / torch.expm1(self.log_left[t])
         return a_s * x_0 + along(share, x) * (a_t / a_s) ** (self.alpha - 1) * (x - a_t * x_0)
-
-    def step_mean(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        if isinstance(estimate, ScoreEstimate):
-            raise self.unsolved("the mean of a step from the score, which is not local noise,")
-        return super().step_mean(estimate, x, s, t)
 
     def shifted(
         self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, matched: bool
@@ -126,6 +123,7 @@ class GivenVariances(_ScaledByPowers):
     """Normal steps: the stable walk given its latent variances."""
 
     technique = "closed form: normal, given latent variances"
+    normal = True
 
     def variance(self, s: Tensor, t: Tensor, x: Tensor) -> Tensor:
         r""":math:`\Sigma_{s,t}`, a sum of positive numbers, of the shape of x."""
@@ -139,6 +137,11 @@ class GivenVariances(_ScaledByPowers):
     def whole(self, k: Tensor, x: Tensor) -> Tensor:
         r""":math:`\Sigma_k`."""
         return self.variance(torch.zeros_like(k), k, x)
+
+    def moments(self, x: Tensor, t: Tensor) -> Moments:
+        k = self.index(t)
+        phi = (self.log_kept[k] / 2).exp()
+        return Moments(phi, torch.zeros_like(phi), self.whole(k, x))
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return pyro.Normal(loc, self.variance(s, t, loc).sqrt(), validate_args=False)

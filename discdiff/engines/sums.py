@@ -229,6 +229,7 @@ class Clocked(Summed):
 
     technique = "Lévy clock"
     draws_forward = True
+    jumps = True
 
     @classmethod
     def plan(cls, terms: tuple[Any, ...]) -> Engine:

@@ -27,6 +27,7 @@ from ..numerics.autodiff import gradient
 from ..shapes import along, one_time
 from ..solve import Engine, Score, Unsolved
 from ..validation import shown, values_are_checked
+from .gaussian import Moments
 
 Law = Any  # a distribution with entries as batch dimensions
 POINTS, ZOOMS = 513, 2  # of the grid of a bridge, and how often it is narrowed
@@ -38,7 +39,15 @@ NEAR = 1e-6  # a time is the number of a step up to what a division by T loses
 
 
 class WalkEngine(Engine):
-    """What all walks share; an engine says the law of the noise."""
+    """What all walks share; an engine says the law of the noise.
+
+    Attributes:
+        normal: Whether the noise is normal.
+        jumps: Whether steps tend to jumps as they shrink, and not to normal noise.
+    """
+
+    normal = False
+    jumps = False
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
@@ -150,6 +159,23 @@ class WalkEngine(Engine):
         r"""The scale of the noise at step k, against x."""
         return along((-torch.expm1(self.left(k))).sqrt(), x)
 
+    def require_variance(self) -> None:
+        """Raises where the noise has no variance.
+
+        Raises:
+            Unsolved: For stable noise.
+        """
+
+    def moments(self, x: Tensor, t: Tensor) -> Moments:
+        r"""Of :math:`x_t` given the data; the variance has shape (B,), or that of x.
+
+        Raises:
+            Unsolved: Where the noise has no variance.
+        """
+        k = self.index(t)
+        phi = (self.left(k) / 2).exp()
+        return Moments(phi, torch.zeros_like(phi), self.spread(k, phi).square())
+
     def limit(self, shape: tuple[int, ...]) -> Distribution:
         raise Unsolved(
             f"a walk ends after its {self.count} steps and has no limit: prior(shape) is where "
@@ -171,8 +197,8 @@ class WalkEngine(Engine):
             return (a * x - d * estimate.value) / (a**2 + d**2)
         raise Unsolved(
             f"of {self.increment.name} noise {type(estimate).__name__} does not say the mean of "
-            "the data. Take Mean, Epsilon, Velocity or Exact; a Score goes by steppers.Shift or "
-            "Tilt, in single steps of finite variance"
+            "the data. Take Mean, Epsilon, Velocity or Exact; for a Walk a Score goes by "
+            "steppers.Shift or Tilt, to first order in its steps"
         )
 
     def convert(self, estimate: Any, x: Tensor, t: Tensor, kind: type) -> Any:
@@ -245,7 +271,12 @@ class WalkEngine(Engine):
 
         Exact for the data and for finite laws. Of a mean of the data the linear guess is taken,
         of a score its first order, :math:`(x_t + v\, s(x_t)) / \sqrt{\bar\alpha_t/\bar\alpha_s}`
-        with v the variance of the noise: both are exact for normal increments.
+        with v the variance of the noise: both are exact for normal increments, and right in the
+        limit of many steps for a `Walk` of others. Of noise that jumps the score is refused: of
+        its steps all cumulants are of the order of v, however small they are.
+
+        Raises:
+            Unsolved: For a score, of noise that jumps.
         """
         if isinstance(estimate, Data):
             return self._mean_between(estimate.value, x, s, t)
@@ -253,6 +284,13 @@ class WalkEngine(Engine):
             return self._over_atoms(self._mean_between, estimate, x, s, t)
         kept = self.kept(s, t)
         if isinstance(estimate, ScoreEstimate):
+            if self.jumps:
+                raise Unsolved(
+                    f"the score does not say the mean of a step of {self.increment.name} noise on "
+                    "this process: small steps are rare jumps, whose mean given the state is no "
+                    "derivative. Take Mean, Epsilon, Velocity or Exact; or a Walk of the same "
+                    "increments, of which it is right in the limit of many steps"
+                )
             moved = x + along(-torch.expm1(kept), x) * estimate.value
             return moved / along((kept / 2).exp(), x)
         return self.linear(self.mean(estimate, x, t), x, s, t)
