@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import discdiff as dd
-from discdiff.engines.walk import LinearBridge
+from discdiff.engines.walk_bridge import LinearBridge
 from discdiff.increments import CompoundPoisson, GeneralisedNormal
 
 pytestmark = pytest.mark.usefixtures("float64")

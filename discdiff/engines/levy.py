@@ -32,7 +32,8 @@ from ..terms import Linear, LinearDrift
 from .jump_noise import JumpNoise
 from .renewed_stable import RenewedStable
 from .stable import StableBridge
-from .walk import Bridge, LinearBridge, WalkEngine
+from .walk import WalkEngine
+from .walk_bridge import Bridge, LinearBridge
 
 SPREAD = 10.0  # standard deviations that many small jumps reach together
 FORGOTTEN = 40.0  # −log of what is left where nothing is

@@ -62,6 +62,9 @@ class Marginals(WalkEngine):
     def width(self, s: Tensor, t: Tensor) -> Tensor:
         return self.increment.reach * (-torch.expm1(self.log_kept[t])).sqrt()
 
+    def crowding(self, s: Tensor, t: Tensor) -> float:
+        return self.increment.crowding(1.0)
+
     def ends(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\sqrt{1 - \bar\alpha_t}\, (1 - \rho)` times the ends of the increment."""
         late = -torch.expm1(self.log_kept[t])

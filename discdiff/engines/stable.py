@@ -38,7 +38,8 @@ from ..walks import MixedIncrements, StableIncrements
 from .gaussian import Moments
 from .renewed import carried
 from .renewed_stable import RenewedStable
-from .walk import LinearBridge, WalkEngine
+from .walk import WalkEngine
+from .walk_bridge import Grid, LinearBridge
 
 POINTS, REACH = 769, 15.0  # of the grid of a bridge around each of its two peaks, in arsinh
 
@@ -105,7 +106,7 @@ class StableSteps(_ScaledByPowers, RenewedStable):
 class StableBridge(LinearBridge):
     """A bridge between power tails: two peaks, each with a grid that widens away from it."""
 
-    def _grid(self) -> tuple[Tensor, Tensor]:
+    def _grid(self) -> Grid:
         engine: Any = self.engine
         a_s = along((engine.left(self.s) / 2).exp(), self.x)
         peak = engine.increment.scale * width(engine.alpha)
@@ -115,7 +116,7 @@ class StableBridge(LinearBridge):
         z = z.sinh().reshape(-1, *(1,) * self.x.dim())
         y = torch.cat([a_s * self.x_0 + near * z, self.x / self.ratio + far * z]).sort(0).values
         log_p = self._joint(y)
-        return y, (log_p - log_p.amax(0)).exp()
+        return y, y, (log_p - log_p.amax(0)).exp()
 
 
 @solves(MixedIncrements)

@@ -28,7 +28,8 @@ from ..solve import Engine, Unsolved, solves
 from ..tabulated import Book, Tabulated
 from ..walks import FixedIncrements, FixedReversal, LevyClock
 from .normal_walk import NormalWalk, is_normal
-from .walk import LinearBridge, WalkEngine
+from .walk import WalkEngine
+from .walk_bridge import LinearBridge
 
 SPREAD = 10.0  # standard deviations that many small increments reach together
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from .. import laws
 from ..estimates import Atoms, Data, Epsilon, Mean, Velocity
@@ -28,10 +28,9 @@ from ..shapes import along, one_time
 from ..solve import Engine, Score, Unsolved
 from ..validation import shown, values_are_checked
 from .gaussian import Moments
+from .walk_bridge import BoundedBridge, Bridge
 
 Law = Any  # a distribution with entries as batch dimensions
-POINTS, ZOOMS = 513, 2  # of the grid of a bridge, and how often it is narrowed
-MANY = 1 << 20  # numbers at once
 EDGE = 1e-6  # how near a tilted law's mean may come to the end of its support
 KNEE = 0.75  # of the way there, from where guesses of it are bent
 LOST = 1e-3  # of the noise of a step, by rounding, where densities of drawn states still count
@@ -254,7 +253,22 @@ class WalkEngine(Engine):
                 f"the bridge of a walk of {self.increment.name} increments has as many atoms as "
                 "there are paths; take an increment with a density"
             )
-        return Bridge(self, x_0, x, s, t)
+        return self._by_density(x_0, x, s, t)
+
+    def _by_density(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Law:
+        """The bridge that is drawn from its density on a grid.
+
+        Raises:
+            Unsolved: If float64 itself does not tell apart what the noise crowds into.
+        """
+        lost = torch.finfo(torch.float64).eps ** self.crowding(s, t)
+        if lost > LOST:
+            raise Unsolved(
+                f"the bridge of {self.increment.name} noise, of which {lost:.1%} lies nearer to "
+                "one point than float64 tells apart, is not drawn from its density; a LevyWalk of "
+                "gamma or Laplace increments has bridges in closed form"
+            )
+        return (BoundedBridge if self.bounded else Bridge)(self, x_0, x, s, t)
 
     def linear(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         r"""The best linear guess of :math:`x_s`: for many walks its mean given both ends."""
@@ -371,146 +385,3 @@ class WalkEngine(Engine):
             return self.increment.law(loc, scale)
         law = self.increment.law(torch.zeros_like(loc), 1.0)
         return laws.Affine(law, loc, -scale)
-
-
-class Bridge(laws._Law):
-    r"""The law of :math:`x_s` given both ends, entry by entry, from the laws of the noise.
-
-    Its density is exact. Draws invert a distribution function on `POINTS` points of the interval
-    where the density is within :math:`e^{-40}` of its largest value. An atom a of the noise is one
-    of the bridge, at :math:`(x_t - a) / \sqrt{\bar\alpha_t / \bar\alpha_s}`.
-    """
-
-    def __init__(self, engine: WalkEngine, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> None:
-        self.engine, self.x_0, self.x, self.s, self.t = engine, x_0, x, s, t
-        self.ratio = along((engine.kept(s, t) / 2).exp(), x)
-        self.atom = engine.still(x, s, t)
-        super().__init__(x.shape)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real
-
-    def _joint(self, y: Tensor) -> Tensor:
-        r""":math:`\log p(y \mid x_0)\, p(x_t \mid y)`, for y of shape (*any, *x.shape)."""
-        early = self.engine._from(self.x_0, torch.zeros_like(self.s), self.s).log_prob(y)
-        late = self.engine.noise(torch.zeros_like(self.x), self.s, self.t)
-        return early + late.log_prob(self.x - self.ratio * y)
-
-    def _log_whole(self) -> Tensor:
-        zero = torch.zeros_like(self.s)
-        return self.engine._from(self.x_0, zero, self.t).log_prob(self.x)
-
-    def log_prob(self, y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        density = self._joint(y) - self._log_whole()
-        if self.atom is None:
-            return density
-        end, size = self._end(), (self.x.abs() + self.atom.at.abs()) / self.ratio
-        there = (y - end).abs() <= 4 * torch.finfo(y.dtype).eps * size
-        return torch.where(there, self._log_atom(), density)
-
-    def still(self) -> Tensor | float:
-        """The probability that the noise from s to t is at its atom, given both ends."""
-        return 0.0 if self.atom is None else self._log_atom().exp()
-
-    def _end(self) -> Tensor:
-        """Where the bridge has its atom."""
-        assert self.atom is not None
-        return (self.x - self.atom.at) / self.ratio
-
-    def _log_atom(self) -> Tensor:
-        """The log-probability that the noise from s to t is at its atom, given both ends."""
-        assert self.atom is not None
-        zero = torch.zeros_like(self.s)
-        start = self.engine._from(self.x_0, zero, self.s).log_prob(self._end())
-        return start + self.atom.log_prob - self.ratio.log() - self._log_whole()
-
-    def _range(self) -> tuple[Tensor, Tensor]:
-        """Where both factors have mass."""
-        e = self.engine
-        zero = torch.zeros_like(self.s)
-        center = along((e.kept(zero, self.s) / 2).exp(), self.x) * self.x_0
-        width = along(e.width(zero, self.s), self.x)
-        wide = along(e.width(self.s, self.t), self.x)
-        first, last = (along(v, self.x) for v in e.ends(zero, self.s))
-        least, most = (along(v, self.x) for v in e.ends(self.s, self.t))
-        low = torch.maximum(
-            center + torch.maximum(first, -width),
-            (self.x - torch.minimum(most, wide)) / self.ratio,
-        )
-        high = torch.minimum(
-            center + torch.minimum(last, width),
-            (self.x - torch.maximum(least, -wide)) / self.ratio,
-        )
-        return low, torch.maximum(low, high)
-
-    def _grid(self) -> tuple[Tensor, Tensor]:
-        """Points (n, *x.shape) and the density there, up to a factor."""
-        low, high = self._range()
-        steps = torch.linspace(0, 1, POINTS, dtype=low.dtype).to(low.device)
-        steps = steps.reshape(-1, *(1,) * low.dim())
-        for _ in range(ZOOMS):
-            y = low + (high - low) * steps
-            log_p = self._joint(y)
-            alive = log_p > log_p.amax(0) - 40
-            first = (alive.long().argmax(0) - 1).clamp(min=0)
-            last = POINTS - 1 - (alive.flip(0).long().argmax(0) - 1).clamp(min=0)
-            width = (high - low) / (POINTS - 1)
-            low, high = low + width * first, low + width * last
-        y = low + (high - low) * steps
-        log_p = self._joint(y)
-        return y, (log_p - log_p.amax(0)).exp()
-
-    @property
-    def mean(self) -> Tensor:
-        y, p = self._grid()
-        step, whole = y - y[:1], torch.trapezoid(p, y, dim=0)
-        mean = torch.trapezoid(step * p, y, dim=0) / whole
-        mean = y[0] + torch.where(whole > 0, mean, step[-1] / 2)  # 0 where rounding leaves a point
-        if self.atom is None:
-            return mean
-        return torch.lerp(mean, self._end(), self._log_atom().exp())
-
-    def _draw(self, shape: torch.Size) -> Tensor:
-        if shape:
-            raise NotImplementedError("draw once per batch element; repeat the batch for more")
-        some = max(1, MANY * len(self.x) // (POINTS * self.x.numel()))
-        drawn = torch.cat(
-            [self._rows(k, k + some)._at_once() for k in range(0, len(self.x), some)]
-        )
-        if self.atom is None:
-            return drawn
-        still = torch.rand_like(drawn) < self._log_atom().exp()
-        return torch.where(still, self._end(), drawn)
-
-    def _rows(self, first: int, last: int) -> Bridge:
-        """The law of some batch elements."""
-        rows = (v[first:last] for v in (self.x_0, self.x, self.s, self.t))
-        return type(self)(self.engine, *rows)
-
-    def _at_once(self) -> Tensor:
-        """Draws of all entries, of the part without atom."""
-        y, p = (v.movedim(0, -1).double().contiguous() for v in self._grid())
-        h = y.diff(dim=-1)
-        cells = h * (p[..., 1:] + p[..., :-1]) / 2
-        cdf = cells.cumsum(-1)
-        u = torch.rand_like(h[..., :1]) * cdf[..., -1:]
-        cell = torch.searchsorted(cdf, u).clamp(max=cells.shape[-1] - 1)
-        rest = u - cdf.gather(-1, cell) + cells.gather(-1, cell)
-        left, right, h = p.gather(-1, cell), p.gather(-1, cell + 1), h.gather(-1, cell)
-        rest = rest / h  # = left w + (right − left) w² / 2
-        root = (left**2 + 2 * (right - left) * rest).clamp(min=0).sqrt()
-        w = (2 * rest / (left + root)).nan_to_num(0.5).clamp(0, 1)
-        return (y.gather(-1, cell) + h * w).squeeze(-1).to(self.x.dtype)
-
-
-class LinearBridge(Bridge):
-    r"""A bridge whose mean is `WalkEngine.linear`.
-
-    So it is for a Lévy process, :math:`\mathbb{E}[L_s \mid L_t] = L_t\, s / t`, atoms included, as
-    its increments over equal times are exchangeable.
-    """
-
-    @property
-    def mean(self) -> Tensor:
-        return self.engine.linear(self.x_0, self.x, self.s, self.t)

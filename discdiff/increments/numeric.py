@@ -201,17 +201,23 @@ class Numeric(Increment):
         outside = self.weights[order].cumsum(0) > 1e-14
         return float(size[outside][0])
 
+    def _powers(self) -> list[float]:
+        """The powers of the distance by which the density begins at the ends of its support."""
+        near = torch.tensor([1e-7, 1e-6], dtype=torch.float64)
+        ends = zip(self._panels[[0, -1]], (1, -1), _ends(self.base), strict=True)
+        logs = [self.density(end + way * near) for end, way, at in ends if math.isfinite(at)]
+        return [float(log[1] - log[0]) / math.log(10) for log in logs]
+
     def _find_fisher(self) -> float:
         """∞ if, at an end of the support, f grows like the distance to it, or less smoothly."""
-        for end, inward, bound in zip(
-            self._panels[[0, -1]], (1, -1), _ends(self.base), strict=True
-        ):
-            if math.isfinite(bound):
-                log = self.density(end + inward * torch.tensor([1e-7, 1e-6], dtype=torch.float64))
-                power = float(log[1] - log[0]) / math.log(10)
-                if power < 1.01:
-                    return math.inf
+        if any(power < 1.01 for power in self._powers()):
+            return math.inf
         return fisher_of(self.density, self.nodes, self.weights)
+
+    def crowding(self, tau: float) -> float:
+        """Of one increment, by how its density begins where that is infinite."""
+        least = min(self._powers(), default=0.0)
+        return 1 + least if least < -0.01 else math.inf
 
     def _log_cf(self, u: Tensor) -> Tensor:
         flat = u.reshape(-1).abs()
