@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import pyro.distributions as pyro
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
@@ -24,6 +25,7 @@ from ..increments import Increment
 from ..increments.base import REALS
 from ..laws import Still
 from ..numerics.autodiff import gradient
+from ..params import changes
 from ..shapes import along, one_time
 from ..solve import Engine, Score, Unsolved
 from ..validation import shown, values_are_checked
@@ -43,6 +45,7 @@ class WalkEngine(Engine):
 
     Attributes:
         normal: Whether the noise is normal.
+        learned: Whether the term's numbers may change, so that nothing made of them is kept.
         jumps: Whether steps tend to jumps as they shrink, and not to normal noise.
     """
 
@@ -55,13 +58,22 @@ class WalkEngine(Engine):
             raise self.unsolved("a sum with other terms")
         self.term: Any = terms[0]
         self.increment: Increment = self.term.increment
-        self.log_kept = self.term.log_kept
-        self.count = len(self.log_kept) - 1
+        self.learned = changes(self.term)
+        self._log_kept = self._kept_now()
+        self.count = len(self._log_kept) - 1
         probe = torch.linspace(0.1, 3.0, 7, dtype=torch.float64)
         self.symmetric = bool((self.increment.cf(probe).imag.abs() < 1e-14).all())
 
     def branch(self) -> str:
         return f"{self.count} steps, {self.increment.name}"
+
+    @property
+    def log_kept(self) -> Tensor:
+        r""":math:`\log \bar\alpha_k` for k = 0 … T, worked out anew where it is learned."""
+        return self._kept_now() if self.learned else self._log_kept
+
+    def _kept_now(self) -> Tensor:
+        return self.term.log_kept
 
     def index(self, t: Tensor) -> Tensor:
         """The number of the step.
@@ -243,9 +255,18 @@ class WalkEngine(Engine):
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         j, k = self.index(s), self.index(t)
         x_0 = self.mean(estimate, x, k)
-        if not bool(j.any()):
-            return laws.point(x_0)
-        return self._between(x_0, x, j, k).to_event(x.dim() - 1)
+        certain = (j == 0) | (j == k)
+        if not bool(certain.any()):
+            return self._between(x_0, x, j, k).to_event(x.dim() - 1)
+        ends = torch.where(along(j, x) > 0, x, x_0)
+        if bool(certain.all()):
+            return laws.point(ends)
+        # certain rows ask for a step that is uncertain, from a state that the data lead to
+        j, k = torch.where(certain, 1, j), torch.where(certain, 2, k)
+        sure, drawn = along(certain, x, torch.bool), self._from(x_0, torch.zeros_like(k), k)
+        law = self._between(x_0, torch.where(sure, drawn.sample(), x), j, k)
+        point = pyro.Delta(ends, validate_args=False)
+        return Either(sure, point, law).to_event(x.dim() - 1)
 
     def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Law:
         """The law of x_s given x_0 and x_t, entry by entry."""
@@ -371,6 +392,35 @@ class WalkEngine(Engine):
             return self.increment.law(loc, scale)
         law = self.increment.law(torch.zeros_like(loc), 1.0)
         return laws.Affine(law, loc, -scale)
+
+
+class Either(laws._Law):
+    """One of two laws per entry: the first where a mask says so."""
+
+    def __init__(self, first: Tensor, one: Distribution, other: Distribution) -> None:
+        self.first, self.one, self.other = first, one, other
+        super().__init__(other.batch_shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.where(self.first, self.one.mean, self.other.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.where(self.first, self.one.variance, self.other.variance)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.where(self.first, self.one.log_prob(x), self.other.log_prob(x))
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return torch.where(self.first, self.one.cdf(x), self.other.cdf(x))
+
+    def _draw(self, shape: torch.Size) -> Tensor:
+        return torch.where(self.first, self.one.sample(shape), self.other.sample(shape))
 
 
 class Bridge(laws._Law):
