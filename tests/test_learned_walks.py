@@ -76,3 +76,39 @@ def test_a_bound_trains_betas(name):
         optimizer.step()
         bounds.append(float(bound.detach()))
     assert sum(bounds[-3:]) < sum(bounds[:3]) - 0.1
+
+
+BRIDGED = {k: WALKS[k] for k in ("steps", "marginals", "reverse", "clock, a table")}
+BRIDGED["uniform steps"] = lambda b: dd.Walk(td.Uniform(0.0, 1.0), b)
+
+
+@pytest.mark.parametrize("name", BRIDGED)
+def test_means_of_bridges_have_gradients(name):
+    """Against differences of walks that are declared anew; ends of supports move too."""
+    x_0, x = torch.tensor([[0.3]]).double(), torch.tensor([[0.4]]).double()
+    walk = dd.learn(BRIDGED[name](BETAS))
+    (number,) = walk.parameters()
+    walk.bridge(x_0, x, 1, 3).mean.sum().backward()
+    for i in range(3):
+        around = []
+        for step in (1e-3, -1e-3):
+            with torch.no_grad():
+                number[i] += step
+                again = BRIDGED[name](walk.betas.detach().tolist())
+                around.append(float(again.bridge(x_0, x, 1, 3).mean))
+                number[i] -= step
+        slope = (around[0] - around[1]) / 2e-3
+        assert float(number.grad[i]) == pytest.approx(slope, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("x_0", "x"), [(0.3, 0.4), (0.3, 0.1), (-0.7, 0.2)])
+def test_the_mean_of_a_bridge_of_uniform_steps(x_0, x, dtype):
+    """Its density jumps at both ends; against a sum over a fine grid."""
+    walk = dd.Walk(td.Uniform(0.0, 1.0), BETAS)
+    y = torch.linspace(-3, 3, 600_001, dtype=torch.float64).unsqueeze(1)
+    late = torch.full_like(y, x)
+    p = walk.marginal(torch.full_like(y, x_0), 1).log_prob(y)
+    p = (p + walk.transition(y, 1, 3).log_prob(late)).exp()
+    found = walk.bridge(torch.full((1, 1), x_0, dtype=dtype), late[:1].to(dtype), 1, 3).mean
+    assert float(found) == pytest.approx(float((p * y[:, 0]).sum() / p.sum()), abs=1e-5)

@@ -65,7 +65,7 @@ class Marginals(WalkEngine):
     def ends(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\sqrt{1 - \bar\alpha_t}\, (1 - \rho)` times the ends of the increment."""
         late = -torch.expm1(self.log_kept[t])
-        carried = (self.kept(s, t).exp() * -torch.expm1(self.log_kept[s])).sqrt()
+        early = torch.where(s > 0, -torch.expm1(self.log_kept[s]), 1.0)
+        carried = torch.where(s > 0, (self.kept(s, t).exp() * early).sqrt(), 0.0)
         total = -torch.expm1(self.kept(s, t)) / (late.sqrt() + carried)  # their difference
-        low, high = (torch.where(total > 0, total * end, 0.0) for end in self.increment.means)
-        return low, high
+        return self.ends_times(total)

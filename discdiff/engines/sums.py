@@ -154,8 +154,7 @@ class ForwardSteps(Summed):
         each = (self.term.betas * (-self.log_kept[1:]).exp()).sqrt()
         until = torch.nn.functional.pad(each.cumsum(0), (1, 0))
         total = (self.log_kept[t] / 2).exp() * (until[t] - until[s])
-        low, high = (torch.where(total > 0, total * end, 0.0) for end in self.increment.means)
-        return low, high
+        return self.ends_times(total)
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.summed(loc, (-torch.expm1(self.kept(s, t))).sqrt(), s, t, t - s <= 1)

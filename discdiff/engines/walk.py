@@ -152,6 +152,12 @@ class WalkEngine(Engine):
         far = torch.full_like(self.kept(s, t), math.inf)
         return -far, far
 
+    def ends_times(self, total: Tensor) -> tuple[Tensor, Tensor]:
+        """The ends of the increment times numbers ≥ 0; infinite ones carry no gradient."""
+        of = lambda end: total * end if math.isfinite(end) else torch.full_like(total, end)
+        low, high = (torch.where(total > 0, of(end), 0.0) for end in self.increment.means)
+        return low, high
+
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
         k = self.index(one_time(t))
         return self._from(x_0, torch.zeros_like(k), k).to_event(x_0.dim() - 1)
@@ -497,6 +503,9 @@ class Bridge(laws._Law):
     def _grid(self) -> tuple[Tensor, Tensor]:
         """Points (n, *x.shape) and the density there, up to a factor."""
         low, high = self._range()
+        inset = 8 * torch.finfo(low.dtype).eps * (low.abs() + high.abs())
+        low, high = low + inset, high - inset  # at the very end of a support rounding may be out
+        high = torch.maximum(low, high)
         steps = torch.linspace(0, 1, POINTS, dtype=low.dtype).to(low.device)
         steps = steps.reshape(-1, *(1,) * low.dim())
         for _ in range(ZOOMS):
