@@ -283,7 +283,7 @@ def test_noise_without_a_variance_and_heads_without_a_law_are_refused():
     spread = inverse.Covariance(COVARIANCE)
     for process in (
         dd.StableWalk(1.5, [0.1, 0.3]).process,
-        dd.Linear(-1.0) + dd.Levy(dd.increment_laws.SymmetricStable(1.5)),
+        dd.Linear(-1.0) + dd.Levy(dd.increments.SymmetricStable(1.5)),
     ):
         with pytest.raises(dd.Unsolved, match=r"no variance.*mixed.*Reweighted"):
             inverse.Observed(HEAD, process, A, Y, STD, spread)
