@@ -111,7 +111,7 @@ def test_a_walk_draws_from_the_closed_posterior():
 
 def test_other_walks_and_chains_are_refused():
     walk = dd.Walk(torch.distributions.Laplace(0.0, 1.0), [0.1, 0.3])
-    lattice = dd.LatticeWalk(dd.increment_laws.Rademacher(), 4)
+    lattice = dd.LatticeWalk(dd.increments.Rademacher(), 4)
     for process, match in ((lattice.process, "for walks, not for"), (walk, "chain.process")):
         with pytest.raises(dd.Unsolved, match=match):
             inverse.Observed(heads.Score(lambda x, t: -x), process, A, Y, STD)
