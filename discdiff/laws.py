@@ -388,6 +388,35 @@ class Clamped(_Law):
         return total.flatten(-dims).sum(-1) if dims else total
 
 
+class Either(_Law):
+    """One of two laws per entry: the first where a mask says so."""
+
+    def __init__(self, first: Tensor, one: Distribution, other: Distribution) -> None:
+        self.first, self.one, self.other = first, one, other
+        super().__init__(other.batch_shape)
+
+    @property
+    def support(self) -> Any:
+        return constraints.real
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.where(self.first, self.one.mean, self.other.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.where(self.first, self.one.variance, self.other.variance)
+
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.where(self.first, self.one.log_prob(x), self.other.log_prob(x))
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return torch.where(self.first, self.one.cdf(x), self.other.cdf(x))
+
+    def _draw(self, shape: torch.Size) -> Tensor:
+        return torch.where(self.first, self.one.sample(shape), self.other.sample(shape))
+
+
 class AtomMixture(_Law):
     r"""A mixture over the points of a finite law, joint over all entries.
 

@@ -14,6 +14,7 @@ from discdiff.increments import (
     ThreePoint,
     Triangular,
 )
+from discdiff.zoo import ddpm_chain
 
 BETAS = [0.5, 0.4]
 X = torch.tensor([[0.3], [-0.5]])
@@ -158,3 +159,24 @@ def test_planted_errors_are_found(monkeypatch, error):
     right = kind.noise
     monkeypatch.setattr(kind, "noise", lambda *at: wrong(right, *at))
     assert not dd.check(walk(law, BETAS), X)
+
+
+SINGLE = [*WALKS.values(), dd.SharedWalk, lambda law, betas: dd.StableWalk(1.5, betas)]
+SINGLE += [lambda law, betas: ddpm_chain(betas)]
+SINGLE += [lambda law, betas: dd.StableWalk(1.5, betas).mixed(torch.ones(1, 1))]
+
+
+@pytest.mark.parametrize("declare", SINGLE)
+def test_chains_of_one_step_are_certified(declare):
+    report = dd.check(declare(td.Laplace(0.0, 1.0), [0.5]), X)
+    assert report, report
+    judged = [row for row in report.rows if row.error is not None]
+    assert len(judged) >= 5, report
+
+
+@pytest.mark.parametrize("error", [error for error in PLANTED if "steps" in error])
+def test_planted_errors_are_found_in_one_step(monkeypatch, error):
+    walk, law, kind, wrong = PLANTED[error]
+    right = kind.noise
+    monkeypatch.setattr(kind, "noise", lambda *at: wrong(right, *at))
+    assert not dd.check(walk(law, [0.5]), X)

@@ -749,3 +749,9 @@ def test_many_compound_densities_are_those_of_one_at_a_time(verb, noise):
     for n in range(0, count, 311):
         one = increments.CompoundPoisson(rate[n], jump, noise)
         assert float(getattr(one, verb)(x[n])) == pytest.approx(float(found[n]), rel=1e-13)
+
+
+def test_a_density_that_is_no_number_is_refused():
+    law = torch.distributions.Kumaraswamy(torch.tensor(0.5), torch.tensor(0.7))  # NaN near 1
+    with pytest.raises(dd.Unsolved, match="mass nan"):
+        dd.increment(law)

@@ -224,3 +224,20 @@ def test_few_steps_of_laplace_noise_are_best_matched_in_shape():
     laplace = bounds_gap(lambda mean, std: td.Laplace(mean, std / math.sqrt(2)))
     assert laplace == pytest.approx(0.226, abs=1e-3)
     assert bounds_gap(td.Normal) == pytest.approx(0.331, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        dd.LevyWalk(td.Laplace(0.0, 1.0), [0.2, 0.4]),
+        dd.MarginalWalk(td.Laplace(0.0, 1.0), [0.2, 0.4]),
+        dd.ReverseWalk(td.Laplace(0.0, 1.0), [0.2, 0.4]),
+        dd.StableWalk(1.5, [0.2, 0.4]),
+        dd.zoo.ddpm().at([0.5, 1.0]),
+    ],
+    ids=lambda chain: type(chain).__name__,
+)
+def test_limits_of_shifted_steps_are_those_of_a_walk_only(chain):
+    head = dd.heads.Score(lambda x, t: -x)
+    with pytest.raises(dd.Unsolved, match="those of a Walk"):
+        dd.families.shift_gaps(chain, head, torch.zeros(2, 1))

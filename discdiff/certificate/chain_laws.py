@@ -40,7 +40,7 @@ from ..walks import StableIncrements, Steps
 from .entries import Entries, chi_square
 from .given_laws import given_rows
 from .lattice_laws import lattice_rows
-from .report import Row, measured
+from .report import Row, measured, within
 from .site import Site, apart, few, returned
 from .sites import site
 from .walk_laws import stable_rows, walk_rows
@@ -98,17 +98,26 @@ def _leaf_rows(chain: Chain, leaf: Leaf, x: Tensor) -> list[Row]:
     def over(law: str, tolerance: float, error: Any) -> Row:
         return measured(law, leaf.name, tolerance, lambda: max(map(error, sites)))
 
+    def between(law: str, tolerance: float, error: Any) -> Row:
+        """That of a law between two noisy states, of which a single step has one."""
+
+        def judged(at: Any) -> Any:
+            within(len(chain.times) - 1 if not leaf.core.support.is_discrete else 1)
+            return error(at)
+
+        return over(law, tolerance, judged)
+
     local = all(term.local for term in leaf.core.terms)
     seen = 1e-8 if local else TAIL
     rows = [
-        over("Chapman–Kolmogorov", seen, lambda at: at.chapman_kolmogorov()),
+        between("Chapman–Kolmogorov", seen, lambda at: at.chapman_kolmogorov()),
         over("normalisation", seen, lambda at: at.normalisation()),
     ]
     if not local:  # Bayes' rule is held to in `_indices`
         return rows
     rows += [
         over("limit", 1e-7, _limit),
-        over("bridge", 1e-8, lambda at: at.bridge()),
+        between("bridge", 1e-8, lambda at: at.bridge()),
         over("agreement", QUANTILE, lambda at: at.agreement()),
         over("consistency", 1e-8, lambda at: at.consistency()[0]),
     ]

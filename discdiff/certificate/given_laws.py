@@ -23,7 +23,7 @@ from torch.distributions import Distribution
 from .. import laws
 from ..process import Chain
 from ..solve import Unsolved
-from .report import Row, index_pairs, measured
+from .report import Row, index_pairs, measured, within
 
 DRAWS = 20_000
 QUANTILE = 5.5  # normal quantile of the statistical laws: a failure rate of 4e-8 each
@@ -96,9 +96,10 @@ def _ratio(chain: Chain, data: Tensor, s: int, t: int) -> float:
     x_0 = _wide(data)
     near = x_0 + 0.02 * (_wide(data.flip(0)) - x_0)
     late = chain.marginal(x_0[:1], t).sample().expand(DRAWS, 1)
-    pairs = [(chain.marginal(a, t), chain.marginal(x_0, t)) for a in (near,)]
-    pairs += [(chain.marginal(near, s), chain.marginal(x_0, s))]
-    pairs += [(chain.bridge(near, late, t - 1, t), chain.bridge(x_0, late, t - 1, t))]
+    pairs = [(chain.marginal(near, t), chain.marginal(x_0, t))]
+    if s > 0:
+        pairs += [(chain.marginal(near, s), chain.marginal(x_0, s))]
+        pairs += [(chain.bridge(near, late, t - 1, t), chain.bridge(x_0, late, t - 1, t))]
     worst = 0.0
     for other, own in pairs:
         y = own.sample()
@@ -110,6 +111,7 @@ def _ratio(chain: Chain, data: Tensor, s: int, t: int) -> float:
 
 def _divergence(chain: Chain, data: Tensor, s: int, t: int) -> float:
     """The divergence of two steps is the mean of the logarithm of their ratio."""
+    within(s)
     x_0 = _wide(data)
     near = x_0 + 0.02 * (_wide(data.flip(0)) - x_0)
     late = chain.marginal(x_0[:1], t).sample().expand(DRAWS, 1)

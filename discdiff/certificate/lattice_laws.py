@@ -22,7 +22,7 @@ MANY = 60  # steps whose points are all looked at
 
 def lattice_rows(chain: Chain, steps: LatticeSteps) -> list[Row]:
     """The laws of a walk on a lattice."""
-    pairs = index_pairs(min(steps.count, MANY)) or [(0, 1)]
+    pairs = index_pairs(min(steps.count, MANY))
     of = lambda error: lambda: max(error(chain, steps, s, t) for s, t in pairs)
     return [
         measured("one step", "", CLOSE, of(_one_step)),

@@ -74,9 +74,17 @@ def measured(law: str, part: str, tolerance: float, error: Callable[[], Any]) ->
 def index_pairs(count: int) -> list[tuple[int, int]]:
     """Pairs of indices 1 ≤ s < t at which the laws of a chain of so many steps are looked at.
 
+    Of a chain of one step it is that step, from data, which are certain: see `within`.
+
     Example:
         >>> index_pairs(8)
         [(1, 2), (1, 8), (4, 8), (7, 8)]
     """
     found = {(1, 2), (1, count), (count // 2, count), (count - 1, count)}
-    return sorted((s, t) for s, t in found if 1 <= s < t <= count)
+    return sorted((s, t) for s, t in found if 1 <= s < t <= count) or [(0, 1)]
+
+
+def within(s: int) -> None:
+    """Raises ``Unsolved`` for a pair of indices that begins at the data."""
+    if s == 0:
+        raise Unsolved("a single step leads from data, which are certain")

@@ -26,7 +26,7 @@ from ..process import Chain
 from ..solve import Unsolved
 from ..steps import require_resolved
 from ..walks import Contracting, FixedReversal, StableIncrements, Steps
-from .report import Row, index_pairs, measured
+from .report import Row, index_pairs, measured, within
 
 ROUGH = 2e-3
 STEEP, SINGULAR = 0.02, 20.0  # mass at one point, density of a bridge
@@ -86,6 +86,7 @@ def _stable_sums(chain: Chain, steps: StableIncrements, s: int, t: int) -> float
 
 def _stable_bridge(chain: Chain, steps: StableIncrements, s: int, t: int) -> float:
     """Its density integrates to one."""
+    within(s)
     x_0, x_t = 0.2, 2.6
 
     def law(y: Tensor) -> Distribution:
@@ -104,8 +105,8 @@ def _stable_agreement(chain: Chain, steps: StableIncrements, s: int, t: int) -> 
         return chain.bridge(start, end, s, t)
 
     marginal = lambda y: _at(lambda x: chain.marginal(x, t), 0.0, len(y))
-    each = (*_wide(marginal, 0.0, 1.0), marginal, 5000), (*_wide(bridge, 0.2, 0.3), bridge, 500)
-    return max(_farthest(*one) for one in each)
+    seen = _farthest(*_wide(marginal, 0.0, 1.0), marginal, 5000)
+    return seen if s == 0 else max(seen, _farthest(*_wide(bridge, 0.2, 0.3), bridge, 500))
 
 
 def _farthest(y: Tensor, p: Tensor, law: Law, count: int) -> float:
@@ -176,7 +177,7 @@ def _one_step(chain: Chain, steps: Contracting) -> float:
 def _moments(chain: Chain, steps: Steps, s: int, t: int) -> float:
     """Mean and variance are DDPM's."""
     worst = 0.0
-    for k in (s, t):
+    for k in {s, t} - {0}:
         kept, x = _kept(steps, 0, k), 0.7
         center, width = math.sqrt(kept) * x, math.sqrt(1 - kept)
         y, p = _seen(lambda y: _at(lambda v: chain.marginal(v, k), x, len(y)), center, width)  # noqa: B023
@@ -189,6 +190,7 @@ def _moments(chain: Chain, steps: Steps, s: int, t: int) -> float:
 
 def _forward(chain: Chain, steps: Steps, s: int, t: int) -> float:
     """The noise to t is that to s, contracted, and that from s to t."""
+    within(s)
     whole, early, late = (_noise(chain, steps, *k) for k in ((0, t), (0, s), (s, t)))
     u = torch.tensor(WAVES, dtype=torch.float64) / whole[2]
     goal = _wave(*early[:2], math.sqrt(_kept(steps, s, t)) * u) * _wave(*late[:2], u)
@@ -198,6 +200,7 @@ def _forward(chain: Chain, steps: Steps, s: int, t: int) -> float:
 
 def _backward(chain: Chain, steps: Steps, s: int, t: int) -> float:
     """The noise at s is that at t, carried, and that of the steps back."""
+    within(s)
     early, whole = (_noise(chain, steps, 0, k) for k in (s, t))
     near, far = (
         chain.bridge(torch.zeros(1, 1).double(), torch.full((1, 1), x).double(), s, t).mean
@@ -219,6 +222,7 @@ def _backward(chain: Chain, steps: Steps, s: int, t: int) -> float:
 
 def _bridge(chain: Chain, steps: Steps, s: int, t: int) -> float:
     """Its density is that of Bayes' rule, and integrates to one."""
+    within(s)
     if steps.increment.lattice:
         raise Unsolved("a law of atoms alone has no density")
     x_0, x_t = 0.2, 0.6
@@ -254,7 +258,8 @@ def _agreement(chain: Chain, steps: Steps, s: int, t: int) -> float:
 
     width = math.sqrt(1 - _kept(steps, 0, t))
     marginal = lambda y: _at(lambda x: chain.marginal(x, t), 0.0, len(y))
-    return max(_distance(marginal, 0.0, width, 5000), _distance(bridge, 0.2, width, 500))
+    seen = _distance(marginal, 0.0, width, 5000)
+    return seen if s == 0 else max(seen, _distance(bridge, 0.2, width, 500))
 
 
 def _distance(law: Law, center: float, width: float, count: int) -> float:

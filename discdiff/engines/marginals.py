@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .. import laws
 from ..laws import Still
 from ..shapes import along
 from ..solve import Engine, solves
 from ..walks import FixedMarginals
 from .normal_walk import NormalWalk, is_normal
-from .sums import Either
 from .walk import WalkEngine
 
 
@@ -50,7 +50,7 @@ class Marginals(WalkEngine):
         late = self.increment.innovation(along(rho, loc), scale, loc)
         if not bool(first.any()):
             return late
-        return Either(along(first, loc, torch.bool), self.increment.law(loc, scale), late)
+        return laws.Either(along(first, loc, torch.bool), self.increment.law(loc, scale), late)
 
     def still(self, x: Tensor, s: Tensor, t: Tensor) -> Still | None:
         law = self.increment.innovation(along(self.rho(s, t), x), self.spread(t, x))
@@ -68,7 +68,7 @@ class Marginals(WalkEngine):
     def ends(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\sqrt{1 - \bar\alpha_t}\, (1 - \rho)` times the ends of the increment."""
         late = -torch.expm1(self.log_kept[t])
-        carried = (self.kept(s, t).exp() * -torch.expm1(self.log_kept[s])).sqrt()
+        early = torch.where(s > 0, -torch.expm1(self.log_kept[s]), 1.0)
+        carried = torch.where(s > 0, (self.kept(s, t).exp() * early).sqrt(), 0.0)
         total = -torch.expm1(self.kept(s, t)) / (late.sqrt() + carried)  # their difference
-        low, high = (torch.where(total > 0, total * end, 0.0) for end in self.increment.means)
-        return low, high
+        return self.ends_times(total)

@@ -50,10 +50,16 @@ class _ScaledByPowers(WalkEngine):
     deterministic = True
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
+        self.alpha: float = terms[0].increment.alpha
         super().__init__(terms)
-        self.alpha = self.increment.alpha  # type: ignore[attr-defined]
-        self.log_left = self.term.log_kept
-        self.log_kept = self.log_left * (2 / self.alpha)  # twice the logarithm of the factor
+
+    def _kept_now(self) -> Tensor:
+        return self.term.log_kept * (2 / self.alpha)  # twice the logarithm of the factor
+
+    @property
+    def log_left(self) -> Tensor:
+        r""":math:`\log \bar\alpha_k`, of which `log_kept` is a multiple here."""
+        return self.log_kept * (self.alpha / 2)
 
     def grown(self, s: Tensor, t: Tensor) -> Tensor:
         """The scale of the noise from s to t, (B,), in units of the increment's."""

@@ -34,35 +34,6 @@ from .walk_bridge import LinearBridge
 SPREAD = 10.0  # standard deviations that many small increments reach together
 
 
-class Either(laws._Law):
-    """One of two laws per entry: the first where a mask says so."""
-
-    def __init__(self, first: Tensor, one: Distribution, other: Distribution) -> None:
-        self.first, self.one, self.other = first, one, other
-        super().__init__(other.batch_shape)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.where(self.first, self.one.mean, self.other.mean)
-
-    @property
-    def variance(self) -> Tensor:
-        return torch.where(self.first, self.one.variance, self.other.variance)
-
-    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return torch.where(self.first, self.one.log_prob(x), self.other.log_prob(x))
-
-    def cdf(self, x: Tensor) -> Tensor:
-        return torch.where(self.first, self.one.cdf(x), self.other.cdf(x))
-
-    def _draw(self, shape: torch.Size) -> Tensor:
-        return torch.where(self.first, self.one.sample(shape), self.other.sample(shape))
-
-
 class Drawn(laws._Law):
     r"""The law of :math:`\mathrm{loc} + \sum_i c_i \xi_i` for increments with atoms: draws only.
 
@@ -109,7 +80,12 @@ class Summed(WalkEngine):
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
-        self.book = Book(self._table)
+        self._book = Book(self._table)
+
+    @property
+    def book(self) -> Book:
+        """The tables so far; an empty book where a table would soon be out of date."""
+        return Book(self._table) if self.learned else self._book
 
     def _table(self, key: Any) -> Grid:
         try:
@@ -124,7 +100,7 @@ class Summed(WalkEngine):
     def _grid(self, key: Any) -> Grid:
         c = self.coefficients(*key)
         c = (c / c.square().sum().sqrt()).unsqueeze(1)
-        reach = SPREAD + self.increment.reach * float(c.max())
+        reach = SPREAD + self.increment.reach * float(c.detach().max())
         return tabulate(lambda u: self.increment.log_cf(c * u.double()).sum(0), reach)
 
     def _padded(self, c: Tensor) -> Tensor:
@@ -143,12 +119,13 @@ class Summed(WalkEngine):
             return self.increment.law(loc, scale)
         pairs = torch.stack([s, t], 1)
         pairs[single] = pairs[~single][0]
-        rows = self.book.rows(map(tuple, pairs.tolist()), loc.device)
-        table = Tabulated(loc, scale, along(rows, loc, torch.int64), self.book)
+        book = self.book
+        rows = book.rows(map(tuple, pairs.tolist()), loc.device)
+        table = Tabulated(loc, scale, along(rows, loc, torch.int64), book)
         if not bool(single.any()):
             return table
         one = self.increment.law(loc, scale)
-        return Either(along(single, loc, torch.bool), one, table)
+        return laws.Either(along(single, loc, torch.bool), one, table)
 
     def width(self, s: Tensor, t: Tensor) -> Tensor:
         return (SPREAD + self.increment.reach) * (-torch.expm1(self.kept(s, t))).sqrt()
@@ -178,8 +155,7 @@ class ForwardSteps(Summed):
         each = (self.term.betas * (-self.log_kept[1:]).exp()).sqrt()
         until = torch.nn.functional.pad(each.cumsum(0), (1, 0))
         total = (self.log_kept[t] / 2).exp() * (until[t] - until[s])
-        low, high = (torch.where(total > 0, total * end, 0.0) for end in self.increment.means)
-        return low, high
+        return self.ends_times(total)
 
     def noise(self, loc: Tensor, s: Tensor, t: Tensor) -> Distribution:
         return self.summed(loc, (-torch.expm1(self.kept(s, t))).sqrt(), s, t, t - s <= 1)
@@ -256,8 +232,7 @@ class Clocked(Summed):
         scale = along((self.log_kept[t] / 2).exp(), loc)
         law = self.increment.levy(along(self.tau(s, t), loc), scale, loc)
         if law is None:
-            scale = (-torch.expm1(self.kept(s, t))).sqrt()
-            return self.summed(loc, scale, s, t, torch.zeros_like(s, dtype=torch.bool))
+            return self.summed(loc, (-torch.expm1(self.kept(s, t))).sqrt(), s, t, s == t)
         return law
 
     def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
@@ -276,7 +251,7 @@ class Clocked(Summed):
 
     def _grid(self, key: Any) -> Grid:
         tau = self.tau(*(torch.tensor(i) for i in key))
-        reach = SPREAD + self.increment.reach / float(tau.sqrt())
+        reach = SPREAD + self.increment.reach / float(tau.detach().sqrt())
         return tabulate(lambda u: tau * self.increment.log_cf(u.double() / tau.sqrt()), reach)
 
     def width(self, s: Tensor, t: Tensor) -> Tensor:
@@ -301,28 +276,44 @@ class BackwardSteps(Summed):
 
     def __init__(self, terms: tuple[Any, ...]) -> None:
         super().__init__(terms)
-        spent = -torch.expm1(self.log_kept)
-        variance = self.term.eta**2 * self.term.betas * spent[:-1] / spent[1:]
-        carried = ((spent[:-1] - variance) / spent[1:]).clamp(min=0).log() / 2  # −∞ into the data
-        self.scales = torch.cat([variance, spent[-1:]]).sqrt()  # of the noise that makes x_k
-        self.log_carried = torch.cat([torch.zeros(2).double(), carried[1:].cumsum(0)])
-        self.spent: Tensor = spent
+        self._made = self._make()
+
+    def _make(self) -> tuple[Tensor, Tensor]:
+        r"""Of :math:`x_k` the scale of its own noise, and :math:`\sum_{i \le k} \log g_i`."""
+        spent = self.spent
+        early, late, none = spent[1:-1], spent[2:], torch.zeros_like(spent[:1])
+        variance = self.term.eta**2 * self.term.betas[1:] * early / late
+        carried = ((early - variance) / late).clamp(min=0).log() / 2
+        scales = torch.cat([none, variance.sqrt(), spent[-1:].sqrt()])  # the data have none
+        return scales, torch.cat([none, none, carried.cumsum(0)])
+
+    @property
+    def made(self) -> tuple[Tensor, Tensor]:
+        """The scales and the logarithms of what is carried."""
+        return self._make() if self.learned else self._made
+
+    @property
+    def spent(self) -> Tensor:
+        r""":math:`1 - \bar\alpha_k`."""
+        return -torch.expm1(self.log_kept)
 
     def carried(self, s: Tensor, t: Tensor) -> Tensor:
         r""":math:`\prod_{k=s+1}^t g_k`, what of :math:`r_t` is left in :math:`r_s`."""
-        factor = (self.log_carried[t] - self.log_carried[s]).exp()
+        _, log_carried = self.made
+        factor = (log_carried[t] - log_carried[s]).exp()
         return torch.where((s == 0) & (t > 0), 0.0, factor)
 
     def coefficients(self, s: int, t: int) -> Tensor:
         """Of the noise in x_s that came after x_t."""
         between = torch.arange(s, t)
-        return self.scales[s:t] * self.carried(torch.full_like(between, s), between)
+        scales, _ = self.made
+        return scales[s:t] * self.carried(torch.full_like(between, s), between)
 
     def _from(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         """The law of x_t given the data: all noise from the end on."""
         end = torch.full_like(t, self.count + 1)
         loc = along((self.log_kept[t] / 2).exp(), x) * x
-        return self.summed(loc, self.spent[t].sqrt(), t, end, t == self.count)
+        return self.summed(loc, self.spent[t].sqrt(), t, end, (t == self.count) | (t == 0))
 
     def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         factor = self.carried(s, t)

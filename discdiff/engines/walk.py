@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import pyro.distributions as pyro
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -24,6 +25,7 @@ from ..increments import Increment
 from ..increments.base import REALS
 from ..laws import Still
 from ..numerics.autodiff import gradient
+from ..params import changes
 from ..shapes import along, one_time
 from ..solve import Engine, Score, Unsolved
 from ..validation import shown, values_are_checked
@@ -42,6 +44,7 @@ class WalkEngine(Engine):
 
     Attributes:
         normal: Whether the noise is normal.
+        learned: Whether the term's numbers may change, so that nothing made of them is kept.
         jumps: Whether steps tend to jumps as they shrink, and not to normal noise.
     """
 
@@ -54,13 +57,22 @@ class WalkEngine(Engine):
             raise self.unsolved("a sum with other terms")
         self.term: Any = terms[0]
         self.increment: Increment = self.term.increment
-        self.log_kept = self.term.log_kept
-        self.count = len(self.log_kept) - 1
+        self.learned = changes(self.term)
+        self._log_kept = self._kept_now()
+        self.count = len(self._log_kept) - 1
         probe = torch.linspace(0.1, 3.0, 7, dtype=torch.float64)
         self.symmetric = bool((self.increment.cf(probe).imag.abs() < 1e-14).all())
 
     def branch(self) -> str:
         return f"{self.count} steps, {self.increment.name}"
+
+    @property
+    def log_kept(self) -> Tensor:
+        r""":math:`\log \bar\alpha_k` for k = 0 … T, worked out anew where it is learned."""
+        return self._kept_now() if self.learned else self._log_kept
+
+    def _kept_now(self) -> Tensor:
+        return self.term.log_kept
 
     def index(self, t: Tensor) -> Tensor:
         """The number of the step.
@@ -138,6 +150,12 @@ class WalkEngine(Engine):
         """Between which numbers the noise from s to t lies, both (B,)."""
         far = torch.full_like(self.kept(s, t), math.inf)
         return -far, far
+
+    def ends_times(self, total: Tensor) -> tuple[Tensor, Tensor]:
+        """The ends of the increment times numbers ≥ 0; infinite ones carry no gradient."""
+        of = lambda end: total * end if math.isfinite(end) else torch.full_like(total, end)
+        low, high = (torch.where(total > 0, of(end), 0.0) for end in self.increment.means)
+        return low, high
 
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
         k = self.index(one_time(t))
@@ -242,9 +260,18 @@ class WalkEngine(Engine):
     def bridge(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
         j, k = self.index(s), self.index(t)
         x_0 = self.mean(estimate, x, k)
-        if not bool(j.any()):
-            return laws.point(x_0)
-        return self._between(x_0, x, j, k).to_event(x.dim() - 1)
+        certain = (j == 0) | (j == k)
+        if not bool(certain.any()):
+            return self._between(x_0, x, j, k).to_event(x.dim() - 1)
+        ends = torch.where(along(j, x) > 0, x, x_0)
+        if bool(certain.all()):
+            return laws.point(ends)
+        # certain rows ask for a step that is uncertain, from a state that the data lead to
+        j, k = torch.where(certain, 1, j), torch.where(certain, 2, k)
+        sure, drawn = along(certain, x, torch.bool), self._from(x_0, torch.zeros_like(k), k)
+        law = self._between(x_0, torch.where(sure, drawn.sample(), x), j, k)
+        point = pyro.Delta(ends, validate_args=False)
+        return laws.Either(sure, point, law).to_event(x.dim() - 1)
 
     def _between(self, x_0: Tensor, x: Tensor, s: Tensor, t: Tensor) -> Law:
         """The law of x_s given x_0 and x_t, entry by entry."""

@@ -345,6 +345,7 @@ class Compound(Increment):
         return (total(jumps, count) + noise - self.rate * self.jump_mean) / self.root
 
     def _levy(self, tau: Tensor, scale: Tensor, loc: Tensor) -> Distribution:
+        tau = tau.clamp(min=torch.finfo(tau.dtype).tiny)  # nothing has moved at 0
         start = loc - scale * tau * (self.rate * self.jump_mean / self.root)
         width, noise = scale / self.root, self.noise * tau.sqrt()
         return CompoundPoisson(self.rate * tau, self.jump, noise, start, width)

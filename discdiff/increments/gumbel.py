@@ -97,7 +97,7 @@ class GumbelInnovation(Reparameterised):
     def _b(part: Tensor, rest: Tensor, rho: Tensor) -> Tensor:
         """b at π · part, where part + rest = 1."""
         sine = (math.pi * torch.minimum(part, rest)).sin()
-        left = (1 - rho) * (math.pi * (1 - rho) * part).sin().log()
+        left = torch.xlogy(1 - rho, (math.pi * (1 - rho) * part).sin())  # 0 at ρ = 1
         return left + rho * (math.pi * rho * part).sin().log() - sine.log()
 
     def _rule(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -93,7 +93,7 @@ class Numeric(Increment):
         require(
             math.isfinite(self.deviation) and self.deviation < 1e12, without_variance(self.name)
         )
-        if self.error > 1e-8:
+        if not self.error <= 1e-8:  # nor NaN
             raise Unsolved(f"the density of {type(law).__name__} has mass {mass:.10g}, not 1")
         spread = p * ((x - self.mean) / self.deviation) ** 2
         far = (x - self.centre).abs() > 1e8 * self.width

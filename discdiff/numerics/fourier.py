@@ -68,7 +68,7 @@ def frequencies(log_cf: Callable[[Tensor], Tensor], reach: float) -> tuple[int, 
     largest values fell within half a decade.
     """
     du, count = math.pi / reach, LEAST
-    size = lambda u: log_cf(u).real.exp()
+    size = lambda u: log_cf(u).real.detach().exp()
     near = torch.linspace(1.0, 1.25, AROUND, dtype=torch.float64)
     while (last := float(size(count * du * near).max())) > NOTHING and count < MOST:
         count *= 2
@@ -107,7 +107,7 @@ def tabulate(
     y = step * torch.arange(size, dtype=torch.float64) - reach
     terms = torch.stack([phi * (-1j * u) ** k for k in range(3)])
     density = _series(terms, size) / (2 * reach)
-    if error > SHARP * float(density[0].max()):
+    if error > SHARP * float(density[0].detach().max()):
         raise TooSharp(
             f"a table of {MOST} frequencies does not resolve a law this sharp: it has atoms, or "
             "nearly so; take larger first steps, or a law with a density or a closed form"

@@ -32,6 +32,7 @@ from ..process import Chain, Process
 from ..solve import Engine, Unsolved
 from ..stepper import ByLaw, only_leaf
 from ..validation import require
+from ..walks import Walk
 
 State = Any
 
@@ -165,9 +166,12 @@ def shift_gaps(chain: Chain, head: Any, x_0: State) -> Gaps:
     r"""The limits of the module's text, with :math:`\int g^2 |s|^2` by one draw per step.
 
     Arguments:
-        chain: A walk with increments of one shape.
+        chain: A `Walk`: of others the steps do not tend to a diffusion, or are not shifted.
         head: A head that determines the score, such as `Exact`.
         x_0: Data, (B, *event).
+
+    Raises:
+        Unsolved: For another process.
 
     Example:
         >>> import discdiff as dd
@@ -177,6 +181,11 @@ def shift_gaps(chain: Chain, head: Any, x_0: State) -> Gaps:
         >>> gaps.bias, bool(gaps.matched.mean() > gaps.likeliest.mean())
         (0.5, True)
     """
+    if not isinstance(chain, Walk):
+        raise Unsolved(
+            "the limits of shifted steps are those of a Walk, whose steps are increments of one "
+            f"shape that tend to a diffusion; this is {chain!r}"
+        )
     engine: Engine = next(iter(chain.process.leaves(chain.process.instant(1.0)))).core.engine
     total = torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device)
     for k, beta in enumerate(engine.term.betas.detach(), 1):  # type: ignore[attr-defined]
