@@ -119,3 +119,12 @@ def test_steps_back_of_a_walk_with_more_noise():
     with pytest.raises(ValueError, match=rf"eta must lie in \(0, {str(most)[:5]}"):
         dd.ReverseWalk(Laplace(0.0, 1.0), BETAS, eta=1.01 * most)
     assert math.isfinite(float(law.log_prob(one(0.3))))
+
+
+def test_noise_that_no_part_reads_is_refused():
+    """Less noise than the bridge's is known of Gaussian parts; without one it would be ignored."""
+    walk = dd.Walk(torch.distributions.Laplace(0.0, 1.0), [0.2, 0.4])
+    head = dd.Exact(walk.process, torch.tensor([[-1.0], [1.0]]))
+    with pytest.raises(dd.Unsolved, match="noise of Gaussian parts"):
+        dd.sample(walk, head, (4, 1), stepper=dd.steppers.Ancestral(eta=0.0))
+    assert dd.sample(walk, head, (4, 1)).shape == (4, 1)

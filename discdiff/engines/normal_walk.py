@@ -22,6 +22,7 @@ from torch.distributions import Distribution
 
 from .. import laws
 from ..estimates import Score as ScoreEstimate
+from ..increments import Normal
 from ..shapes import along
 from ..solve import Score
 from .renewed import carried
@@ -30,7 +31,7 @@ from .walk import WalkEngine
 
 def is_normal(terms: tuple[Any, ...]) -> bool:
     """Whether a walk has normal increments."""
-    return terms[0].increment.name == "normal"
+    return isinstance(terms[0].increment, Normal)
 
 
 class NormalWalk(WalkEngine):

@@ -73,6 +73,7 @@ class Ancestral(ByLaw):
 
     Raises:
         ValueError: If eta is negative, or in a step so large that no noise keeps the marginals.
+        Unsolved: If eta is not 1 and the process has no part that reads it.
 
     References:
         | Denoising Diffusion Probabilistic Models (Ho et al., 2020)
@@ -88,6 +89,11 @@ class Ancestral(ByLaw):
         require(number and 0 <= self.eta < math.inf, f"{rule}; it is {self.eta!r}")
 
     def prepared(self, process: Process, times: Tensor) -> Stepper:
+        if self.eta != 1 and not any(at.core.engine.deterministic for at in process.leaves(times)):
+            raise Unsolved(
+                f"eta = {self.eta:g} is the noise of Gaussian parts, and {process!r} has none: "
+                "leave it at 1"
+            )
         run = prepared(self, process, times, self.eta)
         if run is not self or self.eta != 1 or not isinstance(self.rounding, Stochastic):
             return run

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Laplace
 
 from .. import clock, heads
+from ..increments import Normal
 from ..increments.base import NOWHERE
 from ..likelihood import elbo, vlb
 from ..nn import Precondition
@@ -231,7 +232,7 @@ def stepper_for(process: Process) -> Stepper | None:
 
     Tilted steps lose nothing in the limit of many; laws without exponential moments are shifted.
     """
-    if not isinstance(process, Walk) or process.steps.increment.name == "normal":
+    if not isinstance(process, Walk) or isinstance(process.steps.increment, Normal):
         return None
     return Shift() if process.steps.increment.domain == NOWHERE else Tilt(posterior=True)
 
