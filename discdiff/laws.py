@@ -92,6 +92,14 @@ class _Law(TorchDistribution):
         """Draws of a sample shape, without gradient."""
 
 
+class _RealLaw(_Law):
+    """A law of real numbers, entry by entry."""
+
+    @property
+    def support(self) -> Any:
+        return constraints.real
+
+
 class Normal(pyro.Normal):
     """The normal law, which at scale 0 is certain, drawn without a look for negative scales."""
 
@@ -254,16 +262,12 @@ class Image(_Law):
         return self.law.log_prob(y) - jacobian
 
 
-class Stretched(_Law):
+class Stretched(_RealLaw):
     r"""The law of :math:`\alpha y` with one factor per batch element."""
 
     def __init__(self, law: Distribution, alpha: Tensor) -> None:
         self.law, self.alpha = law, alpha
         super().__init__(law.batch_shape, law.event_shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     def _factor(self, x: Tensor) -> Tensor:
         dims = len(self.event_shape)
@@ -294,7 +298,7 @@ class Stretched(_Law):
         return log_prob - self.event_shape.numel() * self.alpha.abs().log().to(log_prob.dtype)
 
 
-class Affine(_Law):
+class Affine(_RealLaw):
     r"""The law of :math:`m + c\, y`, entry by entry, for factors of either sign.
 
     Arguments:
@@ -307,10 +311,6 @@ class Affine(_Law):
         self.law, self.loc, self.factor = law, loc, factor
         self.atoms = getattr(getattr(law, "base_dist", law), "atoms", False)
         super().__init__(torch.broadcast_shapes(law.batch_shape, loc.shape, factor.shape))
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:
@@ -388,16 +388,12 @@ class Clamped(_Law):
         return total.flatten(-dims).sum(-1) if dims else total
 
 
-class Either(_Law):
+class Either(_RealLaw):
     """One of two laws per entry: the first where a mask says so."""
 
     def __init__(self, first: Tensor, one: Distribution, other: Distribution) -> None:
         self.first, self.one, self.other = first, one, other
         super().__init__(other.batch_shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

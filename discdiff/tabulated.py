@@ -10,9 +10,9 @@ from collections.abc import Callable, Hashable, Iterable
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions import Distribution, register_kl
 
-from .laws import _Law
+from .laws import _RealLaw
 from .numerics.fourier import CELLS, TAIL, Cubic, Grid, quintic
 
 NODES = 257  # of the quadrature of divergences
@@ -71,7 +71,7 @@ class Book:
         )
 
 
-class Tabulated(_Law):
+class Tabulated(_RealLaw):
     r"""The law of :math:`\mathrm{loc} + \mathrm{scale} \cdot y`, y from a row of a book.
 
     Where the density of y is below 1e-11 its logarithm goes on along its slope: no more than
@@ -87,10 +87,6 @@ class Tabulated(_Law):
     def __init__(self, loc: Tensor, scale: Tensor, row: Tensor, book: Book) -> None:
         self.loc, self.scale, self.row, self.book = loc, scale, row, book
         super().__init__(torch.broadcast_shapes(loc.shape, scale.shape))
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints, kl_divergence, register_kl
+from torch.distributions import Distribution, kl_divergence, register_kl
 
 from .. import laws
 from ..increments import Compound
@@ -25,7 +25,7 @@ from ..shapes import along
 from ..tabulated import Tabulated
 
 
-class JumpNoise(laws._Law):
+class JumpNoise(laws._RealLaw):
     r"""The law of :math:`\mathrm{loc} + Z_\tau`, entry by entry.
 
     Arguments:
@@ -62,10 +62,6 @@ class JumpNoise(laws._Law):
         if self._table is None:
             self._table = self._make()
         return self._table
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from .. import laws
 from ..estimates import Atoms, Data, Mean
@@ -28,7 +28,7 @@ from .given_data import number_of_step
 NEAR = 1e-4  # of an index from a whole number, for the rounding of many float32 steps
 
 
-class OnLattice(laws._Law):
+class OnLattice(laws._RealLaw):
     r"""The law of :math:`m + c\, i` for whole i ≥ 0, by log-probabilities.
 
     Arguments:
@@ -42,10 +42,6 @@ class OnLattice(laws._Law):
     def __init__(self, start: Tensor, step: float, log_probs: Tensor) -> None:
         self.start, self.step, self.log_probs = start, step, log_probs
         super().__init__(start.shape)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         i = torch.arange(self.log_probs.shape[-1], dtype=torch.float64)

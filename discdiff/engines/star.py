@@ -23,7 +23,7 @@ from typing import Any
 import pyro.distributions as pyro
 import torch
 from torch import Size, Tensor
-from torch.distributions import Beta, Distribution, constraints, kl_divergence, register_kl
+from torch.distributions import Beta, Distribution, kl_divergence, register_kl
 
 from .. import laws
 from ..increments import LogitBeta
@@ -63,7 +63,7 @@ class NormalTails(GivenDataEngine):
         return pyro.Normal(x_0, width.expand_as(x), validate_args=False).to_event(x.dim() - 1)
 
 
-class Tail(laws._Law):
+class Tail(laws._RealLaw):
     r"""The law of :math:`m + \sum_{k \le i \le l} a_i T(x_i)` given the data, entry by entry.
 
     Of one summand ``log_prob`` is a density on the line. Of a marginal, where m = 0, it is the
@@ -84,10 +84,6 @@ class Tail(laws._Law):
         self.star, self.x_0, self.loc = star, x_0, loc
         self.first, self.last, self.whole = first, last, whole
         super().__init__(x_0.shape)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real
 
     def _over(self, value: Any) -> Tensor:
         """The sum over the summands of each row of a function of the number of a step."""

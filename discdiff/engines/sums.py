@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from .. import laws
 from ..estimates import Atoms, Data
@@ -34,7 +34,7 @@ from .walk_bridge import LinearBridge
 SPREAD = 10.0  # standard deviations that many small increments reach together
 
 
-class Drawn(laws._Law):
+class Drawn(laws._RealLaw):
     r"""The law of :math:`\mathrm{loc} + \sum_i c_i \xi_i` for increments with atoms: draws only.
 
     Arguments:
@@ -46,10 +46,6 @@ class Drawn(laws._Law):
     def __init__(self, loc: Tensor, coefficients: Tensor, increment: Increment) -> None:
         self.loc, self.coefficients, self.increment = loc, coefficients, increment
         super().__init__(loc.shape)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

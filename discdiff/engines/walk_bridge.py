@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
 from .. import laws
 from ..shapes import along
@@ -21,7 +20,7 @@ STEEP = 3.2  # how far the grid of noise with ends goes: to shares of 1e-17 of i
 Grid = tuple[Tensor, Tensor, Tensor]  # points, their places v, and the density along v
 
 
-class Bridge(laws._Law):
+class Bridge(laws._RealLaw):
     r"""The law of :math:`x_s` given both ends, entry by entry, from the laws of the noise.
 
     Its density is exact. Draws invert a distribution function on `POINTS` points of the interval
@@ -34,10 +33,6 @@ class Bridge(laws._Law):
         self.ratio = along((engine.kept(s, t) / 2).exp(), x)
         self.atom = engine.still(x, s, t)
         super().__init__(x.shape)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real
 
     def _joint(self, y: Tensor) -> Tensor:
         r""":math:`\log p(y \mid x_0)\, p(x_t \mid y)`, for y of shape (*any, *x.shape)."""

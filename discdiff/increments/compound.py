@@ -29,10 +29,9 @@ from torch.distributions import (
     AffineTransform,
     Distribution,
     TransformedDistribution,
-    constraints,
 )
 
-from ..laws import _Law, mean_and_variance
+from ..laws import _RealLaw, mean_and_variance
 from ..numerics.autodiff import slope
 from ..numerics.inverse import increasing_inverse
 from ..numerics.special import log_poisson_pmf
@@ -47,7 +46,7 @@ from .registry import increment, standardises
 TOGETHER = 512  # entries whose sums over numbers of jumps stay in a cache
 
 
-class CompoundPoisson(_Law):
+class CompoundPoisson(_RealLaw):
     r"""The law of :math:`m + s (J_1 + \dots + J_N + \sigma G)`, N ~ Poisson(λ).
 
     Without noise ``log_prob`` is against Lebesgue's measure plus one atom at m.
@@ -82,10 +81,6 @@ class CompoundPoisson(_Law):
             "noise must be positive everywhere or nowhere",
         )
         super().__init__(self.loc.shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:
@@ -226,7 +221,7 @@ def _mean_and_deviation(law: Distribution) -> tuple[float, float]:
     return float(mean), math.sqrt(float(variance))
 
 
-class TiltedCompound(_Law):
+class TiltedCompound(_RealLaw):
     r"""The law of :math:`m + s \xi` with :math:`\xi \sim f(\xi) e^{\eta \xi - K(\eta)}`.
 
     The tilt of every jump, more of them, and a shift of the noise.
@@ -236,10 +231,6 @@ class TiltedCompound(_Law):
         self.increment, self.loc, self.scale, self.eta = law, loc, scale, eta
         self.norm = law.cgf(eta)
         super().__init__(loc.shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

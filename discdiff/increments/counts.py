@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
-from ..laws import _Law
+from ..laws import _RealLaw
 from ..numerics.less import cos_less, expm1_less, sin_less
 from ..numerics.special import log_binomial_pmf, log_poisson_pmf
 from .base import REALS, Increment
@@ -27,7 +27,7 @@ def nearest_count(x: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor
     return near, (n - near).abs() <= slack
 
 
-class ShiftedPoisson(_Law):
+class ShiftedPoisson(_RealLaw):
     r"""The law of :math:`m + s N`, :math:`N \sim \mathrm{Poisson}(\lambda)`, a lattice.
 
     Arguments:
@@ -41,10 +41,6 @@ class ShiftedPoisson(_Law):
     def __init__(self, rate: Any, loc: Any, scale: Any) -> None:
         self.rate, self.loc, self.scale = tensors(rate, loc, scale)
         super().__init__(self.loc.shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:
@@ -72,7 +68,7 @@ class ShiftedPoisson(_Law):
         return torch.where(inside, torch.special.gammaincc(safe, rate), torch.zeros_like(rate))
 
 
-class ThinnedCount(_Law):
+class ThinnedCount(_RealLaw):
     r"""The law of :math:`m + s K`, :math:`K \sim \mathrm{Binomial}(n, p)`, a lattice.
 
     Arguments:
@@ -96,10 +92,6 @@ class ThinnedCount(_Law):
         self.possible = ((count - self.count).abs() <= slack * (1 + count.abs())) & (count > -0.5)
         self.count = torch.where(self.possible, self.count, 0.0)
         super().__init__(self.loc.shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

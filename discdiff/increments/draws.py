@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 from torch.distributions import Gamma as TorchGamma
-from torch.distributions import constraints
 
-from ..laws import _Law
+from ..laws import _RealLaw
 
 
 def alike(*values: Any) -> tuple[Tensor, ...]:
@@ -76,14 +75,10 @@ def log_gamma_rule(a: Tensor, nodes: int = 700) -> tuple[Tensor, Tensor]:
     return s, (a * s - s.exp() - torch.lgamma(a)).exp() * width / (nodes - 1)
 
 
-class Reparameterised(_Law):
+class Reparameterised(_RealLaw):
     """A law whose draws carry gradients to its parameters."""
 
     has_rsample = True
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     def _draw(self, shape: Size) -> Tensor:
         return self.rsample(shape)

@@ -20,9 +20,9 @@ from typing import Any
 import pyro.distributions as pyro
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
-from ..laws import _Law
+from ..laws import _RealLaw
 from ..numerics.less import atan_less, cos_less, expm1_less, log1m_less, sin_less
 from ..numerics.transcendental import incomplete_beta
 from ..validation import require
@@ -34,7 +34,7 @@ from .measured import reach_of
 from .registry import standardises
 
 
-class ShiftedFailures(_Law):
+class ShiftedFailures(_RealLaw):
     r"""The law of :math:`m + s N`, N the failures before the r-th success, a lattice.
 
     Arguments:
@@ -56,10 +56,6 @@ class ShiftedFailures(_Law):
             successes, log_chance, loc, scale
         )
         super().__init__(self.loc.shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def _odds(self) -> Tensor:
@@ -96,7 +92,7 @@ class ShiftedFailures(_Law):
         return torch.where(inside, incomplete_beta(r, safe, -torch.expm1(log_q)), 0.0)
 
 
-class SharedCount(_Law):
+class SharedCount(_RealLaw):
     r"""The law of :math:`m + s K`, :math:`K \sim \mathrm{BB}(n; a, b)`, a lattice.
 
     Arguments:
@@ -120,10 +116,6 @@ class SharedCount(_Law):
         self.possible = ((count - near).abs() <= slack * (1 + count.abs())) & (near >= 0)
         self.count = torch.where(self.possible, near, 0.0)
         super().__init__(self.loc.shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 import pyro.distributions as pyro
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 from torch.distributions import Gamma as TorchGamma
 
-from ..laws import Still, _Law
+from ..laws import Still, _RealLaw
 from ..numerics.less import atan_less, log1m_less
 from ..numerics.special import log1p_less, stirling_rest
 from ..numerics.transcendental import log_kummer
@@ -160,7 +160,7 @@ class GammaShare(Reparameterised):
         return value.to(self._mean.dtype)
 
 
-class GammaInnovation(_Law):
+class GammaInnovation(_RealLaw):
     r"""What is added to ρ times a Γ(k, θ) variable to make one: a compound law.
 
     .. math:: m + \rho \theta \, \Gamma(N), \qquad N \sim \mathrm{NegativeBinomial}(k, \rho),
@@ -181,10 +181,6 @@ class GammaInnovation(_Law):
             concentration, scale, rho, start
         )
         super().__init__(self.start.shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

@@ -13,9 +13,9 @@ from typing import Any
 import pyro.distributions as pyro
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions import Distribution, register_kl
 
-from ..laws import Still, _Law
+from ..laws import Still, _RealLaw
 from ..numerics.transcendental import horner
 from .base import Increment
 from .cumulants import orders
@@ -25,7 +25,7 @@ from .log_cf import real_log
 from .registry import standardises
 
 
-class SpikedLaplace(_Law):
+class SpikedLaplace(_RealLaw):
     r"""The law that is m with probability w, else Laplace(m, b).
 
     ``log_prob`` is against Lebesgue's measure plus one atom at m.
@@ -40,10 +40,6 @@ class SpikedLaplace(_Law):
         self.loc, self.scale, self.weight = tensors(loc, scale, weight)
         self.slab = pyro.Laplace(self.loc, self.scale, validate_args=False)
         super().__init__(self.loc.shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

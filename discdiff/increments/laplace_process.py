@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import constraints
 from torch.nn.functional import softplus
 
-from ..laws import _Law
+from ..laws import _RealLaw
 from ..numerics.inverse_gaussian import inverse_gaussian_draws
 from ..numerics.transcendental import log_bessel_k
 from .draws import Reparameterised, gamma_draws, log_gamma_draws, log_gamma_rule, tensors
@@ -110,7 +109,7 @@ class VarianceGamma(Reparameterised):
         return k, torch.where(inside, weights, torch.full_like(weights, -torch.inf))
 
 
-class LaplaceShare(_Law):
+class LaplaceShare(_RealLaw):
     r"""The law of :math:`L_s` given :math:`L_t = d`, of the Laplace process of variance t.
 
     Its density is Bayes' rule of three (`VarianceGamma`), and draws are exact. For
@@ -135,10 +134,6 @@ class LaplaceShare(_Law):
     def __init__(self, total: Tensor, s: Tensor, t: Tensor) -> None:
         self.total, self.s, self.t = torch.broadcast_tensors(total, s, t)
         super().__init__(self.total.shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

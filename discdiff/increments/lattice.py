@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
-from ..laws import _Law, draw_categories
+from ..laws import _RealLaw, draw_categories
 from .base import REALS, Increment
 from .cumulants import cumulants_from, orders
 from .draws import tensors
@@ -17,7 +17,7 @@ from .log_cf import real_log, signed_log
 from .registry import standardises
 
 
-class Lattice(_Law):
+class Lattice(_RealLaw):
     r"""A law of finitely many atoms :math:`m + s v_j`; ``log_prob`` is a log-probability.
 
     Arguments:
@@ -36,10 +36,6 @@ class Lattice(_Law):
         self.points = points.to(loc)
         self.log_probs = log_probs.to(loc).expand(shape + points.shape)
         super().__init__(shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
-from ..laws import Still, _Law
+from ..laws import Still, _RealLaw
 from ..solve import Unsolved
 from .base import Increment
 from .compound import Compound
@@ -29,7 +29,7 @@ from .numeric import Numeric
 from .registry import increment, standardises
 
 
-class Mirror(_Law):
+class Mirror(_RealLaw):
     r"""The law of −y, entry by entry.
 
     Arguments:
@@ -44,10 +44,6 @@ class Mirror(_Law):
         self.law: Any = law
         self.atoms = getattr(law, "atoms", False)
         super().__init__(law.batch_shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

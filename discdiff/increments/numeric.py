@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, Transform, constraints
+from torch.distributions import Distribution, Transform
 
-from ..laws import _Law
+from ..laws import _RealLaw
 from ..numerics.less import cos_less, sin_less
 from ..numerics.quadrature import composite, gauss_legendre, panels
 from ..numerics.waves import waves
@@ -24,16 +24,12 @@ from .measured import fisher_of, radius_of
 FOLLOWED = 64.0  # frequencies up to which a phase is followed
 
 
-class Standardised(_Law):
+class Standardised(_RealLaw):
     """The law of loc + scale · ξ for an increment that is known by its numbers only."""
 
     def __init__(self, law: Numeric, loc: Tensor, scale: Tensor) -> None:
         self.increment, self.loc, self.scale = law, loc, scale
         super().__init__(loc.shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     @property
     def mean(self) -> Tensor:

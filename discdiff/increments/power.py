@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
-from ..laws import _Law
+from ..laws import _RealLaw
 from ..validation import require
 from .base import NOWHERE, REALS, Increment, doubles
 from .cumulants import cumulants_from, orders
@@ -73,7 +73,7 @@ class GeneralisedNormal(Reparameterised):
         return 1 / self.power + norm
 
 
-class TiltedGeneralisedNormal(_Law):
+class TiltedGeneralisedNormal(_RealLaw):
     r"""The law with density :math:`e^{-|z|^p + a z} / Z`, :math:`z = (x - m) / b`, for p > 1.
 
     Draws are exact, by rejection from :math:`f(x) \le f(c) \min(1, e^{1 - f(c) |x - c|})`, which
@@ -95,10 +95,6 @@ class TiltedGeneralisedNormal(_Law):
         self.power = power
         self.loc, self.scale, self.tilt, self.log_norm = tensors(loc, scale, tilt, log_norm)
         super().__init__(self.loc.shape)
-
-    @property
-    def support(self) -> Any:
-        return constraints.real
 
     def _log_density(self, z: Tensor) -> Tensor:
         return -(z.abs() ** self.power) + self.tilt * z - self.log_norm
