@@ -85,3 +85,13 @@ def test_learned_betas_of_steps_back_have_gradients(name, k):
             assert float(number.grad[i]) == pytest.approx(slope, abs=1e-6)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_vectors_that_are_certain_are_asked_apart():
+    walk, x_0, x = dd.SharedWalk(td.StudentT(5.0), BETAS), torch.zeros(2, 3), torch.ones(2, 3)
+    for ask in (lambda s, t: walk.marginal(x_0, t), lambda s, t: walk.bridge(x_0, x, s, t)):
+        with pytest.raises(dd.Unsolved, match="ask them apart"):
+            ask(torch.tensor([0, 1]), torch.tensor([0, 2]))
+    still = walk.bridge(x_0, x, 2, 2)
+    assert torch.equal(still.sample(), x) and torch.equal(still.mean, x)
+    assert torch.equal(walk.bridge(x_0, x, 0, 2).sample(), x_0)

@@ -36,10 +36,8 @@ class SharedVariance(WalkEngine):
     def marginal(self, x_0: Tensor, t: Tensor) -> Distribution:
         k = self.index(t)
         width, a = (-torch.expm1(self.left(k))).sqrt(), along((self.left(k) / 2).exp(), x_0)
-        if not bool((k > 0).any()):
+        if _certain(k == 0):
             return laws.point(x_0)
-        if not bool((k > 0).all()):
-            raise Unsolved("data are certain, and their law no density: ask index 0 by itself")
         return Elliptical(a * x_0, width, mixing(self.increment, width))
 
     def transition(self, x: Tensor, s: Tensor, t: Tensor) -> Distribution:
@@ -54,8 +52,8 @@ class SharedVariance(WalkEngine):
     def step(self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, eta: float) -> Distribution:
         j, k = self.index(s), self.index(t)
         x_0 = self.mean(estimate, x, k)
-        if not bool(j.any()):
-            return laws.point(x_0)
+        if _certain((j == 0) | (j == k)):
+            return laws.point(torch.where(along(j, x) > 0, x, x_0))
         v_s, v_t = (-torch.expm1(self.left(i)) for i in (j, k))
         late = torch.where(j > 0, -torch.expm1(self.kept(j, k)) / v_t, 0.0)
         a_s, a_t = (along((self.left(i) / 2).exp(), x) for i in (j, k))
@@ -75,3 +73,14 @@ class SharedVariance(WalkEngine):
         self, estimate: Any, x: Tensor, s: Tensor, t: Tensor, matched: bool
     ) -> Distribution:
         raise self.unsolved("a shifted step")
+
+
+def _certain(rows: Tensor) -> bool:
+    """Whether all rows are certain; a law of a vector is one of points or has a density.
+
+    Raises:
+        Unsolved: If some rows are certain and others not.
+    """
+    if bool(rows.any()) and not bool(rows.all()):
+        raise Unsolved("some of these states are certain, so have no density: ask them apart")
+    return bool(rows.all())
