@@ -241,3 +241,24 @@ def test_limits_of_shifted_steps_are_those_of_a_walk_only(chain):
     head = dd.heads.Score(lambda x, t: -x)
     with pytest.raises(dd.Unsolved, match="those of a Walk"):
         dd.families.shift_gaps(chain, head, torch.zeros(2, 1))
+
+
+def test_the_coin_of_the_steps_back_tends_to_the_score():
+    """(C11) Half the logit of the last step of a coin walk, over its size, is −∇ log p: O(h)."""
+    x = torch.linspace(-3, 3, 601).unsqueeze(1)
+    score = diffused(x[:, 0] / math.sqrt(2), 1.0)[1] / math.sqrt(2)
+    errors = []
+    for count in (16, 64, 256):
+        size = count**-0.5
+        walk = dd.LatticeWalk(Rademacher(), count, size)
+        up = torch.arange(count + 1.0)
+        chance = td.Binomial(count, torch.tensor(0.5)).log_prob(up).exp()
+        starts = x - (2 * up - count) * size
+        weights = chance * diffused(starts, 0.0)[0]
+        mean = (weights * starts).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+        t, s = (torch.full((len(x),), v / count) for v in (count, count - 1))
+        law = dd.steppers.Ancestral().law(walk.process, Mean(mean), x, t, s)
+        logit = law.log_prob(x - size) - law.log_prob(x + size)
+        errors.append(float((logit / 2 / size + score).abs().max()))
+    assert errors[1:] == pytest.approx([2.0e-2, 5.0e-3], rel=0.03)
+    assert 4 < errors[0] / errors[1] < 4.5 and errors[1] / errors[2] == pytest.approx(4, abs=0.1)
