@@ -10,10 +10,12 @@ from ..numerics.transcendental import zeta
 
 
 def orders(order: int) -> range:
+    """1, …, n."""
     return range(1, order + 1)
 
 
 def zeta_at(n: int) -> float:
+    r""":math:`\zeta(n)`, n > 1."""
     return float(zeta(torch.tensor(float(n), dtype=torch.float64)))
 
 

@@ -11,6 +11,7 @@ from ..numerics.transcendental import log_sinc
 
 
 def real_log(log: Tensor) -> Tensor:
+    """A logarithm of phase 0, as a complex number."""
     return torch.complex(log, torch.zeros_like(log))
 
 
