@@ -15,9 +15,11 @@ from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from . import estimates
 from .estimates import Atoms, Estimate, Parts
+from .laws import entrywise
 from .numerics.special import log_softplus
 from .process import Chain, Process, batch_size, first_tensor, map_state, require_process
 from .shapes import along
@@ -428,8 +430,10 @@ class Exact(Head):
         atoms = map_state(tile, self.data)
         law = self.process._marginal(atoms, t.repeat_interleave(count))
         many = map_state(lambda v: v.repeat_interleave(count, 0), x)
-        log_prob = law.log_prob(many).reshape(batch, count).double()
-        return log_prob + self.weights.to(device).log()
+        log_prob = law.log_prob(many).reshape(batch, count)
+        if values_are_checked(log_prob) and bool((log_prob == torch.inf).any()):
+            log_prob = _densest(law, many, batch)
+        return log_prob.double() + self.weights.to(device).log()
 
     def _log_joint_before(self, joint: Tensor, x: State, t: Tensor) -> Tensor:
         r"""The limit from the left where no atom reaches x at :math:`\Lambda = \infty` itself.
@@ -457,6 +461,21 @@ class Exact(Head):
             right = isinstance(one, type) and issubclass(one, Head)
             require(right, f"kind must be a type of dd.heads; it is {one!r}")
         return _Converted(self, kind)
+
+
+def _densest(law: Distribution, x: Tensor, batch: int) -> Tensor:
+    r"""Log-densities (batch, N) of which some are infinite, compared by balls that shrink.
+
+    A state that was rounded onto a point where the density of its entries is like
+    :math:`r^{e - 1}`, e < 1, is there in infinitely many more entries for some atoms than for
+    others: those of most such entries are left, compared by their other entries.
+    """
+    each = entrywise(law).log_prob(x).flatten(1)
+    infinite = each == torch.inf
+    rest = torch.where(infinite, 0.0, each).sum(1).reshape(batch, -1)
+    entries = infinite.sum(1).reshape(batch, -1)
+    entries = torch.where(rest > -torch.inf, entries, -1)
+    return torch.where(entries == entries.amax(1, keepdim=True), rest, -torch.inf)
 
 
 class _Converted(Head):

@@ -59,3 +59,25 @@ def test_single_precision_is_refused_before_double_is():
 def test_walks_of_crowded_noise_are_certified_for_what_they_answer(name, beta):
     report = dd.check(dd.LevyWalk(LAWS[name], [beta] * 3), X.double())
     assert report, report
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_states_on_a_datum_belong_to_it(name):
+    """Small steps of Lévy processes draw states that are rounded onto where the data would be."""
+    torch.manual_seed(0)
+    walk = dd.LevyWalk(LAWS[name], dd.log_snr_betas(8))
+    data = torch.tensor([[-1.0, 0.5], [0.5, 0.5], [1.0, -1.0]])
+    weights = torch.tensor([0.5, 0.3, 0.2])
+    exact = dd.Exact(walk.process, data, weights)
+    source = torch.multinomial(weights, 4000, replacement=True)
+    x = walk.marginal(data[source], 1).sample()
+    on = walk.marginal(data[source], 1).log_prob(x) == torch.inf
+    assert bool(on.any()) or name == "gamma"  # whose end is not a datum
+    said = exact(x, walk.times[0].expand(len(x))).log_weights.exp()
+    assert bool(said.isfinite().all())
+    assert said.argmax(1)[on].tolist() == source[on].tolist()
+    found = dd.sample(walk, exact, (6000, 2))
+    near = torch.cdist(found, data)
+    assert float(near.amin(1).max()) < 1e-5
+    share = torch.bincount(near.argmin(1), minlength=3) / 6000
+    assert float(((share - weights) / (weights * (1 - weights) / 6000).sqrt()).abs().max()) < 4
